@@ -6,8 +6,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The name of the function that maps an identity to its shard, stored in every data folder and checked
 /// at start. `fixtures/shard_of.json` pins its values.
-pub const SHARD_HASH_NAME: &str =
-    "xxh3-64 of kind byte, program length byte, program, id; modulo shard count";
+pub const SHARD_HASH_NAME: &str = "xxh3-64 of kind byte, program length byte, program, id; modulo shard count";
 /// Most shards that a node or keyspace can have: a position has 12 bits for the shard.
 pub const SHARDS_MAX: u16 = 4096;
 /// Longest account, program, store or terminal id, in bytes.
@@ -175,17 +174,13 @@ impl Position {
     pub fn parse(text: &str) -> Option<Self> {
         let (shard, sequence) = text.split_once('-')?;
         let canonical = |t: &str| {
-            !t.is_empty()
-                && t.len() <= 16
-                && t.bytes().all(|b| b.is_ascii_digit())
-                && (t == "0" || !t.starts_with('0'))
+            !t.is_empty() && t.len() <= 16 && t.bytes().all(|b| b.is_ascii_digit()) && (t == "0" || !t.starts_with('0'))
         };
         if !canonical(shard) || !canonical(sequence) {
             return None;
         }
         let (shard, sequence) = (shard.parse::<u16>().ok()?, sequence.parse::<u64>().ok()?);
-        (shard < SHARDS_MAX && (1..=Self::SEQUENCE_MAX).contains(&sequence))
-            .then(|| Self::new(shard, sequence))
+        (shard < SHARDS_MAX && (1..=Self::SEQUENCE_MAX).contains(&sequence)).then(|| Self::new(shard, sequence))
     }
 }
 

@@ -1,7 +1,13 @@
 //! The vocabulary of meed as plain data: no async, no I/O, no clock.
 //!
+//! An [`ids::Identity`] names an account, a [`command::Request`] asks something of it, the account's rules
+//! turn it into [`record::Record`]s and an [`outcome::Reply`].
 //! A module uses only modules declared below it.
 
-pub mod ids;
+pub mod codec;
+pub mod outcome;
+pub mod record;
+pub mod command;
 pub mod money;
 pub mod time;
+pub mod ids;

@@ -35,8 +35,7 @@ impl Currency {
     /// The currency with this upper-case code.
     pub fn from_code(code: &str) -> Option<Self> {
         let bytes: [u8; 3] = code.as_bytes().try_into().ok()?;
-        let (minor_digits, _) =
-            CODES.iter().find(|(_, codes)| codes.split_ascii_whitespace().any(|c| c == code))?;
+        let (minor_digits, _) = CODES.iter().find(|(_, codes)| codes.split_ascii_whitespace().any(|c| c == code))?;
         Some(Self { code: bytes, minor_digits: *minor_digits })
     }
 
@@ -106,9 +105,7 @@ mod tests {
         assert_eq!(parse_minor("0.1", 2), Some(10));
         assert_eq!(parse_minor("5", 0), Some(5));
         assert_eq!(parse_minor("1.234", 3), Some(1234));
-        for text in
-            ["", ".", "1.", ".5", "-1", "+1", "1e3", "01", "1.234", "1,0", " 1", "99999999999999999999"]
-        {
+        for text in ["", ".", "1.", ".5", "-1", "+1", "1e3", "01", "1.234", "1,0", " 1", "99999999999999999999"] {
             assert_eq!(parse_minor(text, 2), None, "{text}");
         }
         assert_eq!(parse_minor("1.0", 0), None);
