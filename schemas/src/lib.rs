@@ -4,4 +4,5 @@
 
 pub mod ids;
 pub mod money;
+pub mod program;
 pub mod time;
