@@ -78,8 +78,7 @@ impl Zone {
 
     /// The local month of an instant: `year * 12 + month - 1`.
     pub fn month_of(&self, at: Millis) -> i32 {
-        let (year, month, _) = civil_from_days(self.day_of(at));
-        year as i32 * 12 + month as i32 - 1
+        month_of_day(self.day_of(at)) as i32
     }
 
     /// The first instant of a month numbered as by [`Zone::month_of`].
@@ -101,12 +100,17 @@ impl Zone {
     /// their last day. `None` when they never expire.
     pub fn expiry_of(&self, occurred_at: Millis, expiry: Expiry) -> Option<Millis> {
         let day = self.day_of(occurred_at);
-        let last_day = match expiry {
+        let day_after = match expiry {
             Expiry::None => return None,
-            Expiry::Days(days, round_to) => end_of(day + i64::from(days), round_to),
-            Expiry::Months(months, round_to) => end_of(months_after(day, months), round_to),
+            Expiry::Days(days, RoundTo::Day) => day + i64::from(days) + 1,
+            Expiry::Days(days, round_to) => day_after_end(month_of_day(day + i64::from(days)), round_to),
+            Expiry::Months(months, RoundTo::Day) => day_months_after(day, months) + 1,
+            // The clamp at the end of a month never leaves the month.
+            Expiry::Months(months, round_to) => {
+                day_after_end(month_of_day(day) + i64::from(months), round_to)
+            }
         };
-        Some(self.midnight(last_day + 1))
+        Some(self.midnight(day_after))
     }
 }
 
@@ -115,29 +119,33 @@ pub fn year_of_month(month: i32) -> i32 {
     month.div_euclid(12)
 }
 
+/// The month of a civil day, numbered as by [`Zone::month_of`].
+fn month_of_day(day: i64) -> i64 {
+    let (year, month, _) = civil_from_days(day);
+    year * 12 + i64::from(month) - 1
+}
+
 /// The first civil day of a month numbered as by [`Zone::month_of`].
 fn first_day(month: i64) -> i64 {
     days_from_civil(month.div_euclid(12), month.rem_euclid(12) as u32 + 1, 1)
 }
 
 /// The same day of the month some months later, or the last of that month where it is shorter.
-fn months_after(day: i64, months: u32) -> i64 {
+fn day_months_after(day: i64, months: u32) -> i64 {
     let (year, month, day_of_month) = civil_from_days(day);
     let target = year * 12 + i64::from(month) - 1 + i64::from(months);
     (first_day(target) + i64::from(day_of_month) - 1).min(first_day(target + 1) - 1)
 }
 
-/// The last day of the month, quarter or year that holds a day.
-fn end_of(day: i64, round_to: RoundTo) -> i64 {
+/// The first day after the month, or after the quarter or year that holds it. Callers treat
+/// [`RoundTo::Day`] themselves.
+fn day_after_end(month: i64, round_to: RoundTo) -> i64 {
     let months = match round_to {
-        RoundTo::Day => return day,
-        RoundTo::EndOfMonth => 1,
+        RoundTo::Day | RoundTo::EndOfMonth => 1,
         RoundTo::EndOfQuarter => 3,
         RoundTo::EndOfYear => 12,
     };
-    let (year, month, _) = civil_from_days(day);
-    let month = year * 12 + i64::from(month) - 1;
-    first_day(month - month.rem_euclid(months) + months) - 1
+    first_day(month - month.rem_euclid(months) + months)
 }
 
 #[cfg(test)]

@@ -105,8 +105,9 @@ mod tests {
     #[test]
     fn windows() {
         let thresholds = [0, 100, 300];
+        type Case = (Window, &'static [(i32, i64)], i32, usize, i64);
         // Window, spend, month, level, spend that decides.
-        let table: [(Window, &[(i32, i64)], i32, usize, i64); 15] = [
+        let table: [Case; 15] = [
             (Window::Lifetime, &[(JANUARY - 500, 60), (JANUARY, 40)], JANUARY, 1, 100),
             (Window::Lifetime, &[(JANUARY, 60), (JANUARY + 1, 900)], JANUARY, 0, 60),
             (Window::Rolling12Months, &[(JANUARY - 12, 300)], JANUARY, 2, 300),
