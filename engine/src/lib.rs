@@ -3,5 +3,25 @@
 //! Modules stand in the order in which a request meets them, and a module uses only modules declared below
 //! it.
 
-pub mod error;
+pub mod start;
+pub mod config;
+pub mod actor;
+pub mod worker;
+pub mod node;
+pub mod exchange;
+pub mod keeper;
+pub mod reader;
+pub mod committer;
+pub mod inbox;
+pub mod shard;
+pub mod commit;
+pub mod permits;
+pub mod account;
 pub mod program;
+pub mod store;
+pub mod journal;
+pub mod disk;
+pub mod secrets;
+pub mod clock;
+pub mod metrics;
+pub mod error;
