@@ -177,6 +177,11 @@ impl<H> Lane<H> {
         self.held.pop_front_if(|h| h.0 <= self.durable).map(|h| h.1)
     }
 
+    /// Batches handed over and not yet durable.
+    pub fn batches_under_way(&self) -> usize {
+        self.submitted.len()
+    }
+
     /// How many things are held.
     pub fn held(&self) -> usize {
         self.held.len()

@@ -4,7 +4,7 @@
 //! it.
 
 pub mod start;
-pub mod config;
+pub mod recovery;
 pub mod actor;
 pub mod worker;
 pub mod node;
@@ -15,11 +15,13 @@ pub mod committer;
 pub mod inbox;
 pub mod shard;
 pub mod commit;
+pub mod config;
 pub mod permits;
 pub mod account;
 pub mod program;
 pub mod store;
 pub mod journal;
+pub mod folder;
 pub mod disk;
 pub mod secrets;
 pub mod clock;

@@ -9,23 +9,20 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meed_schemas::command::Request;
 use meed_schemas::outcome::{Refusal, Reply};
-use tokio::sync::Notify;
+use meed_schemas::record::RecordKind;
 
-use crate::clock::Clock;
-use crate::commit::{Buffer, Lane};
-use crate::metrics::ShardMetrics;
+use crate::exchange::{Exchange, Message};
+use crate::inbox::Inbox;
 use crate::node::Node;
 use crate::permits::NoPermit;
 use crate::reader::ReadJob;
-use crate::shard::actor::Inbox;
-use crate::shard::{Envelope, Held, Input, Output, Purpose, ReplyTo, World};
+use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
 use slots::Slots;
 
 mod slots;
@@ -41,102 +38,6 @@ const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two store syncs.
 const TICKS_PER_SYNC: u32 = 100;
 
-/// What comes to a worker from others.
-#[derive(Debug)]
-pub enum Message {
-    /// For one of its shards.
-    Input(u16, Input),
-    /// For one of its callers.
-    Reply(ReplyTo, Reply),
-    /// A batch of its lane is durable.
-    Durable(u64, Buffer),
-}
-
-/// The part of a worker that its shards' actors and other threads reach.
-#[derive(Debug)]
-pub struct WorkerShared {
-    /// Which worker.
-    pub index: u16,
-    /// Measures of its shards.
-    pub metrics: ShardMetrics,
-    lane: Mutex<Lane<Held>>,
-    clock: Mutex<Clock>,
-    inbox: Mutex<Vec<Message>>,
-    inbox_notify: Notify,
-    ready: Mutex<Vec<Held>>,
-    turn_notify: Notify,
-    turn_armed: AtomicBool,
-}
-
-impl WorkerShared {
-    /// A worker that has not begun.
-    pub fn new(index: u16, lane: Lane<Held>, clock: Clock) -> Self {
-        Self {
-            index,
-            metrics: ShardMetrics::register(),
-            lane: Mutex::new(lane),
-            clock: Mutex::new(clock),
-            inbox: Mutex::new(Vec::new()),
-            inbox_notify: Notify::new(),
-            ready: Mutex::new(Vec::new()),
-            turn_notify: Notify::new(),
-            turn_armed: AtomicBool::new(false),
-        }
-    }
-
-    /// Delivers to this worker from any thread; wakes it at most once per batch.
-    pub fn send(&self, messages: impl IntoIterator<Item = Message>) {
-        let mut inbox = lock(&self.inbox);
-        let was_empty = inbox.is_empty();
-        inbox.extend(messages);
-        let wake = was_empty && !inbox.is_empty();
-        drop(inbox);
-        if wake {
-            self.inbox_notify.notify_one();
-        }
-    }
-
-    /// The worker's commit pipeline.
-    pub fn lane(&self) -> MutexGuard<'_, Lane<Held>> {
-        lock(&self.lane)
-    }
-
-    /// What a turn is told of the world.
-    pub fn world(&self, node: &Node) -> World {
-        let elapsed_ms = node.times.elapsed_ms();
-        let now = lock(&self.clock).now(node.times.wall_ms(), elapsed_ms);
-        World { now, settle_until: node.settle_until(), elapsed_ms, programs: node.programs() }
-    }
-
-    /// A shard took a turn: what it wants done is done after the turn, by the worker.
-    pub fn took_turn(&self, node: &Node, out: Output) {
-        if out.replays > 0 {
-            self.metrics.replays.increment(out.replays);
-        }
-        if out.expired > 0 {
-            self.metrics.expired.increment(out.expired);
-        }
-        if !out.jobs.is_empty() {
-            node.keeper().ask(out.jobs);
-        }
-        if !out.ready.is_empty() {
-            lock(&self.ready).extend(out.ready);
-        }
-        self.arm();
-    }
-
-    fn arm(&self) {
-        if !self.turn_armed.swap(true, Ordering::Relaxed) {
-            self.turn_notify.notify_one();
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic under the lock stops the node through the supervisor; until then others may look.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A worker, seen from its own thread. Cheap to clone.
 #[derive(Clone)]
 pub struct Worker {
@@ -145,7 +46,7 @@ pub struct Worker {
 
 struct Inner {
     node: Arc<Node>,
-    shared: Arc<WorkerShared>,
+    exchange: Arc<Exchange>,
     /// Inboxes of this worker's shards, by shard; `None` for those of others.
     shards: Vec<Option<Arc<Inbox>>>,
     slots: RefCell<Slots>,
@@ -156,12 +57,12 @@ struct Inner {
 
 impl Worker {
     /// The worker of this thread.
-    pub fn new(node: Arc<Node>, shared: Arc<WorkerShared>, shards: Vec<Option<Arc<Inbox>>>) -> Self {
-        let others = (0..node.workers().len()).map(|_| Vec::new()).collect();
+    pub fn new(node: Arc<Node>, exchange: Arc<Exchange>, shards: Vec<Option<Arc<Inbox>>>) -> Self {
+        let others = (0..node.exchanges().len()).map(|_| Vec::new()).collect();
         Self {
             inner: Rc::new(Inner {
                 node,
-                shared,
+                exchange,
                 shards,
                 slots: RefCell::default(),
                 outgoing: RefCell::new(others),
@@ -178,7 +79,7 @@ impl Worker {
 
     /// Which worker this is.
     pub fn index(&self) -> u16 {
-        self.inner.shared.index
+        self.inner.exchange.index
     }
 
     /// Admits one request and sends it on its way. Dropping the future does not undo what was admitted.
@@ -251,7 +152,7 @@ impl Worker {
     /// Sends what is for other workers at the end of this round of tasks.
     fn flush_soon(&self) {
         if self.inner.outgoing_any.get() {
-            self.inner.shared.arm();
+            self.inner.exchange.arm();
         }
     }
 
@@ -260,7 +161,7 @@ impl Worker {
             return;
         }
         let mut outgoing = self.inner.outgoing.borrow_mut();
-        for (worker, messages) in self.inner.node.workers().iter().zip(outgoing.iter_mut()) {
+        for (worker, messages) in self.inner.node.exchanges().iter().zip(outgoing.iter_mut()) {
             if !messages.is_empty() {
                 worker.send(messages.drain(..));
             }
@@ -275,21 +176,19 @@ impl Worker {
 
     /// After turns: what is ready leaves, then the batch goes to the journal.
     async fn turns(self) {
-        let shared = &self.inner.shared;
+        let exchange = &self.inner.exchange;
         while !self.inner.node.has_stopped() {
-            shared.turn_notify.notified().await;
-            let ready = std::mem::take(&mut *lock(&shared.ready));
-            self.dispatch(ready);
+            exchange.armed().await;
+            self.dispatch(exchange.take_ready());
             self.flush();
             for _ in 0..YIELDS_BEFORE_SUBMIT {
                 tokio::task::yield_now().await;
-                if shared.lane().filling_bytes() > BATCH_BYTES {
+                if exchange.lane().filling_bytes() > BATCH_BYTES {
                     break;
                 }
             }
-            shared.turn_armed.store(false, Ordering::Relaxed);
-            let ready = std::mem::take(&mut *lock(&shared.ready));
-            self.dispatch(ready);
+            exchange.disarm();
+            self.dispatch(exchange.take_ready());
             self.flush();
             self.submit();
         }
@@ -298,7 +197,7 @@ impl Worker {
     fn submit(&self) {
         let lane_index = self.index() as usize;
         let committer = self.inner.node.committer();
-        let mut lane = self.inner.shared.lane();
+        let mut lane = self.inner.exchange.lane();
         if lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
             && lane.filling_bytes() > 0
             && committer.is_free(lane_index)
@@ -310,11 +209,10 @@ impl Worker {
 
     /// What other threads deliver.
     async fn receives(self) {
-        let shared = &self.inner.shared;
+        let exchange = &self.inner.exchange;
         let mut messages = Vec::new();
         while !self.inner.node.has_stopped() {
-            shared.inbox_notify.notified().await;
-            std::mem::swap(&mut messages, &mut *lock(&shared.inbox));
+            exchange.receive(&mut messages).await;
             let mut released = Vec::new();
             for message in messages.drain(..) {
                 match message {
@@ -325,7 +223,7 @@ impl Worker {
                     }
                     Message::Reply(to, reply) => self.inner.slots.borrow_mut().fill(to, reply),
                     Message::Durable(number, buffer) => {
-                        let mut lane = shared.lane();
+                        let mut lane = exchange.lane();
                         lane.complete(number, buffer);
                         released.extend(std::iter::from_fn(|| lane.release()));
                     }
@@ -335,8 +233,8 @@ impl Worker {
                 self.dispatch(released);
                 self.flush();
             }
-            if shared.lane().filling_bytes() > 0 {
-                shared.arm();
+            if exchange.lane().filling_bytes() > 0 {
+                exchange.arm();
             }
         }
     }
@@ -366,8 +264,7 @@ impl Worker {
             }
         }
         // The other tasks see that the node has stopped.
-        self.inner.shared.turn_notify.notify_one();
-        self.inner.shared.inbox_notify.notify_one();
+        self.inner.exchange.wake_all();
     }
 
     /// Carries out what was held until it was durable.
@@ -378,6 +275,13 @@ impl Worker {
         for held in held {
             match held {
                 Held::Reply { to, shard, bytes, reply } => {
+                    if let Reply::Executed { record, replayed: false } = &reply
+                        && record.kind == RecordKind::Program
+                        && let Err(error) = node.publish_program(record)
+                    {
+                        node.fault(error);
+                        continue;
+                    }
                     node.permits.release_shard(shard, 1);
                     count += 1;
                     bytes_all += i64::from(bytes);
@@ -403,7 +307,7 @@ impl Worker {
 
     fn read_job(&self, position: meed_schemas::ids::Position, purpose: Purpose) -> ReadJob {
         let node = Arc::clone(&self.inner.node);
-        let (own, shard) = (Arc::clone(&self.inner.shared), position.shard());
+        let own = Arc::clone(&self.inner.exchange);
         ReadJob::Record(
             position,
             Box::new(move |record| match purpose {
@@ -411,23 +315,14 @@ impl Worker {
                     node.permits.release_shard(shard, 1);
                     node.permits.release_node(1, i64::from(bytes));
                     let reply = replayed(record, outcome);
-                    node.workers()[to.worker as usize].send([Message::Reply(to, reply)]);
+                    node.exchanges()[to.worker as usize].send([Message::Reply(to, reply)]);
                 }
                 Purpose::Original { identity, ticket } => {
-                    let input = Input::Record(identity, ticket, position, record);
-                    let _ = shard;
-                    own.send([Message::Input(own_shard(&input, &node), input)]);
+                    let shard = identity.shard(node.shards());
+                    own.send([Message::Input(shard, Input::Record(identity, ticket, position, record))]);
                 }
             }),
         )
-    }
-}
-
-/// The shard whose command waits for a record: that of the account, whatever the record's is.
-fn own_shard(input: &Input, node: &Node) -> u16 {
-    match input {
-        Input::Record(identity, ..) => identity.shard(node.shards()),
-        _ => 0,
     }
 }
 

@@ -4,7 +4,7 @@
 //! the [`Lane`] of its worker. It knows neither sockets nor files nor the clock.
 
 mod checkpoint;
-mod due;
+pub mod due;
 pub mod filter;
 pub mod table;
 
@@ -18,6 +18,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::Record;
 use meed_schemas::time::{DAY_MS, Millis};
 
+pub use checkpoint::{ShardReport, decode_state, encode_state};
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Totals, Turn, Verdict, needs, turn};
 use crate::commit::Lane;
 use crate::error::{Error, Result};
@@ -74,6 +75,8 @@ pub enum Input {
     Due(Vec<(Millis, Identity)>),
     /// Time passes.
     Tick,
+    /// Everything is to go to the store.
+    Flush,
 }
 
 /// Why a record is read.
@@ -87,6 +90,8 @@ pub enum Purpose {
         outcome: bool,
         /// Bytes that the permit counts.
         bytes: u32,
+        /// The shard whose permit it gives back.
+        shard: u16,
     },
     /// A command needs it.
     Original {
@@ -280,6 +285,7 @@ impl Shard {
                 self.checkpoint_step(world, lane, out)
             }
             Input::Due(accounts) => self.due_found(accounts, world, lane, out),
+            Input::Flush => self.checkpoint_all(world, lane, out),
             Input::Tick => {
                 self.settle_near(world, lane, out)?;
                 self.sweep_step(world, out);
@@ -392,7 +398,7 @@ impl Shard {
                 out.replays += u64::from(!outcome);
                 if let Some(to) = envelope.to {
                     // The records of this very turn (a further key, what was due) must be durable too.
-                    let purpose = Purpose::Replay { to, outcome, bytes: envelope.bytes };
+                    let purpose = Purpose::Replay { to, outcome, bytes: envelope.bytes, shard: self.id };
                     out.ready.extend(lane.hold(self.id, saw, Held::Read { position, purpose }));
                 }
             }
