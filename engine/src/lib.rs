@@ -3,4 +3,8 @@
 //! Modules stand in the order in which a request meets them, and a module uses only modules declared below
 //! it.
 
+pub mod journal;
+
+pub mod disk;
+
 pub mod error;
