@@ -118,7 +118,7 @@ fn run(
         let stop = guard.stop && questions.is_empty() && checkpoint.is_none() && guard.questions.is_empty();
         drop(guard);
         if !questions.is_empty() {
-            deliver(questions.into_iter().map(|job| answer(&store, job)).collect::<Result<_>>()?);
+            deliver(questions.into_iter().map(|job| answer(&mut store, job)).collect::<Result<_>>()?);
         }
         if let Some((checkpoint, copied)) = checkpoint {
             store.checkpoint(&checkpoint)?;
@@ -140,7 +140,7 @@ fn run(
     }
 }
 
-fn answer(store: &Store, job: StoreJob) -> Result<(u16, Input)> {
+fn answer(store: &mut Store, job: StoreJob) -> Result<(u16, Input)> {
     Ok(match job {
         StoreJob::Load(shard, identity) => {
             let blob = store.load(shard, &identity)?;

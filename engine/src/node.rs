@@ -56,6 +56,7 @@ pub struct Node {
 
 impl Node {
     /// A node whose services are still to come.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a node, each built once")]
     pub fn new(
         config: EngineConfig,
         shards: u16,

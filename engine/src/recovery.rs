@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use meed_schemas::codec;
 use meed_schemas::ids::{AccountKind, Identity};
-use meed_schemas::record::{Detail, Record, RecordKind};
+use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
 
-use crate::account::{Account, Totals, program_versions};
+use crate::account::{Account, Totals};
 use crate::error::{Error, Result};
 use crate::journal::JournalReader;
 use crate::node::with_version;
@@ -204,7 +204,11 @@ fn replay_some(
             None => Ok(()),
         }
     })?;
-    own.into_iter().map(|replay| replay.finish(last_sequence[replay.shard as usize])).collect()
+    let finish = |replay: Replay| {
+        let last = last_sequence[replay.shard as usize];
+        replay.finish(last)
+    };
+    own.into_iter().map(finish).collect()
 }
 
 /// Every program, from the program accounts in the store and those that replay touched.
@@ -214,8 +218,9 @@ fn replay_some(
 pub fn programs(store: &Store, shards: &[ShardRecovery]) -> Result<Programs> {
     let mut programs = Programs::default();
     let mut add = |identity: &Identity, account: &Account| -> Result<()> {
-        for (number, effective_from, document) in program_versions(account) {
-            programs = with_version(&programs, identity.program(), number, effective_from, document)?;
+        for version in account.program_versions() {
+            let (number, from) = (version.number, version.effective_from);
+            programs = with_version(&programs, identity.program(), number, from, &version.document)?;
         }
         Ok(())
     };
@@ -235,12 +240,4 @@ pub fn programs(store: &Store, shards: &[ShardRecovery]) -> Result<Programs> {
         })?;
     }
     Ok(programs)
-}
-
-/// Whether a record is one whose document the programs are made of; used by tools that read journals.
-pub fn program_document(record: &Record) -> Option<&str> {
-    match &record.detail {
-        Detail::Program { document } if record.kind == RecordKind::Program => Some(document),
-        _ => None,
-    }
 }

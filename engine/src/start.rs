@@ -18,7 +18,7 @@ use crate::clock::{Clock, SystemTimes};
 use crate::commit::Lane;
 use crate::committer::{Committer, OnDurable};
 use crate::config::EngineConfig;
-use crate::disk::Disk;
+use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Message};
 use crate::folder::FolderIdentity;
@@ -56,6 +56,7 @@ pub struct Engine {
     store: JoinHandle<()>,
     /// What recovery found and did, for the log.
     pub recovered: RecoveryReport,
+    _lock: FolderLock,
 }
 
 /// What recovery found and did.
@@ -78,8 +79,9 @@ pub struct RecoveryReport {
 pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Result<Engine> {
     let began = Instant::now();
     let times = SystemTimes::start();
-    let disk = Disk::real();
+    let disk = Disk::default();
     disk.create_dir(&config.data)?;
+    let lock = disk.lock(&config.data)?;
     let folder = FolderIdentity::open_or_create(&disk, &config.data, config.shards)?;
     let options = JournalOptions {
         segment_bytes: config.segment_bytes,
@@ -94,7 +96,15 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
             detail: "it is the journal of another node; put the folders of one node together".into(),
         });
     }
-    let secrets = Secrets::open_or_create(&config.data, recovered.created)?;
+    let secrets = match Secrets::load(&config.data)? {
+        Some(secrets) => secrets,
+        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
+        None if recovered.last_batch > 0 => {
+            let detail = "it has a journal but no secrets; restore that file from a copy".into();
+            return Err(Error::Mismatch { path: config.data, detail });
+        }
+        None => Secrets::create(&config.data)?,
+    };
     let store_options = StoreOptions::default();
     let store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
     let workers = if config.workers == 0 {
@@ -125,12 +135,14 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         .collect();
     let node =
         Node::new(config, folder.shards, secrets, exchanges, programs, settle_until, times, on_fault);
-    run(Arc::new(node), journal, reader, store, replayed, main, report)
+    run(Arc::new(node), lock, journal, reader, store, replayed, main, report)
 }
 
 /// Starts the threads round a recovered node.
+#[expect(clippy::too_many_arguments, reason = "the parts of a node, each built once")]
 fn run(
     node: Arc<Node>,
+    lock: FolderLock,
     journal: Journal,
     reader: JournalReader,
     store: Store,
@@ -169,7 +181,9 @@ fn run(
     let reader = Reader::start(reader, READERS, Arc::new(fault(&node)));
     node.set_services(Services { committer, keeper, reader });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
-    for ShardRecovery { start, .. } in replayed {
+    for ShardRecovery { mut start, .. } in replayed {
+        // A seed that clients cannot know: ids that collide in the table cannot be chosen.
+        start.seed = getrandom::u64().unwrap_or(u64::from(std::process::id()));
         by_worker[node.worker_of(start.id) as usize].push(start);
     }
     let (ready, all_ready) = mpsc::channel();
@@ -190,7 +204,7 @@ fn run(
             Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
         }
     }
-    Ok(Engine { node, workers, journal, store, recovered })
+    Ok(Engine { node, workers, journal, store, recovered, _lock: lock })
 }
 
 impl Engine {

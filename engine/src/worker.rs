@@ -358,7 +358,7 @@ impl Future for Call {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
         let mut slots = self.worker.inner.slots.borrow_mut();
         match slots.poll(self.slot, self.generation, cx.waker()) {
-            Some(mut replies) => Poll::Ready(replies.pop().flatten().unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))),
+            Some(replies) => Poll::Ready(replies.pop().flatten().unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))),
             None => Poll::Pending,
         }
     }
@@ -384,7 +384,7 @@ impl Future for CallMany {
         let mut slots = self.worker.inner.slots.borrow_mut();
         match slots.poll(self.slot, self.generation, cx.waker()) {
             Some(replies) => Poll::Ready(
-                replies.into_iter().map(|r| r.unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))).collect(),
+                std::mem::take(replies).into_iter().map(|r| r.unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))).collect(),
             ),
             None => Poll::Pending,
         }

@@ -167,6 +167,7 @@ impl Shard {
                     let freed = blob.len() + Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
                     let identity = identity.clone();
                     self.table.remove(hash, &identity);
+                    self.resident_accounts -= 1;
                     self.resident_bytes = self.resident_bytes.saturating_sub(freed);
                     continue;
                 }
@@ -180,8 +181,8 @@ impl Shard {
     pub fn report(&self) -> ShardReport {
         ShardReport {
             shard: self.id,
-            resident: self.table.len() as u64,
-            passivated: self.accounts.saturating_sub(self.table.len() as u64),
+            resident: self.resident_accounts,
+            passivated: self.accounts - self.resident_accounts,
             resident_bytes: self.resident_bytes as u64,
             lag_records: self.lag_records(),
             totals: self.totals.iter().map(|(program, totals)| (program.clone(), totals.clone())).collect(),

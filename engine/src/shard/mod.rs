@@ -222,6 +222,8 @@ pub struct Shard {
     /// Every resident account once, in the order of the clock hand.
     hand: VecDeque<u64>,
     resident_bytes: usize,
+    /// Accounts in memory that exist; those being loaded and blank ones are not counted.
+    resident_accounts: u64,
 }
 
 impl Shard {
@@ -243,6 +245,7 @@ impl Shard {
             near_due: BinaryHeap::new(),
             hand: VecDeque::new(),
             resident_bytes: 0,
+            resident_accounts: 0,
         };
         let mut replayed = start.replayed;
         replayed.sort_by_key(|(_, _, since, _)| *since);
@@ -256,6 +259,7 @@ impl Shard {
             let mut live = Live::new(account, due_in_store);
             live.dirty_since = since;
             shard.dirty.push_back((since, hash));
+            shard.resident_accounts += 1;
             shard.add_resident(hash, identity, Resident::Live(live));
         }
         shard
@@ -275,10 +279,17 @@ impl Shard {
             Input::Command(envelope) => self.command(envelope, world, lane, out),
             Input::Loaded(identity, blob) => self.loaded(identity, blob, world, lane, out),
             Input::Fact(identity, ticket, key, value) => {
-                self.arrived(&identity, ticket, world, lane, out, |facts| facts.add_fact(key, value))
+                let shard = self.id;
+                self.arrived(&identity, ticket, world, lane, out, |facts| {
+                    let added = facts.add_fact(key, value.as_deref());
+                    added.map_err(|error| damaged_blob(shard, &identity, &format!("has a damaged fact: {error}")))
+                })
             }
             Input::Record(identity, ticket, position, record) => {
-                self.arrived(&identity, ticket, world, lane, out, |facts| facts.add_record(position, record))
+                self.arrived(&identity, ticket, world, lane, out, |facts| {
+                    facts.add_record(position, record.map(|record| *record));
+                    Ok(())
+                })
             }
             Input::CheckpointDone(accounts) => {
                 self.checkpoint_done(&accounts);
@@ -299,6 +310,7 @@ impl Shard {
     fn command(&mut self, envelope: Envelope, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
         let identity = &envelope.request.identity;
         let hash = self.table.hash(identity);
+        let all_resident = self.accounts == self.resident_accounts;
         match self.table.get_mut(hash, identity) {
             Some(Resident::Loading(queue)) => queue.push_back(envelope),
             Some(Resident::Live(live)) if !live.waiting.is_empty() => {
@@ -309,7 +321,7 @@ impl Shard {
                 self.unpack(hash, identity.clone())?;
                 return self.run(hash, envelope, Facts::default(), world, lane, out);
             }
-            None if self.accounts == self.table.len() as u64 => {
+            None if all_resident => {
                 // Every account that exists is in memory, so this one does not.
                 let identity = identity.clone();
                 let blank = Live::new(Account::new(&identity), None);
@@ -384,7 +396,10 @@ impl Shard {
             if let Some(at) = live.account.next_due().filter(|at| *at < now + due::NEAR_MS) {
                 self.near_due.push(Reverse((at, hash)));
             }
-            self.accounts += u64::from(was_blank && live.account.exists());
+            if was_blank && live.account.exists() {
+                self.accounts += 1;
+                self.resident_accounts += 1;
+            }
         }
         let saw = live.account.applied();
         match verdict {
@@ -461,6 +476,7 @@ impl Shard {
                     return Err(damaged_blob(self.id, &identity, "is ahead of the journal"));
                 }
                 let due = account.next_due();
+                self.resident_accounts += 1;
                 (account, due)
             }
             None => (Account::new(&identity), None),
@@ -482,12 +498,12 @@ impl Shard {
         world: &World,
         lane: &mut Lane<Held>,
         out: &mut Output,
-        add: impl FnOnce(&mut Facts),
+        add: impl FnOnce(&mut Facts) -> Result<()>,
     ) -> Result<()> {
         let hash = self.table.hash(identity);
         let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) else { return Ok(()) };
         if let Some(parked) = live.waiting.iter_mut().find(|p| p.ticket == ticket) {
-            add(&mut parked.facts);
+            add(&mut parked.facts)?;
             parked.outstanding = parked.outstanding.saturating_sub(1);
         }
         loop {
@@ -551,7 +567,8 @@ fn absent_keys(filter: &KeyFilter, hash: u64, live: &Live, request: &Request, fa
         if let Some(key) = key
             && !filter.may_contain(scoped(key, hash))
         {
-            facts.add_fact(FactKey::Key { hash: key, business }, None);
+            // An absent fact has no bytes that could be damaged.
+            let _ = facts.add_fact(FactKey::Key { hash: key, business }, None);
         }
     }
 }
@@ -581,7 +598,7 @@ fn fetch(
             }
             Fetch::Fact(key) => {
                 let query = query(key, account, world.now);
-                out.jobs.push(StoreJob::Fact(shard, identity.clone(), ticket, key.clone(), query));
+                out.jobs.push(StoreJob::Fact(shard, identity.clone(), ticket, *key, query));
             }
         }
     }

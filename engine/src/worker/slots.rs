@@ -6,6 +6,9 @@ use meed_schemas::outcome::Reply;
 
 use crate::shard::ReplyTo;
 
+/// Room for answers that a free slot keeps.
+const REPLIES_KEPT: usize = 16;
+
 #[derive(Debug, Default)]
 struct Slot {
     generation: u32,
@@ -70,17 +73,17 @@ impl Slots {
     }
 
     /// The answers, when all are there or the deadline has passed; `None` for one that is missing.
-    pub(super) fn poll(&mut self, index: u32, generation: u32, waker: &Waker) -> Option<Vec<Option<Reply>>> {
+    pub(super) fn poll(&mut self, index: u32, generation: u32, waker: &Waker) -> Option<&mut Vec<Option<Reply>>> {
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.open && slot.generation == generation);
-        if slot.missing == 0 {
-            return Some(std::mem::take(&mut slot.replies));
+        if slot.missing > 0 {
+            match &mut slot.waker {
+                Some(known) => known.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+            return None;
         }
-        match &mut slot.waker {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
-        None
+        Some(&mut slot.replies)
     }
 
     /// Nobody waits any more.
@@ -90,7 +93,8 @@ impl Slots {
             slot.open = false;
             slot.generation = slot.generation.wrapping_add(1);
             slot.waker = None;
-            slot.replies = Vec::new();
+            slot.replies.clear();
+            slot.replies.shrink_to(REPLIES_KEPT);
             self.free.push(index);
         }
     }
