@@ -38,7 +38,7 @@ impl FolderIdentity {
     pub fn open_or_create(disk: &Disk, folder: &Path, shards: Option<u16>) -> Result<Self> {
         let path = folder.join(FILE);
         if disk.exists(&path)? {
-            return Self::read(disk, &path, shards);
+            return Self::read_as(disk, &path, shards);
         }
         if disk.exists(&folder.join("journal"))? {
             let detail = format!("it has a journal but no {FILE}; restore that file from a copy");
@@ -68,7 +68,15 @@ impl FolderIdentity {
         Ok(made)
     }
 
-    fn read(disk: &Disk, path: &Path, shards: Option<u16>) -> Result<Self> {
+    /// Reads the identity of a folder that has one.
+    ///
+    /// # Errors
+    /// No such file, or one of another form.
+    pub fn read(disk: &Disk, folder: &Path) -> Result<Self> {
+        Self::read_as(disk, &folder.join(FILE), None)
+    }
+
+    fn read_as(disk: &Disk, path: &Path, shards: Option<u16>) -> Result<Self> {
         let file = disk.open_to_read(path)?;
         let mut bytes = vec![0; 4_096];
         let length = file.read_at(&mut bytes, 0)?;
