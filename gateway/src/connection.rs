@@ -297,7 +297,10 @@ async fn respond(
     let answered = answer(context, state, &parts, incoming, &request_id, received_at, &mut endpoint).await;
     let mut reply = answered.unwrap_or_else(|problem| {
         note_shed(context, problem.kind);
-        Reply::problem(&problem, request_id.to_str().unwrap_or_default())
+        let reply = Reply::problem(&problem, request_id.to_str().unwrap_or_default());
+        // The rest of such a body is not waited for.
+        let unread = matches!(problem.kind, Kind::RequestTimeout | Kind::PayloadTooLarge);
+        if unread { reply.closing() } else { reply }
     });
     reply.close |= context.draining.get();
     let now = Instant::now();

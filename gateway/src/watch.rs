@@ -185,11 +185,12 @@ impl Stream {
 
 /// The status of an answer that hyper made by itself.
 fn bare_status(answer: &[u8]) -> Option<&[u8]> {
-    let head = answer.len() <= BARE_ANSWER_BYTES_MAX
-        && answer.starts_with(b"HTTP/1.")
-        && answer[8..].starts_with(b" 4");
-    let bare = || answer.ends_with(b"\r\n\r\n") && !answer.windows(13).any(|part| part == b"\r\nrequest-id:");
-    if head && bare() { answer.get(9..12) } else { None }
+    let client_error = answer.starts_with(b"HTTP/1.") && answer.get(8..10) == Some(b" 4");
+    if !client_error || answer.len() > BARE_ANSWER_BYTES_MAX || !answer.ends_with(b"\r\n\r\n") {
+        return None;
+    }
+    let ours = answer.windows(13).any(|part| part == b"\r\nrequest-id:");
+    if ours { None } else { answer.get(9..12) }
 }
 
 impl AsyncRead for Stream {
