@@ -3,6 +3,7 @@
 //! Modules stand in the order in which a request meets them, and a module uses only modules declared below
 //! it.
 
+pub mod aliases;
 pub mod config;
 pub mod permits;
 pub mod program;

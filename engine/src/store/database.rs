@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
-use fjall::{Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{AbstractTree, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +14,14 @@ use crate::error::{Error, Result};
 const BACKGROUND_THREADS: usize = 1;
 /// Bytes of fjall's own journals, which bound what a start reads again; fjall allows no less than 64 MiB.
 const FJALL_JOURNAL_BYTES: u64 = 128 << 20;
+/// Longest wait for a flush before the store is given up as stuck.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Pause between two looks at a flush that is waited for.
+const FLUSH_LOOK_PAUSE: Duration = Duration::from_millis(1);
+/// Flushed tables that wait for compaction in one keyspace, past which no more are made. fjall itself waits
+/// from 30 on, and would wait for ever if its thread had failed; this one notices.
+const UNCOMPACTED_RUNS_MAX: usize = 16;
+
 const META: &str = "meta";
 const FORMAT_ROW: &[u8] = b"s/format";
 const PURPOSE_ROW: &[u8] = b"s/purpose";
@@ -54,7 +63,7 @@ impl Database {
     }
 
     fn check_marks(&self, settings: &DatabaseSettings) -> Result<()> {
-        let row = |name: &[u8]| self.meta.get(name).map_err(|e| store_fault("read", &self.folder, e));
+        let row = |name: &[u8]| self.meta.get(name).map_err(|e| self.fault("read", e));
         let (format, purpose, journal) = (row(FORMAT_ROW)?, row(PURPOSE_ROW)?, row(JOURNAL_ROW)?);
         let (Some(format), Some(purpose), Some(journal)) = (format, purpose, journal) else {
             return Err(self.damaged("its format and journal are not recorded"));
@@ -80,9 +89,51 @@ impl Database {
         Error::Damaged { file: self.folder.clone(), offset: 0, detail: detail.to_owned() }
     }
 
+    pub(crate) fn fault(&self, action: &'static str, error: fjall::Error) -> Error {
+        store_fault(action, &self.folder, error)
+    }
+
+    /// Keeps what is in memory below the bound: half of it for what is written to now, half for what is being
+    /// flushed. A write waits only when the first half is full before the other has reached the disk.
+    pub(crate) fn make_room(&self, keyspaces: &[&Keyspace], memtable_bytes: u64) -> Result<()> {
+        let size = |keyspace: &Keyspace| keyspace.tree.active_memtable().size();
+        let mut active: u64 = keyspaces.iter().map(|k| size(k)).sum();
+        if active < memtable_bytes / 2 {
+            return Ok(());
+        }
+        self.wait_for_flushes(keyspaces)?;
+        let mut largest: Vec<(u64, &Keyspace)> = keyspaces.iter().map(|k| (size(k), *k)).collect();
+        largest.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+        for (size, keyspace) in largest {
+            if active < memtable_bytes / 8 {
+                break;
+            }
+            keyspace.rotate_memtable().map_err(|e| self.fault("flush", e))?;
+            active = active.saturating_sub(size);
+        }
+        Ok(())
+    }
+
+    fn wait_for_flushes(&self, keyspaces: &[&Keyspace]) -> Result<()> {
+        let busy = |keyspace: &&Keyspace| {
+            keyspace.tree.sealed_memtable_count() > 0 || keyspace.tree.l0_run_count() >= UNCOMPACTED_RUNS_MAX
+        };
+        let started = Instant::now();
+        while keyspaces.iter().any(busy) {
+            // The only way to learn that the background thread has failed.
+            self.inner.persist(PersistMode::Buffer).map_err(|e| self.fault("flush", e))?;
+            if started.elapsed() > FLUSH_WAIT_MAX {
+                let detail = format!("not done after {} s", FLUSH_WAIT_MAX.as_secs());
+                return Err(Error::Store { action: "flush", detail });
+            }
+            std::thread::sleep(FLUSH_LOOK_PAUSE);
+        }
+        Ok(())
+    }
+
     /// The keyspace of this name, created if it is not there.
     pub(crate) fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        self.inner.keyspace(name, keyspace_options).map_err(|e| store_fault("open", &self.folder, e))
+        self.inner.keyspace(name, keyspace_options).map_err(|e| self.fault("open", e))
     }
 }
 
@@ -138,7 +189,7 @@ fn keyspace_options() -> KeyspaceCreateOptions {
 }
 
 /// A fault of fjall as one of ours.
-pub(crate) fn store_fault(action: &'static str, folder: &Path, error: fjall::Error) -> Error {
+pub(super) fn store_fault(action: &'static str, folder: &Path, error: fjall::Error) -> Error {
     use fjall::{Error as Fjall, LsmError};
     let damaged = |detail: String| Error::Damaged { file: folder.to_owned(), offset: 0, detail };
     match error {

@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use fjall::{AbstractTree, Keyspace, OwnedWriteBatch, PersistMode};
+use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
 use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
@@ -13,14 +12,6 @@ use super::database::{Database, DatabaseSettings, store_fault};
 use super::keys::{self, FactPlace};
 use super::{FactQuery, KeyClass, ShardCheckpoint, ShardState, StoreOptions};
 use crate::error::{Error, Result};
-
-/// Longest wait for a flush before the store is given up as stuck.
-const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
-/// Pause between two looks at a flush that is waited for.
-const FLUSH_LOOK_PAUSE: Duration = Duration::from_millis(1);
-/// Flushed tables that wait for compaction in one keyspace, past which no more are made. fjall itself waits
-/// from 30 on, and would wait for ever if its thread had failed; this one notices.
-const UNCOMPACTED_RUNS_MAX: usize = 16;
 
 /// See the module.
 pub struct FjallStore {
@@ -127,7 +118,7 @@ impl FjallStore {
 
     pub(super) fn checkpoint(&mut self, checkpoint: &ShardCheckpoint) -> Result<()> {
         self.write(|store| {
-            store.make_room()?;
+            store.database.make_room(&store.keyspaces(), store.memtable_bytes)?;
             let mut batch = store.database.inner.batch();
             for account in &checkpoint.accounts {
                 store.add_account(&mut batch, checkpoint.shard, account)?;
@@ -180,48 +171,10 @@ impl FjallStore {
         Ok(Some(keyspace))
     }
 
-    fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
-        [&self.accounts, &self.due, &self.facts, &self.shards, &self.database.meta]
-            .into_iter()
-            .chain(self.weeks.values())
-    }
-
-    /// Keeps what is in memory below the bound: half of it for what is written to now, half for what is being
-    /// flushed. A checkpoint waits only when the first half is full before the other has reached the disk.
-    fn make_room(&mut self) -> Result<()> {
-        let size = |keyspace: &Keyspace| keyspace.tree.active_memtable().size();
-        let mut active: u64 = self.keyspaces().map(size).sum();
-        if active < self.memtable_bytes / 2 {
-            return Ok(());
-        }
-        self.wait_for_flushes()?;
-        let mut largest: Vec<(u64, Keyspace)> = self.keyspaces().map(|k| (size(k), k.clone())).collect();
-        largest.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        for (size, keyspace) in largest {
-            if active < self.memtable_bytes / 8 {
-                break;
-            }
-            keyspace.rotate_memtable().map_err(|e| self.fault("flush", e))?;
-            active = active.saturating_sub(size);
-        }
-        Ok(())
-    }
-
-    fn wait_for_flushes(&self) -> Result<()> {
-        let busy = |keyspace: &Keyspace| {
-            keyspace.tree.sealed_memtable_count() > 0 || keyspace.tree.l0_run_count() >= UNCOMPACTED_RUNS_MAX
-        };
-        let started = Instant::now();
-        while self.keyspaces().any(busy) {
-            // The only way to learn that the background thread has failed.
-            self.database.inner.persist(PersistMode::Buffer).map_err(|e| self.fault("flush", e))?;
-            if started.elapsed() > FLUSH_WAIT_MAX {
-                let detail = format!("not done after {} s", FLUSH_WAIT_MAX.as_secs());
-                return Err(Error::Store { action: "flush", detail });
-            }
-            std::thread::sleep(FLUSH_LOOK_PAUSE);
-        }
-        Ok(())
+    fn keyspaces(&self) -> Vec<&Keyspace> {
+        let mut all = vec![&self.accounts, &self.due, &self.facts, &self.shards, &self.database.meta];
+        all.extend(self.weeks.values());
+        all
     }
 
     pub(super) fn sync(&mut self) -> Result<()> {

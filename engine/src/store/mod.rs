@@ -17,7 +17,7 @@ use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
 use crate::error::{Error, Result};
-pub(crate) use database::{Database, DatabaseSettings};
+pub(crate) use database::{Database, DatabaseSettings, sync_folder};
 pub use memory::MemoryStore;
 
 /// Most accounts in one checkpoint. Also the caller's to bound is the sum of its blobs: a batch lies in memory
