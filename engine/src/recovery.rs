@@ -2,8 +2,6 @@
 //!
 //! Records are applied by the same function as live; what a blob has already is skipped by its sequence.
 
-use std::collections::BTreeMap;
-
 use hashbrown::HashMap;
 use meed_schemas::codec;
 use meed_schemas::ids::{AccountKind, Identity};
@@ -38,7 +36,7 @@ struct Touched {
 struct Replay {
     shard: u16,
     replay_start: u64,
-    totals: BTreeMap<Box<str>, Totals>,
+    totals: Totals,
     totals_sequence: u64,
     accounts: u64,
     last_recorded_at: Millis,
@@ -52,7 +50,7 @@ impl Replay {
         let mut replay = Self {
             shard,
             replay_start: 1,
-            totals: BTreeMap::new(),
+            totals: Totals::default(),
             totals_sequence: 0,
             accounts: 0,
             last_recorded_at: 0,
@@ -81,12 +79,8 @@ impl Replay {
         let sequence = record.position.sequence();
         self.records += 1;
         self.last_recorded_at = self.last_recorded_at.max(record.recorded_at);
-        if sequence > self.totals_sequence && record.kind.is_effect() {
-            let program = record.identity.program();
-            match self.totals.get_mut(program) {
-                Some(totals) => totals.add(record),
-                None => self.totals.entry(program.into()).or_default().add(record),
-            }
+        if sequence > self.totals_sequence {
+            self.totals.add(record);
             self.accounts += u64::from(record.sequence == 1);
         }
         let touched = match self.touched.get_mut(&record.identity) {

@@ -13,6 +13,7 @@ use meed_schemas::time::{DAY_MS, Millis};
 use ractor::Actor;
 use tokio::task::LocalSet;
 
+use crate::aliases::{AliasOptions, AliasOwner, Aliases};
 use crate::actor::{ShardActor, ShardArguments, Supervisor};
 use crate::clock::{Clock, SystemTimes};
 use crate::commit::Lane;
@@ -35,7 +36,7 @@ use crate::store::{Store, StoreOptions};
 use crate::worker::Worker;
 
 /// What each worker runs beside its shards, on its own thread.
-pub type WorkerMain = Arc<dyn Fn(Worker) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
+pub type WorkerMain = Arc<dyn Fn(Worker, Aliases) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
 
 /// Threads that read records for replays, reversals and listings.
 const READERS: usize = 2;
@@ -51,6 +52,8 @@ const STOP_POLL: Duration = Duration::from_millis(2);
 /// A running node.
 pub struct Engine {
     node: Arc<Node>,
+    aliases: Aliases,
+    alias_owner: AliasOwner,
     workers: Vec<JoinHandle<()>>,
     journal: JoinHandle<Option<Journal>>,
     store: JoinHandle<()>,
@@ -107,12 +110,17 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     };
     let store_options = StoreOptions::default();
     let store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
+    let (aliases, alias_owner) = Aliases::open(
+        &config.data.join("aliases"),
+        folder.journal_id.to_le_bytes(),
+        &secrets.alias,
+        &AliasOptions::default(),
+    )?;
     let workers = if config.workers == 0 {
         std::thread::available_parallelism().map_or(1, usize::from)
     } else {
         config.workers
     };
-    let workers = workers.clamp(1, usize::from(folder.shards));
     let replayed = recovery::replay(&store, &reader, &recovered.last_sequence, workers)?;
     let programs = recovery::programs(&store, &replayed)?;
     let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
@@ -135,7 +143,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         .collect();
     let node =
         Node::new(config, folder.shards, secrets, exchanges, programs, settle_until, times, on_fault);
-    run(Arc::new(node), lock, journal, reader, store, replayed, main, report)
+    run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
 }
 
 /// Starts the threads round a recovered node.
@@ -143,6 +151,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
 fn run(
     node: Arc<Node>,
     lock: FolderLock,
+    (aliases, alias_owner): (Aliases, AliasOwner),
     journal: Journal,
     reader: JournalReader,
     store: Store,
@@ -189,7 +198,8 @@ fn run(
     let (ready, all_ready) = mpsc::channel();
     let mut workers = Vec::new();
     for (index, shards) in by_worker.into_iter().enumerate() {
-        let (node, main, ready) = (Arc::clone(&node), Arc::clone(&main), ready.clone());
+        let (node, main, ready, aliases) = (Arc::clone(&node), Arc::clone(&main), ready.clone(), aliases.clone());
+        let main = move |worker| main(worker, aliases.clone());
         let body = move || worker_thread(node, index, shards, main, ready);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -204,7 +214,7 @@ fn run(
             Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
         }
     }
-    Ok(Engine { node, workers, journal, store, recovered, _lock: lock })
+    Ok(Engine { node, aliases, alias_owner, workers, journal, store, recovered, _lock: lock })
 }
 
 impl Engine {
@@ -237,6 +247,8 @@ impl Engine {
             // A worker that panicked has stopped the node already.
             let _ = worker.join();
         }
+        drop(self.aliases);
+        self.alias_owner.join()?;
         node.reader().stop();
         node.keeper().stop();
         let _ = self.store.join();
@@ -252,7 +264,7 @@ fn worker_thread(
     node: Arc<Node>,
     index: usize,
     shards: Vec<ShardStart>,
-    main: WorkerMain,
+    main: impl Fn(Worker) -> Pin<Box<dyn Future<Output = ()>>>,
     ready: mpsc::Sender<Result<()>>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -34,8 +34,8 @@ pub struct VerifyReport {
     pub accounts: u64,
     /// Blobs of the store that were equal to the replay.
     pub blobs: u64,
-    /// Totals per program at the end.
-    pub totals: BTreeMap<Box<str>, Totals>,
+    /// Totals per program and wallet at the end.
+    pub totals: Totals,
     /// Where a torn tail begins that the next start will cut, if there is one.
     pub torn_tail: Option<(PathBuf, u64)>,
 }
@@ -68,8 +68,8 @@ struct Verifier {
 /// Totals of a shard in the replay, and those of the store until they are reached.
 #[derive(Default)]
 struct ShardTotals {
-    replayed: BTreeMap<Box<str>, Totals>,
-    stored: Option<(u64, BTreeMap<Box<str>, Totals>)>,
+    replayed: Totals,
+    stored: Option<(u64, Totals)>,
 }
 
 /// Verifies the data folder of a node that does not run.
@@ -200,12 +200,7 @@ impl Verifier {
 
     fn totals(&mut self, record: &Record) -> std::result::Result<(), String> {
         let shard = &mut self.shards[record.position.shard() as usize];
-        if record.kind.is_effect() {
-            match shard.replayed.get_mut(record.identity.program()) {
-                Some(totals) => totals.add(record),
-                None => shard.replayed.entry(record.identity.program().into()).or_default().add(record),
-            }
-        }
+        shard.replayed.add(record);
         if let Some((at, stored)) = &shard.stored
             && *at == record.position.sequence()
         {
@@ -255,13 +250,11 @@ impl Verifier {
             {
                 return Err(in_store(format!("there are totals of a record {at} that the journal does not have")));
             }
-            for (program, totals) in &shard.replayed {
-                self.report.totals.entry(program.clone()).or_default().merge(totals);
-            }
+            self.report.totals.merge(&shard.replayed);
         }
-        for (program, totals) in &self.report.totals {
-            let sum = outstanding.get(&**program).copied().unwrap_or(0);
-            if i128::from(totals.outstanding()) != sum {
+        for (program, _, totals) in self.report.totals.iter() {
+            let sum = outstanding.get(program).copied().unwrap_or(0);
+            if totals.outstanding() != sum {
                 let totals = totals.outstanding();
                 return Err(in_store(format!("program {program}: totals give {totals} outstanding, accounts {sum}")));
             }

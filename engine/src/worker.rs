@@ -11,11 +11,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meed_schemas::command::Request;
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::RecordKind;
+use smallvec::SmallVec;
 
 use crate::exchange::{Exchange, Message};
 use crate::inbox::Inbox;
@@ -37,6 +38,17 @@ const BATCH_BYTES: usize = 4 << 20;
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two store syncs.
 const TICKS_PER_SYNC: u32 = 100;
+
+/// Time between two tries to get permits.
+const ADMISSION_POLL: Duration = Duration::from_millis(2);
+
+/// Permits of a window of commands, which their answers give back. They are lost if the commands are not
+/// sent, so both happen in one breath.
+#[must_use]
+pub struct Admitted {
+    shards: SmallVec<[u16; 1]>,
+    bytes: u32,
+}
 
 /// A worker, seen from its own thread. Cheap to clone.
 #[derive(Clone)]
@@ -82,39 +94,51 @@ impl Worker {
         self.inner.exchange.index
     }
 
-    /// Admits one request and sends it on its way. Dropping the future does not undo what was admitted.
+    /// Takes permits for a window of commands, all or none, waiting up to `wait` for them.
     ///
     /// # Errors
-    /// No permit: nothing was executed.
-    pub fn call(&self, request: Request, bytes: u32) -> Result<Call, NoPermit> {
-        let shard = request.identity.shard(self.inner.node.shards());
-        self.inner.node.permits.acquire(&[shard], i64::from(bytes))?;
-        let elapsed_ms = self.inner.node.times.elapsed_ms();
-        let deadline_ms = elapsed_ms + self.inner.node.config().request_deadline_ms;
+    /// No permits: nothing was executed.
+    pub async fn admit(&self, requests: &[Request], bytes: u32, wait: Duration) -> Result<Admitted, NoPermit> {
+        let shards: SmallVec<[u16; 1]> = requests.iter().map(|r| r.identity.shard(self.inner.node.shards())).collect();
+        let bytes_all = i64::from(bytes) * requests.len() as i64;
+        let permits = &self.inner.node.permits;
+        let refused = match permits.acquire(&shards, bytes_all) {
+            Ok(()) => return Ok(Admitted { shards, bytes }),
+            Err(refused) => refused,
+        };
+        let until = Instant::now() + wait;
+        while refused != NoPermit::Draining && Instant::now() < until {
+            tokio::time::sleep(ADMISSION_POLL).await;
+            if permits.acquire(&shards, bytes_all).is_ok() {
+                return Ok(Admitted { shards, bytes });
+            }
+        }
+        Err(refused)
+    }
+
+    /// Sends an admitted request on its way. Dropping the future does not undo what was admitted.
+    pub fn call(&self, request: Request, admitted: &Admitted) -> Call {
+        let shard = admitted.shards[0];
+        let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
         let (slot, generation) = self.inner.slots.borrow_mut().open(1);
         let to = ReplyTo { worker: self.index(), slot, generation, index: 0 };
         self.inner.deadlines.borrow_mut().push_back((deadline_ms, slot, generation));
-        self.send(shard, Envelope { request, to: Some(to), deadline_ms, bytes });
+        self.send_input(shard, Input::Command(Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes }));
         self.flush_soon();
-        Ok(Call { worker: self.clone(), slot, generation })
+        Call { worker: self.clone(), slot, generation }
     }
 
-    /// Admits all requests of a window or none; those of one account are executed in their order.
-    ///
-    /// # Errors
-    /// No permits for all: nothing was executed.
-    pub fn call_many(&self, requests: Vec<Request>, bytes_each: u32) -> Result<CallMany, NoPermit> {
-        let shards: Vec<u16> = requests.iter().map(|r| r.identity.shard(self.inner.node.shards())).collect();
-        let bytes = i64::from(bytes_each) * requests.len() as i64;
-        self.inner.node.permits.acquire(&shards, bytes)?;
+    /// Sends an admitted window on its way; requests of one account are executed in their order, also over
+    /// several windows.
+    pub fn call_many(&self, requests: Vec<Request>, admitted: &Admitted) -> CallMany {
         let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
         let (slot, generation) = self.inner.slots.borrow_mut().open(requests.len() as u32);
         self.inner.deadlines.borrow_mut().push_back((deadline_ms, slot, generation));
         // Local inputs are grouped by shard, so that each inbox is locked once.
         let mut local: Vec<(u16, Vec<Input>)> = Vec::new();
-        for (index, (request, shard)) in requests.into_iter().zip(shards).enumerate() {
+        for (index, (request, &shard)) in requests.into_iter().zip(&admitted.shards).enumerate() {
             let to = ReplyTo { worker: self.index(), slot, generation, index: index as u32 };
-            let input = Input::Command(Envelope { request, to: Some(to), deadline_ms, bytes: bytes_each });
+            let input = Input::Command(Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes });
             if self.inner.shards[shard as usize].is_some() {
                 match local.iter_mut().find(|l| l.0 == shard) {
                     Some((_, inputs)) => inputs.push(input),
@@ -130,11 +154,7 @@ impl Worker {
             }
         }
         self.flush_soon();
-        Ok(CallMany { worker: self.clone(), slot, generation })
-    }
-
-    fn send(&self, shard: u16, envelope: Envelope) {
-        self.send_input(shard, Input::Command(envelope));
+        CallMany { worker: self.clone(), slot, generation }
     }
 
     fn send_input(&self, shard: u16, input: Input) {

@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use meed_engine::node::Node;
 use tokio::sync::watch;
 
 use crate::admit::Gate;
+use crate::backend::Backend;
 use crate::auth::Credentials;
 use crate::config::{SettingError, Settings};
 use crate::identify::RequestIds;
@@ -17,7 +19,6 @@ use crate::metrics::WorkerMetrics;
 pub const CHECK_STARTED: &str = "started";
 
 /// What the workers of a node share.
-#[derive(Debug)]
 pub struct Shared {
     /// The settings in effect.
     pub settings: Settings,
@@ -28,8 +29,16 @@ pub struct Shared {
     /// The counters of each worker.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     draining: watch::Sender<bool>,
+    serving: watch::Sender<usize>,
+    engine: OnceLock<Arc<Node>>,
     failed: AtomicBool,
     checks: Mutex<Vec<(&'static str, Result<(), String>)>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
 }
 
 impl Shared {
@@ -41,6 +50,8 @@ impl Shared {
             credentials: Credentials::new(&settings.credentials)?,
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             draining: watch::Sender::new(false),
+            serving: watch::Sender::new(0),
+            engine: OnceLock::new(),
             failed: AtomicBool::new(false),
             checks: Mutex::new(vec![(CHECK_STARTED, Err("the node is starting".to_owned()))]),
             settings,
@@ -59,6 +70,17 @@ impl Shared {
     /// Every readiness check.
     pub fn checks(&self) -> Vec<(&'static str, Result<(), String>)> {
         self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The engine runs; its measures are on the metrics page from now on.
+    pub fn set_engine(&self, node: Arc<Node>) {
+        // There is one engine in the life of a process.
+        let _ = self.engine.set(node);
+    }
+
+    /// The engine, once it runs.
+    pub fn engine(&self) -> Option<&Arc<Node>> {
+        self.engine.get()
     }
 
     /// Begins to stop: readiness is refused, nothing more is accepted, what runs may finish.
@@ -82,10 +104,32 @@ impl Shared {
         *self.draining.borrow()
     }
 
+    /// Counts one more worker as serving until the guard is dropped.
+    pub fn serving(self: &Arc<Self>) -> Serving {
+        self.serving.send_modify(|workers| *workers += 1);
+        Serving(Arc::clone(self))
+    }
+
+    /// Returns when no worker serves any more.
+    pub async fn served(&self) {
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = self.serving.subscribe().wait_for(|workers| *workers == 0).await;
+    }
+
     /// Returns when the node begins to stop.
     pub async fn drained(&self) {
         // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+    }
+}
+
+/// Counts a worker as serving while it lives.
+#[derive(Debug)]
+pub struct Serving(Arc<Shared>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.send_modify(|workers| *workers -= 1);
     }
 }
 
@@ -129,6 +173,8 @@ pub struct Context {
     pub clock: Clock,
     /// Makes request ids.
     pub request_ids: RequestIds,
+    /// The engine; none while it starts.
+    pub backend: Option<Backend>,
 }
 
 impl Context {
@@ -140,8 +186,14 @@ impl Context {
             draining: Cell::new(shared.is_draining()),
             clock: Clock::new(),
             request_ids: RequestIds::new(seed),
+            backend: None,
             worker,
             shared,
         }
+    }
+
+    /// The same with an engine behind it.
+    pub fn with_backend(shared: Arc<Shared>, worker: usize, backend: Backend) -> Self {
+        Self { backend: Some(backend), ..Self::new(shared, worker) }
     }
 }

@@ -5,7 +5,10 @@
 //! whether it may come in; `operations` and `handle` answer.
 
 pub mod cli;
+pub mod tools;
 pub mod server;
+
+pub mod backend;
 
 pub mod connection;
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use meed_gateway::cli::{self, Command, EXIT_DONE, EXIT_FAILED};
-use meed_gateway::server;
+use meed_gateway::{server, tools};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,16 +14,10 @@ fn main() -> ExitCode {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let command = cli::parse(std::env::args_os(), environment, |path| std::fs::read_to_string(path));
     ExitCode::from(match command {
-        Ok(Command::Serve(loaded)) => server::run(loaded.settings, |_| Ok(()), || Ok(())),
+        Ok(Command::Serve(loaded)) => server::run(*loaded),
         Ok(Command::ConfigShow(loaded)) => print(&loaded.show()),
-        Ok(Command::Verify { data } | Command::Inspect { data, .. }) => {
-            let _ = writeln!(
-                std::io::stderr(),
-                "error: {} cannot be read: no journal is built in",
-                data.display()
-            );
-            EXIT_FAILED
-        }
+        Ok(Command::Verify { data }) => tools::verify(&data),
+        Ok(Command::Inspect { data, account, from, limit }) => tools::inspect(&data, account, from, limit),
         Err(exit) if exit.code == EXIT_DONE => print(&exit.message),
         Err(exit) => {
             let _ = write!(std::io::stderr(), "{}", exit.message);

@@ -5,18 +5,21 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
+use meed_engine::error::Error;
+
 use crate::cli::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
-use crate::config::{SettingError, Settings};
+use crate::config::{Loaded, SettingError, Settings, Source};
 use crate::connection::serve_worker;
-use crate::context::{Context, Shared};
-use crate::{logging, operations};
+use crate::context::{CHECK_STARTED, Context, Shared};
+use crate::{backend, logging, metrics, operations};
 
 /// File descriptors that connections may not take: journal, store, listeners, log.
 const FILES_RESERVED: u64 = 512;
@@ -39,6 +42,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The engine cannot start or stop.
+    #[error(transparent)]
+    Engine(#[from] Error),
 }
 
 impl StartError {
@@ -47,34 +53,12 @@ impl StartError {
         match self {
             Self::Setting(_) => EXIT_USAGE,
             Self::System { .. } => EXIT_FAILED,
+            Self::Engine(error) => error.exit_code(),
         }
     }
 
     fn system(action: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { action, subject: subject.to_string(), source }
-    }
-}
-
-/// A running node.
-#[derive(Debug)]
-pub struct Node {
-    /// Where it serves.
-    pub address: SocketAddr,
-    /// Where it serves metrics.
-    pub metrics_address: Option<SocketAddr>,
-    /// What its workers share.
-    pub shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Node {
-    /// Waits until the node has stopped, which [`Shared::drain`] begins.
-    pub fn join(self) {
-        for thread in self.threads {
-            if thread.join().is_err() {
-                self.shared.fail();
-            }
-        }
     }
 }
 
@@ -84,28 +68,6 @@ pub fn worker_count(settings: &Settings) -> usize {
         0 => thread::available_parallelism().map_or(1, usize::from),
         workers => usize::from(workers),
     }
-}
-
-/// Binds, and starts the threads of a node. The node refuses business with `not-ready` until its readiness
-/// checks are set on [`Node::shared`].
-pub fn start(mut settings: Settings) -> Result<Node, StartError> {
-    settings.max_connections = connections_within_file_limit(settings.max_connections);
-    let workers = worker_count(&settings);
-    let listeners = bind(settings.listen.0, workers, settings.listen_backlog)?;
-    let address =
-        listeners[0].local_addr().map_err(StartError::system("read the address of", settings.listen.0))?;
-    let metrics_listener = match settings.metrics_listen.0 {
-        Some(address) => Some(listen(address, false, METRICS_BACKLOG)?),
-        None => None,
-    };
-    let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-    let shared = Shared::new(settings, workers)?;
-    let mut threads = Vec::with_capacity(workers + 1);
-    for (worker, listener) in listeners.into_iter().enumerate() {
-        threads.push(start_worker(listener, shared.clone(), worker)?);
-    }
-    threads.push(start_operations(metrics_listener, shared.clone())?);
-    Ok(Node { address, metrics_address, shared, threads })
 }
 
 /// Sockets that share one address, so that the system spreads connections over the workers.
@@ -132,39 +94,34 @@ fn listen(address: SocketAddr, shared: bool, backlog: i32) -> Result<TcpListener
     bound().map_err(StartError::system("listen on", address))
 }
 
-/// Starts one worker: a thread with a runtime of its own. A worker that ends by itself stops the node.
-fn start_worker(
-    listener: TcpListener,
+/// Answers on `listeners` while the engine starts: health, readiness, and 503 for everything else. Ends when
+/// `shared` is drained.
+fn start_waiting_room(
+    listeners: Vec<TcpListener>,
     shared: Arc<Shared>,
-    worker: usize,
 ) -> Result<JoinHandle<()>, StartError> {
-    let stopped = StopNode(shared.clone());
-    thread::Builder::new()
-        .name(format!("worker-{worker}"))
-        .spawn(move || {
-            let stopped = stopped;
-            let served = Builder::new_current_thread().enable_all().build().and_then(|runtime| {
-                let local = LocalSet::new();
-                let context = Rc::new(Context::new(shared, worker));
-                local.block_on(&runtime, serve_worker(listener, context))
-            });
-            if let Err(error) = served {
-                tracing::error!(worker, %error, "a worker cannot serve");
+    let run = move || {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "cannot answer while the node starts");
+                return;
             }
-            drop(stopped);
-        })
-        .map_err(StartError::system("start", "a worker thread"))
-}
-
-/// Stops the node when a worker ends, however it ends.
-struct StopNode(Arc<Shared>);
-
-impl Drop for StopNode {
-    fn drop(&mut self) {
-        if !self.0.is_draining() {
-            self.0.fail();
-        }
-    }
+        };
+        LocalSet::new().block_on(&runtime, async move {
+            let context = Rc::new(Context::new(shared, 0));
+            let serve = |listener| tokio::task::spawn_local(serve_worker(listener, context.clone()));
+            for served in listeners.into_iter().map(serve).collect::<Vec<_>>() {
+                if let Ok(Err(error)) = served.await {
+                    tracing::error!(%error, "cannot answer while the node starts");
+                }
+            }
+        });
+    };
+    thread::Builder::new()
+        .name("waiting-room".to_owned())
+        .spawn(run)
+        .map_err(StartError::system("start", "a thread"))
 }
 
 fn start_operations(
@@ -210,88 +167,128 @@ fn connections_within_file_limit(wanted: u32) -> u32 {
     }
 }
 
-/// Runs a node until it is told to stop; returns the exit code. `open` starts what stands behind the front
-/// end, and `close` stops it when no request is left.
+/// Runs a node until it is told to stop; returns the exit code.
 ///
 /// The first SIGTERM or SIGINT drains; a second one ends the process at once with code 1, which loses
 /// nothing that was acknowledged.
-pub fn run(
-    settings: Settings,
-    open: impl FnOnce(&Arc<Shared>) -> Result<(), StartError>,
-    close: impl FnOnce() -> Result<(), String>,
-) -> u8 {
-    let result = logging::start(settings.log_format, &settings.log_level)
-        .map_err(StartError::from)
-        .and_then(|()| run_node(settings, open));
-    match result {
+pub fn run(loaded: Loaded) -> u8 {
+    let settings = &loaded.settings;
+    let started = logging::start(settings.log_format, &settings.log_level).map_err(StartError::from);
+    match started.and_then(|()| run_node(loaded)) {
+        Ok(()) => EXIT_DONE,
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {error}");
             error.exit_code()
         }
-        Ok(failed) => match close() {
-            Ok(()) if !failed => EXIT_DONE,
-            Ok(()) => EXIT_FAILED,
-            Err(error) => {
-                tracing::error!(error, "the node did not stop cleanly");
-                EXIT_FAILED
-            }
-        },
     }
 }
 
-fn run_node(
-    settings: Settings,
-    open: impl FnOnce(&Arc<Shared>) -> Result<(), StartError>,
-) -> Result<bool, StartError> {
+fn run_node(loaded: Loaded) -> Result<(), StartError> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(StartError::system("start", "the signal runtime"))?;
     runtime.block_on(async {
-        let failed = || StartError::system("watch", "signals");
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed())?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed())?;
-        let data = settings.data.clone();
-        let node = start(settings)?;
-        let shared = node.shared.clone();
-        if let Err(error) = open(&shared) {
-            shared.fail();
-            node.join();
-            return Err(error);
-        }
-        announce(&node, &data);
+        let watch = || StartError::system("watch", "signals");
+        let mut signals = Signals {
+            terminate: signal(SignalKind::terminate()).map_err(watch())?,
+            interrupt: signal(SignalKind::interrupt()).map_err(watch())?,
+        };
+        let set_shards = loaded.source("shards") != Some(Source::Default);
+        let mut settings = loaded.settings;
+        settings.max_connections = connections_within_file_limit(settings.max_connections);
+        let shards = set_shards.then_some(settings.shards);
+        let programs = backend::read_programs(&settings.programs)?;
+        // Before the engine registers its measures.
+        metrics::recorder();
+        let listeners = bind(settings.listen.0, worker_count(&settings), settings.listen_backlog)?;
+        let address = listeners[0]
+            .local_addr()
+            .map_err(StartError::system("read the address of", settings.listen.0))?;
+        let metrics_listener = match settings.metrics_listen.0 {
+            Some(address) => Some(listen(address, false, METRICS_BACKLOG)?),
+            None => None,
+        };
+        let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let waiting = Shared::new(settings.clone(), 1)?;
+        let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
+        let clones = clones.map_err(StartError::system("share", "the listeners"))?;
+        let waiting_room = start_waiting_room(clones, waiting.clone())?;
+        let shared = Shared::new(settings.clone(), worker_count(&settings))?;
+        let operations = start_operations(metrics_listener, shared.clone())?;
+        let opening = {
+            let (config, shared) = (backend::engine_config(&settings, shards), shared.clone());
+            tokio::task::spawn_blocking(move || backend::open(config, &shared, listeners, programs))
+        };
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = signals.any() => end_at_once(),
+        };
+        let engine = match opened {
+            Ok(opened) => opened?,
+            Err(_) => return Err(StartError::Engine(Error::Stopped("a thread of the start panicked".into()))),
+        };
+        shared.set_engine(engine.node().clone());
+        shared.set_check(CHECK_STARTED, Ok(()));
+        waiting.drain();
+        backend::log_recovery(&engine);
+        announce(address, metrics_address, &settings.data);
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            () = signals.any() => {}
             () = shared.drained() => {}
         }
         tracing::info!("stopping");
         shared.drain();
-        let joined = tokio::task::spawn_blocking(|| node.join());
+        let drain_timeout = Duration::from_millis(settings.drain_timeout_ms);
+        let stop = async {
+            shared.served().await;
+            let stopped = tokio::task::spawn_blocking(move || engine.shutdown(drain_timeout)).await;
+            stopped.unwrap_or_else(|_| Err(Error::Stopped("a thread of the stop panicked".into())))
+        };
         tokio::select! {
-            _ = joined => {}
-            _ = terminate.recv() => end_at_once(),
-            _ = interrupt.recv() => end_at_once(),
+            stopped = stop => stopped?,
+            () = signals.any() => end_at_once(),
         }
-        Ok(shared.has_failed())
+        for thread in [waiting_room, operations] {
+            // It logged what went wrong.
+            let _ = thread.join();
+        }
+        if shared.has_failed() {
+            return Err(StartError::Engine(Error::Stopped("a worker could not serve".into())));
+        }
+        Ok(())
     })
 }
 
-fn end_at_once() {
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn end_at_once() -> ! {
     tracing::warn!("a second signal: ending at once");
     std::process::exit(i32::from(EXIT_FAILED));
 }
 
-fn announce(node: &Node, data: &std::path::Path) {
-    let mut text = format!("listening on http://{}\n", node.address);
-    if let Some(address) = node.metrics_address {
+fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, data: &std::path::Path) {
+    let mut text = format!("listening on http://{address}\n");
+    if let Some(address) = metrics_address {
         text += &format!("metrics on http://{address}\n");
     }
     let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
     text += &format!(
         "data in {}\ntry: curl -i http://{}/api/v1/points/m-1/earn -d '{{\"points\":100,\"reference_id\":\"first\"}}'\n",
         data.display(),
-        node.address
+        address
     );
     // Whoever started the node may have closed its end; that does not stop it.
     let mut output = io::stdout().lock();

@@ -46,8 +46,8 @@ pub struct ShardReport {
     pub resident_bytes: u64,
     /// Records not covered by a checkpoint.
     pub lag_records: u64,
-    /// Totals per program.
-    pub totals: Vec<(Box<str>, Totals)>,
+    /// Totals per program and wallet.
+    pub totals: Totals,
 }
 
 impl Shard {
@@ -185,7 +185,7 @@ impl Shard {
             passivated: self.accounts - self.resident_accounts,
             resident_bytes: self.resident_bytes as u64,
             lag_records: self.lag_records(),
-            totals: self.totals.iter().map(|(program, totals)| (program.clone(), totals.clone())).collect(),
+            totals: self.totals.clone(),
         }
     }
 }
@@ -212,39 +212,25 @@ fn stored_fact(spilled: &Spilled) -> store::FactKey {
 }
 
 /// The part of a shard's state that the store keeps without looking at it.
-pub fn encode_state(last_recorded_at: Millis, totals: &std::collections::BTreeMap<Box<str>, Totals>) -> Vec<u8> {
+pub fn encode_state(last_recorded_at: Millis, totals: &Totals) -> Vec<u8> {
     let mut out = vec![STATE_FORMAT];
     codec::put_signed(&mut out, last_recorded_at);
-    codec::put_varint(&mut out, totals.len() as u64);
-    for (program, totals) in totals {
-        codec::put_bytes(&mut out, program.as_bytes());
-        let mut bytes = Vec::new();
-        totals.encode(&mut bytes);
-        codec::put_bytes(&mut out, &bytes);
-    }
+    totals.encode(&mut out);
     out
 }
 
 const STATE_FORMAT: u8 = 1;
 
-/// Last `recorded_at` and totals per program.
-pub type DecodedState = (Millis, std::collections::BTreeMap<Box<str>, Totals>);
-
-/// Reads what [`encode_state`] wrote.
+/// Reads what [`encode_state`] wrote: the last `recorded_at` and the totals.
 ///
 /// # Errors
 /// Bytes of another form.
-pub fn decode_state(bytes: &[u8]) -> std::result::Result<DecodedState, codec::CodecError> {
+pub fn decode_state(bytes: &[u8]) -> std::result::Result<(Millis, Totals), codec::CodecError> {
     let r = &mut codec::Reader::new(bytes);
     match r.byte("state format")? {
         STATE_FORMAT => {}
         newer => return Err(codec::CodecError::NewerFormat(newer)),
     }
     let last_recorded_at = r.signed("state")?;
-    let mut totals = std::collections::BTreeMap::new();
-    for _ in 0..r.count("state")? {
-        let program = r.text("state")?.into();
-        totals.insert(program, Totals::decode(r.bytes("state")?)?);
-    }
-    Ok((last_recorded_at, totals))
+    Ok((last_recorded_at, Totals::decode(r.rest())?))
 }

@@ -8,7 +8,7 @@ pub mod due;
 pub mod filter;
 pub mod table;
 
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -189,7 +189,7 @@ pub struct ShardStart {
     /// `recorded_at` of its last record.
     pub last_recorded_at: Millis,
     /// Totals of its programs.
-    pub totals: BTreeMap<Box<str>, Totals>,
+    pub totals: Totals,
     /// Accounts that exist, in the store or only in the journal.
     pub accounts: u64,
     /// Accounts that replay changed, each with the first sequence that the store lacks and the due instant
@@ -209,7 +209,7 @@ pub struct Shard {
     next_sequence: u64,
     last_recorded_at: Millis,
     table: Table,
-    totals: BTreeMap<Box<str>, Totals>,
+    totals: Totals,
     accounts: u64,
     filter: KeyFilter,
     next_ticket: u64,
@@ -374,13 +374,7 @@ impl Shard {
             let (first, last) = (first.position.sequence(), last.position.sequence());
             for record in &records {
                 lane.append(record)?;
-                if record.kind.is_effect() {
-                    let program = record.identity.program();
-                    match self.totals.get_mut(program) {
-                        Some(totals) => totals.add(record),
-                        None => self.totals.entry(program.into()).or_default().add(record),
-                    }
-                }
+                self.totals.add(record);
             }
             self.next_sequence = last + 1;
             self.last_recorded_at = now;
@@ -452,7 +446,7 @@ impl Shard {
     ) {
         let ticket = *next_ticket;
         *next_ticket += 1;
-        let fetches = needs(&live.account, &envelope.request);
+        let fetches = needs(&live.account, &envelope.request, shard);
         fetch(shard, &envelope.request.identity, ticket, &fetches, &live.account, world, lane, out);
         live.waiting.push_back(Parked { envelope, facts, outstanding: fetches.len() as u32, ticket });
     }
