@@ -4,6 +4,9 @@
 //! it.
 
 pub mod aliases;
-pub mod error;
-pub mod secrets;
+
 pub mod store;
+
+pub mod secrets;
+
+pub mod error;
