@@ -32,7 +32,9 @@ fn written() -> Vec<u8> {
     writer.finish(&totals()).unwrap()
 }
 
-fn read(bytes: &[u8]) -> Result<(SnapshotHeader, Vec<(Identity, Vec<u8>)>, SnapshotTotals)> {
+type Whole = (SnapshotHeader, Vec<(Identity, Vec<u8>)>, SnapshotTotals);
+
+fn read(bytes: &[u8]) -> Result<Whole> {
     let mut reader = SnapshotReader::new(bytes, Path::new("x"))?;
     let header = reader.header().clone();
     let mut accounts = Vec::new();
