@@ -13,7 +13,7 @@ use rustix::fs::FallocateFlags;
 use crate::error::{Error, Result};
 
 #[cfg(test)]
-pub(crate) mod faulty;
+pub mod faulty;
 
 /// Where files live. Cloning is cheap; all clones are the same disk.
 #[derive(Clone, Debug)]

@@ -1,6 +1,8 @@
 //! A disk with planted faults: the real one that stops at the n-th change (a kill), has little space, fails a
 //! sync, or forgets what was not synced (a power cut).
 
+#![allow(clippy::unwrap_used)]
+
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,9 @@ use super::{Disk, RealFile};
 
 const SECTOR_BYTES: usize = 512;
 
+/// The disk. Clones share its faults.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct FaultyDisk(Arc<Mutex<Plan>>);
+pub struct FaultyDisk(Arc<Mutex<Plan>>);
 
 #[derive(Debug, Default)]
 struct Plan {
@@ -30,8 +33,9 @@ struct Unsynced {
     before: Vec<u8>,
 }
 
+/// A file on it.
 #[derive(Clone, Debug)]
-pub(crate) struct FaultyFile {
+pub struct FaultyFile {
     real: RealFile,
     disk: FaultyDisk,
 }

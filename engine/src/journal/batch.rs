@@ -207,24 +207,34 @@ impl<'a> Batch<'a> {
     /// is not asked here.
     pub(super) fn check(&self, scratch: &mut Vec<u8>) -> Result<(), BatchFault> {
         let body_start = self.body_start();
-        scratch.clear();
-        let mut records: u32 = 0;
         for frame in frame::verified(self.frame_bytes()) {
-            let frame = frame.map_err(|f| BatchFault { offset: body_start + f.offset, detail: f.detail })?;
-            scratch.extend_from_slice(&frame.checksum());
-            records += 1;
+            frame.map_err(|f| BatchFault { offset: body_start + f.offset, detail: f.detail })?;
         }
-        let directory = &self.bytes[BATCH_HEADER_BYTES..body_start];
-        let fault = |detail| Err(BatchFault { offset: 0, detail });
-        if contents_checksum(directory, scratch) != self.header.contents_checksum {
-            return fault("the checksum of a batch does not match");
-        }
-        if records != self.header.records {
-            return fault("a batch has another number of records than its header says");
-        }
+        self.check_directory(scratch)?;
         let padding = body_start + self.header.body_bytes as usize;
         if !is_zero(&self.bytes[padding..]) {
             return Err(BatchFault { offset: padding, detail: "there is something behind a batch's end" });
+        }
+        Ok(())
+    }
+
+    /// Verifies the directory and where records begin, not the records: one damaged record must not keep the
+    /// others of its segment from being indexed.
+    pub(super) fn check_directory(&self, scratch: &mut Vec<u8>) -> Result<(), BatchFault> {
+        let body_start = self.body_start();
+        scratch.clear();
+        for frame in self.frames() {
+            let frame = frame.map_err(|f| BatchFault { offset: body_start + f.offset, detail: f.detail })?;
+            scratch.extend_from_slice(&frame.checksum());
+        }
+        let fault = |detail| Err(BatchFault { offset: 0, detail });
+        if contents_checksum(&self.bytes[BATCH_HEADER_BYTES..body_start], scratch)
+            != self.header.contents_checksum
+        {
+            return fault("the checksum of a batch does not match");
+        }
+        if scratch.len() != self.header.records as usize * 4 {
+            return fault("a batch has another number of records than its header says");
         }
         Ok(())
     }

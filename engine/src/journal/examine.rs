@@ -44,6 +44,8 @@ pub(super) struct LastSegment {
     pub(super) index: SegmentIndex,
 }
 
+type NumberedHeader = (u64, HeaderRead);
+
 struct Examiner<'a> {
     disk: &'a Disk,
     dir: &'a Path,
@@ -108,7 +110,7 @@ pub(super) fn examine(
 
 impl Examiner<'_> {
     /// Headers of the segments that are to be examined, and the numbers of the older ones.
-    fn headers(&self, numbers: &[u64]) -> Result<(Vec<u64>, Vec<(u64, HeaderRead)>)> {
+    fn headers(&self, numbers: &[u64]) -> Result<(Vec<u64>, Vec<NumberedHeader>)> {
         let mut headers = Vec::new();
         let mut older = 0;
         for (index, &number) in numbers.iter().enumerate().rev() {

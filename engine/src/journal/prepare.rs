@@ -154,6 +154,8 @@ impl Preparer {
         loop {
             let begun = Instant::now();
             let pause = match self.step() {
+                // Without a pause as long as none is ready: the next commit that needs one would wait longer.
+                Ok(true) if lock(&self.queues).ready.is_empty() => Some(Duration::ZERO),
                 Ok(true) => Some(begun.elapsed().clamp(PAUSE_MIN, PAUSE_MAX)),
                 Ok(false) => None,
                 Err(fault) => {

@@ -198,7 +198,7 @@ impl Shared {
         let mut index = SegmentIndex::new(&stretch.header);
         let mut scratch = Vec::new();
         walk_headers(stretch, stretch.header.bytes() as u64, &mut |batch, file, offset| {
-            let checked = batch.check(&mut scratch);
+            let checked = batch.check_directory(&mut scratch);
             checked.map_err(|fault| damaged(file, offset + fault.offset as u64, fault.detail))?;
             index.add(&stretch.header, batch.header.total_bytes(), batch.runs());
             Ok(())

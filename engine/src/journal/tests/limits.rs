@@ -147,7 +147,7 @@ fn a_wrong_batch_is_refused_before_anything_is_written() {
         |part| part.1[0].first_sequence += 1,
         |part| part.1[0].shard = 3,
         |part| part.1[0].shard = SHARDS,
-        |part| drop(part.1.pop()),
+        |part| part.1.truncate(1),
         |part| part.0.truncate(part.0.len() - 1),
         |part| part.0.extend_from_slice(&[0; 5]),
     ];
