@@ -205,31 +205,34 @@ fn ratios(settings: &Settings, pairs: &[[Run; 2]]) -> Spread {
 fn print_level(settings: &Settings, connections: u32, pairs: &[[Run; 2]]) {
     let unit = if settings.load.scenario == Scenario::Batch { "items/s" } else { "requests/s" };
     println!("\n{connections} connections, {} pairs of {} s", pairs.len(), settings.load.seconds);
-    println!(
-        "     {unit:>26}   latency us p50 / p99 / p99.9 / max   CPU us/request user + system   bytes/answer   memory MB"
-    );
+    println!("     {unit:>10} {:>17}   latency us {:>7} {:>7} {:>7} {:>7}", "min–max", "p50", "p99", "p99.9", "max");
     for (side, name) in ["a", "b"].into_iter().enumerate() {
         let over = |value: &dyn Fn(&Run) -> u64| Spread::of(pairs.iter().map(|pair| value(&pair[side])));
         let rates = over(&|run| rate(settings, run));
         let latency = |index: usize| over(&|run| run.figures.latency_us[index]).median;
         let worst = over(&|run| run.figures.latency_us[4]).max;
-        let user = Thousandths(over(&|run| run.cpu_ns(|cpu| cpu.user_us)).median);
-        let system = Thousandths(over(&|run| run.cpu_ns(|cpu| cpu.system_us)).median);
-        let bytes = over(&|run| run.figures.bytes / run.figures.requests.max(1)).median;
-        let memory = over(&|run| run.peak_memory_bytes >> 20).max;
         println!(
-            "  {name}  {:>8} ({:>7}–{:>7})   {:>10} / {} / {} / {worst}   {user:>16} + {system}   {bytes:>12}   {memory:>9}",
+            "  {name}  {:>10} {:>17}              {:>7} {:>7} {:>7} {worst:>7}",
             rates.median,
-            rates.min,
-            rates.max,
+            format!("{}–{}", rates.min, rates.max),
             latency(0),
             latency(2),
             latency(3)
         );
     }
+    for (side, name) in ["a", "b"].into_iter().enumerate() {
+        let over = |value: &dyn Fn(&Run) -> u64| Spread::of(pairs.iter().map(|pair| value(&pair[side])));
+        let user = Thousandths(over(&|run| run.cpu_ns(|cpu| cpu.user_us)).median);
+        let system = Thousandths(over(&|run| run.cpu_ns(|cpu| cpu.system_us)).median);
+        let bytes = over(&|run| run.figures.bytes / run.figures.requests.max(1)).median;
+        let memory = over(&|run| run.peak_memory_bytes >> 20).max;
+        println!(
+            "  {name}  CPU us a request: {user} user, {system} system; {bytes} bytes an answer; at most {memory} MiB"
+        );
+    }
     let ratio = ratios(settings, pairs);
     let (median, min, max) = (Thousandths(ratio.median), Thousandths(ratio.min), Thousandths(ratio.max));
-    println!("  a/b {median} ({min}–{max}), pair by pair");
+    println!("  a/b  {median} ({min}–{max}), median and spread of the pairs");
 }
 
 fn run_json(settings: &Settings, run: &Run) -> Value {
