@@ -1,1 +1,9 @@
-//! Benchmarks.
+//! What the benchmark programs share: flags, servers as child processes, wrk, and the arithmetic of comparisons.
+//!
+//! Nothing here knows the engine. A module uses only modules declared below it.
+
+pub mod wrk;
+pub mod prefill;
+pub mod server_process;
+pub mod figures;
+pub mod flags;
