@@ -271,8 +271,8 @@ async fn serve(stream: Stream, state: Rc<ConnectionState>, seat: Seat) {
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if state.finish.get() && !finishing {
-            // Only now: a request that had already arrived is answered first.
+        if state.finish.get() && !finishing && !state.is_within_head() {
+            // Only now: a request that has arrived, if only in part, is answered first, and that closes.
             finishing = true;
             connection.as_mut().graceful_shutdown();
             return connection.as_mut().poll(cx).map(|_| ());

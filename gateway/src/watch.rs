@@ -99,6 +99,11 @@ impl ConnectionState {
         self.since_ms.set(now_ms);
     }
 
+    /// Whether a part of a head has come. A part that came in one piece with an earlier request is not seen.
+    pub(crate) fn is_within_head(&self) -> bool {
+        self.phase.get() == Phase::Head
+    }
+
     fn received(&self, now_ms: u64) {
         self.active_ms.set(now_ms);
         if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {

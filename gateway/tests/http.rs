@@ -499,8 +499,11 @@ fn draining_finishes_what_runs() {
     let page = || meed_gateway::metrics::render(&server.node().shared.metrics);
     eventually("a request runs", || page().contains("\nmeed_http_requests_in_flight 1\n"));
     let mut halfway = server.client();
-    // The first answer shows that the part of a head behind it has been read too.
-    assert_eq!(halfway.ask(get("/livez") + "GET /read").status, 200);
+    assert_eq!(halfway.ask(get("/livez")).status, 200);
+    halfway.send("GET /read");
+    // The only worker serves sockets in the order in which something came: it has read that part before
+    // it accepts this one.
+    assert_eq!(server.client().ask(get("/livez")).status, 200);
     server.node().shared.drain();
     assert!(idle.is_closed());
     halfway.send("yz HTTP/1.1\r\nHost: m\r\n\r\n");
