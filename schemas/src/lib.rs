@@ -2,7 +2,8 @@
 //!
 //! A module uses only modules declared below it.
 
+pub mod program;
+
 pub mod ids;
 pub mod money;
-pub mod program;
 pub mod time;
