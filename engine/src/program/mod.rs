@@ -4,10 +4,12 @@
 //! give equal answers on every node.
 
 pub mod award;
+pub mod tier;
+
 pub mod calendar;
+
 #[cfg(test)]
 mod tests;
-pub mod tier;
 
 use std::sync::Arc;
 
