@@ -33,7 +33,7 @@ use crate::handle::{self, Call};
 use crate::identify::TraceParent;
 use crate::metrics::{Refused, Shed};
 use crate::operations;
-use crate::problem::{Kind, Problem};
+use meed_schemas::http::problem::{Kind, Problem};
 use crate::reply::Reply;
 use crate::route::{self, Access, Endpoint, Payload, RouteError};
 use crate::watch::{ConnectionState, Phase, Stream, TimeLimits};

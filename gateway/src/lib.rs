@@ -30,8 +30,6 @@ pub mod metrics;
 
 pub mod reply;
 
-pub mod problem;
-
 pub mod logging;
 
 pub mod config;
