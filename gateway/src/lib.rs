@@ -32,6 +32,7 @@ pub mod problem;
 pub mod logging;
 
 pub mod config;
+mod values;
 
 pub use connection::serve_worker;
 pub use context::{Context, Shared};
