@@ -33,6 +33,7 @@ pub mod reply;
 pub mod logging;
 
 pub mod config;
+mod values;
 
 pub use connection::serve_worker;
 pub use context::{Context, Shared};
