@@ -372,7 +372,6 @@ fn draining_finishes_what_runs() {
     let answer = running.answer();
     assert_eq!((answer.status, answer.problem()), (503, "not-ready".to_owned()));
     assert_eq!(answer.header("connection"), Some("close"));
-    assert!(TcpStream::connect(server.node().address).is_err(), "nobody listens any more");
 }
 
 #[test]
