@@ -4,3 +4,4 @@
 //! it.
 
 pub mod error;
+pub mod program;

@@ -9,5 +9,6 @@ pub mod outcome;
 pub mod record;
 pub mod command;
 pub mod money;
+pub mod program;
 pub mod time;
 pub mod ids;
