@@ -5,4 +5,5 @@
 
 pub mod account;
 pub mod program;
+
 pub mod error;
