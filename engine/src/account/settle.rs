@@ -28,7 +28,7 @@ pub(super) fn settle(session: &mut Session<'_>) -> Step<()> {
         } else if due == hold {
             end_hold(session, settled_to);
         } else if due == expiry {
-            let before = session.expired_before([due])?;
+            let before = session.expired_before(&[due])?;
             let points = session.account.wallet.available_of(due);
             session.expire(&[(due, points)], &before, settled_to);
         } else {

@@ -105,7 +105,7 @@ fn plan(
     if points > POINTS_MAX || wallet.worth() + points > BALANCE_MAX {
         return Err(Refusal::BalanceOverflow.into());
     }
-    let before = if expired { session.expired_before([expires_at])? } else { ExpiredBefore::new() };
+    let before = if expired { session.expired_before(&[expires_at])? } else { ExpiredBefore::new() };
     Ok(Award { version: version.number, occurred_at, points, lot, amount, spend, expired, before })
 }
 

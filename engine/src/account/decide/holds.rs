@@ -61,6 +61,11 @@ fn expired_of(pins: &[(Millis, i64)], now: Millis) -> Pins {
     pins.iter().copied().filter(|(expires_at, _)| *expires_at <= now).collect()
 }
 
+/// The expiries alone.
+pub(super) fn expiries(lots: &[(Millis, i64)]) -> SmallVec<[Millis; 4]> {
+    lots.iter().map(|(expires_at, _)| *expires_at).collect()
+}
+
 pub(super) fn capture(session: &mut Session<'_>, operation: &mut Operation<'_>) -> Step<Shown> {
     let Command::Capture { hold, points, .. } = *operation.command else { unreachable!("called for captures") };
     let found = find(session, hold)?;
@@ -83,7 +88,7 @@ pub(super) fn capture(session: &mut Session<'_>, operation: &mut Operation<'_>) 
         }
     }
     let expired = expired_of(&rest, session.now);
-    let before = session.expired_before(expired.iter().map(|(expires_at, _)| *expires_at))?;
+    let before = session.expired_before(&expiries(&expired))?;
     moves.extend(release(session, &rest, session.now));
     let version = session.program.version_at(session.now).number;
     let detail = Detail::Redeem { hold: Some(hold) };
@@ -109,7 +114,7 @@ pub(super) fn void(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     let Command::Void { hold, .. } = *operation.command else { unreachable!("called for voids") };
     let pins = find(session, hold)?.map_err(|_| Refusal::HoldClosed)?;
     let expired = expired_of(&pins, session.now);
-    let before = session.expired_before(expired.iter().map(|(expires_at, _)| *expires_at))?;
+    let before = session.expired_before(&expiries(&expired))?;
     let version = session.program.version_at(session.now).number;
     let detail = Detail::Void { hold, reason: VoidReason::Requested };
     let mut record = session.draft(RecordKind::Void, session.now, version, detail);
@@ -131,7 +136,7 @@ pub(super) fn close_all(session: &mut Session<'_>) -> Step<()> {
             }
         }
     }
-    let before = session.expired_before(expired.iter().map(|(expires_at, _)| *expires_at))?;
+    let before = session.expired_before(&expiries(&expired))?;
     let version = session.program.version_at(session.now).number;
     while let Some(hold) = session.account.holds().first() {
         let position = Position::new(session.shard, hold.id);

@@ -192,7 +192,7 @@ fn take_back(session: &Session<'_>, lot: LotKey, points: i64, floor: i64) -> Ste
         };
         plan.expired_points = rest.min(remembered);
         if plan.expired_points > 0 {
-            plan.before = session.expired_before([lot.expires_at])?;
+            plan.before = session.expired_before(&[lot.expires_at])?;
             plan.moves.push(live(MoveOp::CountExpired, lot.expires_at, plan.expired_points));
             rest -= plan.expired_points;
         }
@@ -237,7 +237,7 @@ fn give_back(session: &Session<'_>, original: &Record, given_before: i64, points
     if new > 0 && wallet.lots_count() + new > LOTS_MAX {
         return Err(Refusal::LimitExceeded { limit: "lots" }.into());
     }
-    plan.before = session.expired_before(plan.expired.iter().map(|(expires_at, _)| *expires_at))?;
+    plan.before = session.expired_before(&super::holds::expiries(&plan.expired))?;
     available.reverse();
     wallet.pay_debt(available, &mut plan.moves);
     Ok(plan)
