@@ -127,17 +127,7 @@ impl World {
     }
 
     pub fn ask_with(&mut self, command: Command, keys: Keys) -> Came {
-        let mut canonical = Vec::new();
-        command.write_canonical(&mut canonical);
-        let fingerprint = canonical.iter().fold(7u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
-        let mut request = Request {
-            identity: self.identity.clone(),
-            command,
-            keys,
-            fingerprint,
-            request_id: RequestId::Made(self.journal.len() as u64),
-            traceparent: None,
-        };
+        let mut request = request(self, command, keys);
         let mut facts = Facts::default();
         if self.now % 2 == 0 {
             for fetch in needs(&self.account, &request, SHARD) {
@@ -263,6 +253,21 @@ impl World {
     pub fn tier_name(&mut self) -> String {
         let tier = self.balance(Command::Balance).tier;
         self.program().version(tier.version).unwrap().level(tier.level.into()).name.clone()
+    }
+}
+
+/// A request of the world's account.
+pub fn request(world: &World, command: Command, keys: Keys) -> Request {
+    let mut canonical = Vec::new();
+    command.write_canonical(&mut canonical);
+    let fingerprint = canonical.iter().fold(7u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    Request {
+        identity: world.identity.clone(),
+        command,
+        keys,
+        fingerprint,
+        request_id: RequestId::Made(world.journal.len() as u64),
+        traceparent: None,
     }
 }
 
