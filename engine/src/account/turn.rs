@@ -117,7 +117,9 @@ pub fn needs(account: &Account, request: &Request, shard: u16) -> Fetches {
         fetches.extend(missing);
     }
     match &request.command {
-        Command::Reverse { original, .. } | Command::Transaction { position: original } if original.shard() == shard => {
+        Command::Reverse { original, .. } | Command::Transaction { position: original }
+            if original.shard() == shard =>
+        {
             fetches.push(Fetch::Record(*original));
             if account.reversed_of(original.sequence(), &facts) == Found::Unknown {
                 fetches.push(Fetch::Fact(FactKey::Reversed(original.sequence())));
@@ -199,15 +201,18 @@ impl<'a> Session<'a> {
         self.records.len() - 1
     }
 
-    /// What expired unspent before of those among these lots whose memory is not in the state.
-    pub(super) fn expired_before(&self, expiries: impl IntoIterator<Item = Millis>) -> Step<ExpiredBefore> {
+    /// What expired unspent before of these lots, as far as the record that changes it must tell: of lots whose
+    /// memory is not in the state, and of all when there are several, because the memory of one may push
+    /// that of another out while the record is applied.
+    pub(super) fn expired_before(&self, expiries: &[Millis]) -> Step<ExpiredBefore> {
         let mut before = ExpiredBefore::new();
         let mut fetches = Fetches::new();
         for expires_at in expiries {
-            match self.account.expired_of(expires_at, self.facts) {
-                Found::Yes((points, false)) => before.push((expires_at, points)),
-                Found::Unknown => fetches.push(Fetch::Fact(FactKey::ExpiredLot(expires_at))),
-                Found::Yes((_, true)) | Found::No => {}
+            match self.account.expired_of(*expires_at, self.facts) {
+                Found::Yes((_, true)) if expiries.len() == 1 => {}
+                Found::Yes((points, _)) => before.push((*expires_at, points)),
+                Found::Unknown => fetches.push(Fetch::Fact(FactKey::ExpiredLot(*expires_at))),
+                Found::No => {}
             }
         }
         if fetches.is_empty() { Ok(before) } else { Err(Stop::Load(fetches)) }
@@ -410,4 +415,3 @@ pub(super) fn with_trace(
         }
     }
 }
-

@@ -125,9 +125,8 @@ pub(super) fn account(session: &Session<'_>) -> Verdict {
         created_at: account.created_at,
         sequence: account.sequence,
         counts: account.kinds.iter().map(|kind| (kind.kind, kind.count)).collect(),
-        manual_tier: manual.map(|manual| {
-            (manual.name.clone(), manual.floor, (manual.until != NEVER).then_some(manual.until))
-        }),
+        manual_tier: manual
+            .map(|manual| (manual.name.clone(), manual.floor, (manual.until != NEVER).then_some(manual.until))),
     })))
 }
 

@@ -4,20 +4,18 @@ use meed_schemas::command::Portion;
 use meed_schemas::ids::Position;
 use meed_schemas::money::BALANCE_MAX;
 use meed_schemas::outcome::Refusal;
-use meed_schemas::record::{
-    AmountAward, Detail, KeyBinding, LotKey, Move, MoveOp, Record, RecordKind, Spend,
-};
+use meed_schemas::record::{AmountAward, Detail, KeyBinding, LotKey, Move, MoveOp, Record, RecordKind, Spend};
 use meed_schemas::time::{Millis, NEVER};
 use smallvec::SmallVec;
 
 use super::award::Shown;
 use super::{Operation, check_status, check_time};
+use crate::account::Reversed;
 use crate::account::apply::ExpiredBefore;
 use crate::account::facts::{FactKey, Fetch};
 use crate::account::keys::{Found, key_fact};
 use crate::account::turn::{Session, Step, Stop, put_expired_before, worth_of};
 use crate::account::wallet::{LOTS_MAX, Moves, live};
-use crate::account::Reversed;
 use crate::program::award::award;
 
 /// The position of the sale that has a business key.
@@ -194,7 +192,7 @@ fn take_back(session: &Session<'_>, lot: LotKey, points: i64, floor: i64) -> Ste
         };
         plan.expired_points = rest.min(remembered);
         if plan.expired_points > 0 {
-            plan.before = session.expired_before([lot.expires_at])?;
+            plan.before = session.expired_before(&[lot.expires_at])?;
             plan.moves.push(live(MoveOp::CountExpired, lot.expires_at, plan.expired_points));
             rest -= plan.expired_points;
         }
@@ -239,7 +237,7 @@ fn give_back(session: &Session<'_>, original: &Record, given_before: i64, points
     if new > 0 && wallet.lots_count() + new > LOTS_MAX {
         return Err(Refusal::LimitExceeded { limit: "lots" }.into());
     }
-    plan.before = session.expired_before(plan.expired.iter().map(|(expires_at, _)| *expires_at))?;
+    plan.before = session.expired_before(&super::holds::expiries(&plan.expired))?;
     available.reverse();
     wallet.pay_debt(available, &mut plan.moves);
     Ok(plan)
