@@ -95,7 +95,7 @@ has '"new_balance":75' '"new_balance":7' '"status":400'
 
 echo "smoke: kill -9 and start again"
 kill -9 "$node"
-wait "$node" 2>/dev/null || true
+{ wait "$node" || true; } 2>/dev/null
 start
 call 200 GET /api/v1/points/smoke-1/balance
 has '"total_points":75'
