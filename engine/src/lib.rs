@@ -3,4 +3,30 @@
 //! Modules stand in the order in which a request meets them, and a module uses only modules declared below
 //! it.
 
+pub mod verify;
+pub mod inspect;
+pub mod start;
+pub mod actor;
+pub mod worker;
+pub mod recovery;
+pub mod node;
+pub mod exchange;
+pub mod keeper;
+pub mod reader;
+pub mod committer;
+pub mod inbox;
+pub mod shard;
+pub mod commit;
+pub mod config;
+pub mod permits;
+pub mod account;
+pub mod aliases;
+pub mod program;
+pub mod store;
+pub mod journal;
+pub mod folder;
+pub mod disk;
+pub mod secrets;
+pub mod clock;
+pub mod metrics;
 pub mod error;

@@ -1,1 +1,39 @@
-//! Gateway.
+//! The HTTP front end of meed, and what its command line is made of.
+//!
+//! Modules stand in the order in which a request meets them, and a module uses only modules declared below
+//! it. `server` starts and stops a node, `connection` is the life of one client connection, `admit` decides
+//! whether it may come in; `operations` and `handle` answer.
+
+pub mod cli;
+pub mod tools;
+pub mod server;
+
+pub mod backend;
+
+pub mod connection;
+
+pub mod handle;
+pub mod operations;
+
+mod watch;
+
+pub mod context;
+
+pub mod admit;
+pub mod auth;
+pub mod body;
+pub mod identify;
+
+pub mod route;
+
+pub mod metrics;
+
+pub mod reply;
+
+pub mod logging;
+
+pub mod config;
+mod values;
+
+pub use connection::serve_worker;
+pub use context::{Context, Shared};

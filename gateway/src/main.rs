@@ -1,1 +1,35 @@
-fn main() {}
+//! The binary `meed`: from the command line to an exit code.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use meed_gateway::cli::{self, Command, EXIT_DONE, EXIT_FAILED};
+use meed_gateway::{server, tools};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let command = cli::parse(std::env::args_os(), environment, |path| std::fs::read_to_string(path));
+    ExitCode::from(match command {
+        Ok(Command::Serve(loaded)) => server::run(*loaded),
+        Ok(Command::ConfigShow(loaded)) => print(&loaded.show()),
+        Ok(Command::Verify { data }) => tools::verify(&data),
+        Ok(Command::Inspect { data, account, from, limit }) => tools::inspect(&data, account, from, limit),
+        Err(exit) if exit.code == EXIT_DONE => print(&exit.message),
+        Err(exit) => {
+            let _ = write!(std::io::stderr(), "{}", exit.message);
+            exit.code
+        }
+    })
+}
+
+/// Prints data; a reader that went away (`| head`) is no failure.
+fn print(text: &str) -> u8 {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => EXIT_FAILED,
+        _ => EXIT_DONE,
+    }
+}

@@ -69,6 +69,11 @@ impl<'a> Reader<'a> {
         self.bytes.is_empty()
     }
 
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.bytes)
+    }
+
     /// The next `count` bytes.
     pub fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8]> {
         if self.bytes.len() < count {

@@ -4,10 +4,12 @@
 //! turn it into [`record::Record`]s and an [`outcome::Reply`].
 //! A module uses only modules declared below it.
 
+pub mod http;
 pub mod codec;
 pub mod outcome;
 pub mod record;
 pub mod command;
 pub mod money;
+pub mod program;
 pub mod time;
 pub mod ids;

@@ -1,0 +1,206 @@
+//! The engine inside one process, without HTTP: earns and redemptions in batches, each answered only when
+//! it is durable.
+//!
+//! `in_process [--seconds N] [--accounts N] [--batch N] [--callers N] [--workers N] [--data DIR]`
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use meed_engine::aliases::Aliases;
+use meed_engine::config::EngineConfig;
+use meed_engine::start::start;
+use meed_engine::worker::Worker;
+use meed_schemas::command::{Basis, Command, Earn, Keys, Request, RequestId};
+use meed_schemas::ids::Identity;
+use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::program::{BUILT_IN_DOCUMENT, Document};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Clone)]
+struct Options {
+    seconds: u64,
+    accounts: u64,
+    batch: usize,
+    callers: usize,
+    workers: usize,
+    data: Option<PathBuf>,
+}
+
+/// Counts of one run.
+#[derive(Default)]
+struct Counts {
+    executed: AtomicU64,
+    refused: AtomicU64,
+    shed: AtomicU64,
+    failed: AtomicU64,
+    stop: AtomicBool,
+    ready: AtomicBool,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options { seconds: 10, accounts: 100_000, batch: 500, callers: 8, workers: 0, data: None };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        let value = arguments.next().ok_or(format!("{name} needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("{name} needs a number, not {value}"));
+        match name.as_str() {
+            "--seconds" => options.seconds = number()?,
+            "--accounts" => options.accounts = number()?.max(1),
+            "--batch" => options.batch = number()?.max(1) as usize,
+            "--callers" => options.callers = number()?.max(1) as usize,
+            "--workers" => options.workers = number()? as usize,
+            "--data" => options.data = Some(value.into()),
+            _ => return Err(format!("unknown option {name}")),
+        }
+    }
+    Ok(options)
+}
+
+/// A small generator (SplitMix64, Steele et al.), so that every run has the same requests.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+}
+
+fn request(random: &mut Random, accounts: u64) -> Request {
+    let number = random.next();
+    let command = if number.is_multiple_of(4) {
+        Command::Redeem { points: 10, occurred_at: None, references: None }
+    } else {
+        let earn = Earn { basis: Basis::Points(100), occurred_at: None, expires_at: None, activates_at: None };
+        Command::Earn { earn, references: None }
+    };
+    Request {
+        identity: Identity::member("default", &format!("m-{}", (number >> 8) % accounts)),
+        command,
+        keys: Keys { idempotency: Some(u128::from(random.next()) << 64 | u128::from(random.next())), business: None },
+        fingerprint: random.next(),
+        request_id: RequestId::Made(number),
+        traceparent: None,
+    }
+}
+
+async fn put_program(worker: &Worker) {
+    let document = match Document::parse(BUILT_IN_DOCUMENT.as_bytes()) {
+        Ok(document) => document.to_canonical_json().into_boxed_str(),
+        Err(error) => panic!("{error:?}"),
+    };
+    let request = Request {
+        identity: Identity::program_account("default"),
+        command: Command::PutProgram { document },
+        keys: Keys::default(),
+        fingerprint: 0,
+        request_id: RequestId::Made(0),
+        traceparent: None,
+    };
+    match worker.admit(std::slice::from_ref(&request), 1_000, Duration::from_secs(1)).await {
+        Ok(admitted) => drop(worker.call(request, &admitted).await),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+async fn caller(worker: Worker, seed: u64, options: Options, counts: Arc<Counts>) {
+    let mut random = Random(seed);
+    while !counts.stop.load(Ordering::Relaxed) {
+        let requests: Vec<_> = (0..options.batch).map(|_| request(&mut random, options.accounts)).collect();
+        match worker.admit(&requests, 100, Duration::ZERO).await {
+            Ok(admitted) => {
+                let call = worker.call_many(requests, &admitted);
+                let (mut executed, mut refused, mut failed) = (0, 0, 0);
+                for reply in call.await {
+                    match reply {
+                        Reply::Executed { .. } => executed += 1,
+                        Reply::Refused(Refusal::InsufficientPoints { .. } | Refusal::UnknownAccount) => refused += 1,
+                        _ => failed += 1,
+                    }
+                }
+                counts.executed.fetch_add(executed, Ordering::Relaxed);
+                counts.refused.fetch_add(refused, Ordering::Relaxed);
+                counts.failed.fetch_add(failed, Ordering::Relaxed);
+            }
+            Err(_) => {
+                counts.shed.fetch_add(options.batch as u64, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+}
+
+fn main() {
+    let options = match options() {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::exit(2);
+        }
+    };
+    let folder = tempfile::tempdir_in(".").expect("a folder for the journal");
+    let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
+    let config = EngineConfig { workers: options.workers, ..EngineConfig::new(data) };
+    let counts = Arc::new(Counts::default());
+    let (run_options, run_counts) = (options.clone(), Arc::clone(&counts));
+    let main = move |worker: Worker, _: Aliases| -> Pin<Box<dyn Future<Output = ()>>> {
+        let (options, counts) = (run_options.clone(), Arc::clone(&run_counts));
+        Box::pin(async move {
+            if worker.index() == 0 {
+                put_program(&worker).await;
+                counts.ready.store(true, Ordering::Release);
+            }
+            while !counts.ready.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for number in 0..options.callers as u64 {
+                let seed = number * 1_000 + u64::from(worker.index());
+                tokio::task::spawn_local(caller(worker.clone(), seed, options.clone(), Arc::clone(&counts)));
+            }
+            std::future::pending::<()>().await;
+        })
+    };
+    let on_fault = |error: &meed_engine::error::Error| {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    };
+    let engine = match start(config, Box::new(on_fault), Arc::new(main)) {
+        Ok(engine) => engine,
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::exit(1);
+        }
+    };
+    println!("replayed {} records in {:?}", engine.recovered.replayed_records, engine.recovered.took);
+    let mut last = 0;
+    let began = Instant::now();
+    for _ in 0..options.seconds {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = counts.executed.load(Ordering::Relaxed) + counts.refused.load(Ordering::Relaxed);
+        println!("{} a second", now - last);
+        last = now;
+    }
+    let seconds = began.elapsed();
+    counts.stop.store(true, Ordering::Relaxed);
+    let executed = counts.executed.load(Ordering::Relaxed);
+    println!(
+        "executed {executed}, refused {}, shed {}, failed {} in {seconds:?}: {} operations a second",
+        counts.refused.load(Ordering::Relaxed),
+        counts.shed.load(Ordering::Relaxed),
+        counts.failed.load(Ordering::Relaxed),
+        u128::from(last) * 1_000 / seconds.as_millis().max(1),
+    );
+    if let Err(error) = engine.shutdown(Duration::from_secs(20)) {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    }
+}

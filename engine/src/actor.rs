@@ -1,0 +1,107 @@
+//! The actor round a shard: a thin shell that takes what lies in the shard's inbox, in one turn of the
+//! worker, through the shard's logic; and the supervisor that stops the node when one fails.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use crate::error::Error;
+use crate::exchange::Exchange;
+use crate::inbox::{Inbox, Work};
+use crate::node::Node;
+use crate::shard::{Input, Output, Shard, World};
+
+/// What the actor is made of.
+pub struct ShardArguments {
+    /// The shard.
+    pub shard: Shard,
+    /// The node.
+    pub node: Arc<Node>,
+    /// Its worker's exchange.
+    pub exchange: Arc<Exchange>,
+    /// Its inbox.
+    pub inbox: Arc<Inbox>,
+}
+
+/// What the actor owns.
+pub struct ShardState {
+    arguments: ShardArguments,
+    inputs: Vec<Input>,
+}
+
+/// The actor of one shard.
+pub struct ShardActor;
+
+impl Actor for ShardActor {
+    type Msg = Work;
+    type State = ShardState;
+    type Arguments = ShardArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Work>,
+        arguments: ShardArguments,
+    ) -> Result<ShardState, ActorProcessingErr> {
+        arguments.inbox.attach(myself);
+        Ok(ShardState { arguments, inputs: Vec::new() })
+    }
+
+    async fn handle(&self, _: ActorRef<Work>, _: Work, state: &mut ShardState) -> Result<(), ActorProcessingErr> {
+        let ShardState { arguments: ShardArguments { shard, node, exchange, inbox }, inputs } = state;
+        let Some(since) = inbox.take(inputs) else { return Ok(()) };
+        exchange.metrics.wait.record(since.elapsed());
+        let elapsed_ms = node.times.elapsed_ms();
+        let now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
+        let world = World { now, settle_until: node.settle_until(), elapsed_ms, programs: node.programs() };
+        let mut out = Output::default();
+        let mut housekeeping = false;
+        {
+            let mut lane = exchange.lane();
+            for input in inputs.drain(..) {
+                housekeeping |= matches!(input, Input::Tick | Input::Flush | Input::CheckpointDone(_));
+                if let Err(error) = shard.handle(input, &world, &mut lane, &mut out) {
+                    let text = error.to_string();
+                    node.fault(error);
+                    return Err(text.into());
+                }
+            }
+        }
+        if housekeeping {
+            node.report(shard);
+        }
+        exchange.metrics.replays.increment(out.replays);
+        exchange.metrics.expired.increment(out.expired);
+        if !out.jobs.is_empty() {
+            node.keeper().ask(out.jobs);
+        }
+        exchange.put_ready(out.ready);
+        exchange.arm();
+        Ok(())
+    }
+}
+
+/// Watches the shards: one that fails, by a fault or a panic, stops the node, because its accounts can no
+/// longer be trusted. Recovery is the restart.
+pub struct Supervisor;
+
+impl Actor for Supervisor {
+    type Msg = Work;
+    type State = Arc<Node>;
+    type Arguments = Arc<Node>;
+
+    async fn pre_start(&self, _: ActorRef<Work>, node: Arc<Node>) -> Result<Arc<Node>, ActorProcessingErr> {
+        Ok(node)
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Work>,
+        event: SupervisionEvent,
+        node: &mut Arc<Node>,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(_, error) = event {
+            node.fault(Error::Stopped(format!("a shard failed: {error}")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! What a node can be told.
+
+use std::path::PathBuf;
+
+use crate::permits::PermitLimits;
+
+/// Settings of the engine; the gateway fills them from file, environment and flags.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Shards of a folder that is created, 1–4,096 (16 when not given); an existing one must have as many.
+    pub shards: Option<u16>,
+    /// Worker threads; 0 = one per core.
+    pub workers: usize,
+    /// Bytes of accounts in memory.
+    pub memory_bytes: u64,
+    /// Bounds of what is under way.
+    pub permits: PermitLimits,
+    /// A command is answered within this, or with `outcome-unknown`.
+    pub request_deadline_ms: i64,
+    /// Time between two checkpoints of everything.
+    pub checkpoint_interval_ms: i64,
+    /// Records without checkpoint beyond which load is shed; it bounds the restart.
+    pub checkpoint_lag_records: u64,
+    /// Length of a journal segment.
+    pub segment_bytes: u64,
+    /// A wall clock that leaps further than this against the monotonic one is not followed.
+    pub clock_jump_ms: i64,
+    /// A start longer than this after the last record does not settle what fell due since.
+    pub settle_gap_days: i64,
+    /// Settle it all the same.
+    pub settle_past_gap: bool,
+}
+
+impl EngineConfig {
+    /// The defaults, in this folder.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            shards: None,
+            workers: 0,
+            memory_bytes: 2 << 30,
+            permits: PermitLimits { commands: 65_536, bytes: 256 << 20, commands_per_shard: 16_384 },
+            request_deadline_ms: 10_000,
+            checkpoint_interval_ms: 10_000,
+            checkpoint_lag_records: 4_000_000,
+            segment_bytes: crate::journal::SEGMENT_BYTES_DEFAULT,
+            clock_jump_ms: 60_000,
+            settle_gap_days: 31,
+            settle_past_gap: false,
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The file system as the journal sees it: positional reads and writes, syncs of files and folders, and a
+//! lock. Nothing above this file opens a path by itself, so that a disk with faults can stand in for the real
+//! one. It knows nothing of batches or records.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+
+use crate::error::{Error, Result};
+
+#[cfg(test)]
+pub mod faulty;
+
+/// Where files live. Cloning is cheap; all clones are the same disk.
+#[derive(Clone, Debug)]
+pub enum Disk {
+    /// The operating system's file systems.
+    Real(RealDisk),
+    /// The real one with planted faults.
+    #[cfg(test)]
+    Faulty(faulty::FaultyDisk),
+}
+
+/// An open file. Cloning is cheap; all clones are the same open file.
+#[derive(Clone, Debug)]
+pub enum DiskFile {
+    /// A file of the operating system.
+    Real(RealFile),
+    /// A real one with planted faults.
+    #[cfg(test)]
+    Faulty(faulty::FaultyFile),
+}
+
+/// The operating system's file systems.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+/// A file of the operating system and the path under which it was opened, for messages.
+#[derive(Clone, Debug)]
+pub struct RealFile {
+    file: Arc<File>,
+    path: Arc<Path>,
+}
+
+/// Holds a folder for this process until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: Option<File>,
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self::Real(RealDisk)
+    }
+}
+
+impl Disk {
+    /// Creates a folder and its missing parents, and makes its name durable.
+    pub fn create_dir(&self, path: &Path) -> Result<()> {
+        self.change("create the folder", path)?;
+        if path.is_dir() {
+            return Ok(());
+        }
+        fs::create_dir_all(path).map_err(|e| Error::io("create the folder", path, e))?;
+        match path.parent() {
+            Some(parent) if parent != Path::new("") => self.sync_dir(parent),
+            _ => self.sync_dir(Path::new(".")),
+        }
+    }
+
+    /// Creates an empty file for reading and writing; an older one of that name is emptied.
+    pub fn create(&self, path: &Path) -> Result<DiskFile> {
+        self.change("create", path)?;
+        let mut options = OpenOptions::new();
+        self.open_with("create", path, options.read(true).write(true).create(true).truncate(true))
+    }
+
+    /// Opens an existing file for reading and writing.
+    pub fn open(&self, path: &Path) -> Result<DiskFile> {
+        self.open_with("open", path, OpenOptions::new().read(true).write(true))
+    }
+
+    /// Opens an existing file for reading.
+    pub fn open_to_read(&self, path: &Path) -> Result<DiskFile> {
+        self.open_with("open", path, OpenOptions::new().read(true))
+    }
+
+    /// The names in a folder, sorted; names that are not UTF-8 are left out.
+    pub fn list(&self, folder: &Path) -> Result<Vec<String>> {
+        let fault = |e| Error::io("list the folder", folder, e);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder).map_err(fault)? {
+            if let Ok(name) = entry.map_err(fault)?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Whether there is a file or folder of this name.
+    pub fn exists(&self, path: &Path) -> Result<bool> {
+        path.try_exists().map_err(|e| Error::io("look for", path, e))
+    }
+
+    /// Gives a file another name in the same folder, replacing what has it. Durable after
+    /// [`Disk::sync_dir`].
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.change("rename", from)?;
+        fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
+    }
+
+    /// Removes a file; one that is not there is no fault. Durable after [`Disk::sync_dir`].
+    pub fn remove(&self, path: &Path) -> Result<()> {
+        self.change("remove", path)?;
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the names in a folder durable.
+    pub fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.change("sync the folder", path)?;
+        File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the folder", path, e))
+    }
+
+    /// Takes the folder for this process, through a file `lock` in it.
+    pub fn lock(&self, folder: &Path) -> Result<FolderLock> {
+        let path = folder.join("lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| Error::io("open", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(FolderLock { _file: Some(file) }),
+            Err(TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_path_buf() }),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+        }
+    }
+
+    fn open_with(&self, action: &'static str, path: &Path, options: &OpenOptions) -> Result<DiskFile> {
+        let file = options.open(path).map_err(|e| Error::io(action, path, e))?;
+        let real = RealFile { file: Arc::new(file), path: Arc::from(path) };
+        Ok(match self {
+            Self::Real(_) => DiskFile::Real(real),
+            #[cfg(test)]
+            Self::Faulty(disk) => DiskFile::Faulty(disk.wrap(real)),
+        })
+    }
+
+    /// Every change of the folder passes here first; only a disk with faults refuses.
+    fn change(&self, _action: &'static str, _path: &Path) -> Result<()> {
+        match self {
+            Self::Real(_) => Ok(()),
+            #[cfg(test)]
+            Self::Faulty(disk) => disk.before_change().map_err(|e| Error::io(_action, _path, e)),
+        }
+    }
+}
+
+impl DiskFile {
+    /// The path under which the file was opened, for messages.
+    pub fn path(&self) -> &Path {
+        &self.real().path
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> Result<u64> {
+        let metadata = self.real().file.metadata();
+        Ok(metadata.map_err(|e| Error::io("read the length of", self.path(), e))?.len())
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills `bytes` from `offset`; returns how many bytes there were, less than asked only at the end of
+    /// the file.
+    pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize> {
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.real().file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io("read", self.path(), e)),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Writes all of `bytes` at `offset`. Durable after [`DiskFile::sync_data`].
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let written = match self {
+            Self::Real(real) => real.file.write_all_at(bytes, offset),
+            #[cfg(test)]
+            Self::Faulty(faulty) => faulty.write_at(bytes, offset),
+        };
+        written.map_err(|e| Error::io("write", self.path(), e))
+    }
+
+    /// Makes what was written durable, with the length where that changed. Never try again after a fault:
+    /// the system may have dropped the pages that it could not write, and a second sync would succeed.
+    pub fn sync_data(&self) -> Result<()> {
+        let synced = match self {
+            Self::Real(real) => real.file.sync_data(),
+            #[cfg(test)]
+            Self::Faulty(faulty) => faulty.sync_data(),
+        };
+        synced.map_err(|e| Error::io("sync", self.path(), e))
+    }
+
+    /// Reserves the blocks of the first `length` bytes and makes the file that long. A file system that
+    /// cannot reserve gets its blocks when zeros are written.
+    pub fn allocate(&self, length: u64) -> Result<()> {
+        let allocated = match self {
+            Self::Real(real) => real.allocate(length),
+            #[cfg(test)]
+            Self::Faulty(faulty) => faulty.allocate(length),
+        };
+        allocated.map_err(|e| Error::io("allocate", self.path(), e))
+    }
+
+    /// Cuts the file to `length` bytes.
+    pub fn cut(&self, length: u64) -> Result<()> {
+        let cut = match self {
+            Self::Real(real) => real.file.set_len(length),
+            #[cfg(test)]
+            Self::Faulty(faulty) => faulty.cut(length),
+        };
+        cut.map_err(|e| Error::io("cut", self.path(), e))
+    }
+
+    fn real(&self) -> &RealFile {
+        match self {
+            Self::Real(real) => real,
+            #[cfg(test)]
+            Self::Faulty(faulty) => faulty.real(),
+        }
+    }
+}
+
+impl RealFile {
+    fn allocate(&self, length: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&*self.file, FallocateFlags::empty(), 0, length) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(length),
+            Err(e) => Err(e.into()),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The part of a worker that other threads and its shards' actors reach: its inbox, its commit pipeline,
+//! and what its shards have ready.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use meed_schemas::outcome::Reply;
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::commit::{Buffer, Lane};
+use crate::metrics::ShardMetrics;
+use crate::shard::{Held, Input, ReplyTo};
+
+/// What comes to a worker from others.
+#[derive(Debug)]
+pub enum Message {
+    /// For one of its shards.
+    Input(u16, Input),
+    /// For one of its callers.
+    Reply(ReplyTo, Reply),
+    /// A batch of its lane is durable.
+    Durable(u64, Buffer),
+}
+
+/// One worker's exchange.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Which worker.
+    pub index: u16,
+    /// Measures of its shards.
+    pub metrics: ShardMetrics,
+    lane: Mutex<Lane<Held>>,
+    clock: Mutex<Clock>,
+    inbox: Mutex<Vec<Message>>,
+    inbox_notify: Notify,
+    ready: Mutex<Vec<Held>>,
+    turn_notify: Notify,
+    turn_armed: AtomicBool,
+}
+
+impl Exchange {
+    /// Of a worker that has not begun.
+    pub fn new(index: u16, lane: Lane<Held>, clock: Clock) -> Self {
+        Self {
+            index,
+            metrics: ShardMetrics::register(),
+            lane: Mutex::new(lane),
+            clock: Mutex::new(clock),
+            inbox: Mutex::new(Vec::new()),
+            inbox_notify: Notify::new(),
+            ready: Mutex::new(Vec::new()),
+            turn_notify: Notify::new(),
+            turn_armed: AtomicBool::new(false),
+        }
+    }
+
+    /// Delivers to this worker from any thread; wakes it at most once per batch, because waking another
+    /// thread's runtime is a system call.
+    pub fn send(&self, messages: impl IntoIterator<Item = Message>) {
+        let mut inbox = lock(&self.inbox);
+        let was_empty = inbox.is_empty();
+        inbox.extend(messages);
+        let wake = was_empty && !inbox.is_empty();
+        drop(inbox);
+        if wake {
+            self.inbox_notify.notify_one();
+        }
+    }
+
+    /// Waits for messages and takes them all into the empty `messages`.
+    pub async fn receive(&self, messages: &mut Vec<Message>) {
+        self.inbox_notify.notified().await;
+        std::mem::swap(messages, &mut *lock(&self.inbox));
+    }
+
+    /// The worker's commit pipeline.
+    pub fn lane(&self) -> MutexGuard<'_, Lane<Held>> {
+        lock(&self.lane)
+    }
+
+    /// The worker's clock.
+    pub fn clock(&self) -> MutexGuard<'_, Clock> {
+        lock(&self.clock)
+    }
+
+    /// Held things whose turn came at once; they leave after the turn.
+    pub fn put_ready(&self, ready: Vec<Held>) {
+        if !ready.is_empty() {
+            lock(&self.ready).extend(ready);
+        }
+    }
+
+    /// Takes what is ready.
+    pub fn take_ready(&self) -> Vec<Held> {
+        std::mem::take(&mut *lock(&self.ready))
+    }
+
+    /// There is something to send, to answer or to journal.
+    pub fn arm(&self) {
+        if !self.turn_armed.swap(true, Ordering::Relaxed) {
+            self.turn_notify.notify_one();
+        }
+    }
+
+    /// Waits until [`Exchange::arm`].
+    pub async fn armed(&self) {
+        self.turn_notify.notified().await;
+    }
+
+    /// What is armed from now on is not yet seen.
+    pub fn disarm(&self) {
+        self.turn_armed.store(false, Ordering::Relaxed);
+    }
+
+    /// Lets the worker's tasks see that the node has stopped.
+    pub fn wake_all(&self) {
+        self.turn_notify.notify_one();
+        self.inbox_notify.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under the lock stops the node through the supervisor; until then others may look.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,138 @@
+//! The embedded journal: one write-ahead log for all shards of a node. Records are opaque bytes here; what
+//! they mean, and when a reply may leave, is decided above.
+//!
+//! - [`Journal`] belongs to the one thread that writes: `write` a batch, `sync`, and only then tell anybody.
+//! - [`JournalReader`] belongs to everybody else and sees what is synced.
+//! - [`frame`] is how a worker encodes its records into its own buffer.
+//!
+//! A folder holds `wal-<number>.log` (segments), `wal-<number>.index` (where in a closed segment what is),
+//! `durable-end` (what was durable at the last checkpoint or stop) and `lock`. Each format stands at the head
+//! of its file: `segment.rs`, `batch.rs`, `frame.rs`, `index.rs`, `mark.rs`.
+
+use std::path::PathBuf;
+
+mod writer;
+
+mod recovery;
+
+mod reader;
+
+mod shared;
+
+mod examine;
+
+mod rules;
+
+mod prepare;
+
+mod walk;
+
+mod index;
+
+mod mark;
+
+mod segment;
+
+mod chain;
+
+mod batch;
+
+mod cache;
+
+pub mod frame;
+
+#[cfg(test)]
+mod tests;
+
+pub use batch::{
+    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchSequence, FORMAT_VERSION, Part,
+    RUN_BYTES, Run,
+};
+pub use reader::{BatchView, JournalReader, RecordView};
+pub use writer::Journal;
+
+/// Default length of a segment.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Longest segment.
+pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Most segments prepared ahead.
+pub const PREPARED_SEGMENTS_MAX: usize = 64;
+
+/// How a journal is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalOptions {
+    /// Length of new segments: a multiple of 512, up to [`SEGMENT_BYTES_MAX`]. A batch must fit into one.
+    pub segment_bytes: u64,
+    /// Shards of the node, 1–4,096. A folder that was made with another number is refused.
+    pub shards: u16,
+    /// How many segments are kept ready, 1–[`PREPARED_SEGMENTS_MAX`].
+    pub prepared_segments: usize,
+    /// Who prepares them.
+    pub prepare: Prepare,
+    /// The id of a journal that is created; random where there is none. An existing folder keeps its own.
+    pub new_journal_id: Option<u128>,
+}
+
+/// Who prepares segments and finishes closed ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prepare {
+    /// A thread of low priority.
+    Thread,
+    /// The caller, by [`Journal::prepare_step`]; a segment that is not ready when it is needed is prepared
+    /// within `write`.
+    Steps,
+}
+
+impl JournalOptions {
+    /// Defaults for a node with this many shards.
+    pub fn new(shards: u16) -> Self {
+        Self {
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            shards,
+            prepared_segments: 2,
+            prepare: Prepare::Thread,
+            new_journal_id: None,
+        }
+    }
+}
+
+/// What something else knows to be durable: damage at or below it is damage, not a torn tail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// Newest batch that a checkpoint covers; 0 = none.
+    pub durable_batch: BatchSequence,
+}
+
+/// What opening found.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Random, made at creation.
+    pub journal_id: u128,
+    /// Of this start; higher than that of every earlier one.
+    pub incarnation: u64,
+    /// Whether the journal was created now.
+    pub created: bool,
+    /// Whether the last process closed the journal in order.
+    pub clean: bool,
+    /// The last batch; 0 = none.
+    pub last_batch: BatchSequence,
+    /// By shard, the sequence of its last record; 0 = none.
+    pub last_sequence: Vec<u64>,
+    /// How many batches at the end were valid but not known to be durable, and were written again.
+    pub copied_batches: u64,
+    /// The torn tail that was discarded.
+    pub cut: Option<Cut>,
+}
+
+/// A torn tail: what stood where the next batch belongs. It was never acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment file.
+    pub file: PathBuf,
+    /// Byte offset of the batch.
+    pub offset: u64,
+    /// Number that the batch had or would have had; it is given again.
+    pub batch: BatchSequence,
+    /// What was wrong with it.
+    pub detail: String,
+}

@@ -1,0 +1,157 @@
+//! The node's store thread: the only one that calls the state store.
+//!
+//! Questions go before checkpoints, so that a cold account does not wait for a batch. That order is safe:
+//! a shard forgets what a checkpoint covers only when it hears that it is done, which it hears after the
+//! answers to all questions that were asked of the store before.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use meed_schemas::time::{DAY_MS, Millis};
+
+use crate::error::{Error, Result};
+use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
+use crate::store::{KeyClass, ShardCheckpoint, Store, week_of};
+
+/// Delivers an input to the worker that owns the shard.
+pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
+/// Called on a fault; the process has to stop.
+pub type OnFault = Box<dyn FnOnce(Error) + Send>;
+/// Questions answered before a waiting checkpoint gets its turn.
+const QUESTIONS_PER_CHECKPOINT: usize = 256;
+
+type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    questions: VecDeque<StoreJob>,
+    checkpoints: VecDeque<Checkpoint>,
+    /// Make everything before survive power loss, then forget keys older than their retention at this time.
+    sync: Option<Millis>,
+    idle: bool,
+    stop: bool,
+}
+
+/// Hands work to the store thread.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    shared: Arc<(Mutex<Shared>, Condvar)>,
+}
+
+impl Keeper {
+    /// Starts the thread.
+    pub fn start(
+        store: Store,
+        deliver: Deliver,
+        on_synced: Box<dyn Fn() + Send>,
+        on_fault: OnFault,
+    ) -> (Self, std::thread::JoinHandle<()>) {
+        let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
+        let keeper = Self { shared: Arc::clone(&shared) };
+        let body = move || {
+            if let Err(error) = run(store, &shared, &deliver, &on_synced) {
+                on_fault(error);
+            }
+        };
+        match std::thread::Builder::new().name("store".into()).spawn(body) {
+            Ok(thread) => (keeper, thread),
+            Err(error) => panic!("cannot start the store thread: {error}"),
+        }
+    }
+
+    /// Asks the store.
+    pub fn ask(&self, jobs: impl IntoIterator<Item = StoreJob>) {
+        let mut shared = self.lock();
+        shared.questions.extend(jobs);
+        self.wake(&mut shared);
+    }
+
+    /// Writes a checkpoint whose records are all journaled.
+    pub fn checkpoint(&self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+        let mut shared = self.lock();
+        shared.checkpoints.push_back((checkpoint, copied));
+        self.wake(&mut shared);
+    }
+
+    /// Makes what was written survive power loss, and forgets old keys.
+    pub fn sync(&self, now: Millis) {
+        let mut shared = self.lock();
+        shared.sync = Some(now);
+        self.wake(&mut shared);
+    }
+
+    /// Finishes what was handed over, syncs, and ends the thread.
+    pub fn stop(&self) {
+        let mut shared = self.lock();
+        shared.stop = true;
+        self.wake(&mut shared);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, shared: &mut Shared) {
+        if std::mem::take(&mut shared.idle) {
+            self.shared.1.notify_one();
+        }
+    }
+}
+
+fn run(
+    mut store: Store,
+    shared: &(Mutex<Shared>, Condvar),
+    deliver: &Deliver,
+    on_synced: &dyn Fn(),
+) -> Result<()> {
+    loop {
+        let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while guard.questions.is_empty() && guard.checkpoints.is_empty() && guard.sync.is_none() && !guard.stop {
+            guard.idle = true;
+            guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        guard.idle = false;
+        let count = guard.questions.len().min(QUESTIONS_PER_CHECKPOINT);
+        let questions: Vec<StoreJob> = guard.questions.drain(..count).collect();
+        let checkpoint = guard.checkpoints.pop_front();
+        let sync = if checkpoint.is_none() { guard.sync.take() } else { None };
+        let stop = guard.stop && questions.is_empty() && checkpoint.is_none() && guard.questions.is_empty();
+        drop(guard);
+        if !questions.is_empty() {
+            deliver(questions.into_iter().map(|job| answer(&mut store, job)).collect::<Result<_>>()?);
+        }
+        if let Some((checkpoint, copied)) = checkpoint {
+            store.checkpoint(&checkpoint)?;
+            deliver(vec![(checkpoint.shard, Input::CheckpointDone(copied))]);
+        }
+        if let Some(now) = sync {
+            store.sync()?;
+            for (class, days) in
+                [(KeyClass::Idempotency, IDEMPOTENCY_KEY_DAYS), (KeyClass::Business, BUSINESS_KEY_DAYS)]
+            {
+                // A week is dropped when its last day is beyond the retention.
+                store.drop_fact_weeks_before(class, week_of(now - days * DAY_MS))?;
+            }
+            on_synced();
+        }
+        if stop {
+            return store.sync();
+        }
+    }
+}
+
+fn answer(store: &mut Store, job: StoreJob) -> Result<(u16, Input)> {
+    Ok(match job {
+        StoreJob::Load(shard, identity) => {
+            let blob = store.load(shard, &identity)?;
+            (shard, Input::Loaded(identity, blob))
+        }
+        StoreJob::Fact(shard, identity, ticket, key, query) => {
+            let value = store.spilled(shard, &identity, &query)?;
+            (shard, Input::Fact(identity, ticket, key, value))
+        }
+        StoreJob::Due(shard, up_to, after, limit) => {
+            (shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?))
+        }
+    })
+}

@@ -1,0 +1,249 @@
+//! What all threads of a node share.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use meed_schemas::program::{Document, DocumentError};
+use meed_schemas::record::{Detail, Record};
+use meed_schemas::time::Millis;
+
+use crate::clock::SystemTimes;
+use crate::committer::Committer;
+use crate::config::EngineConfig;
+use crate::error::{Error, Result};
+use crate::exchange::Exchange;
+use crate::keeper::Keeper;
+use crate::permits::Permits;
+use crate::program::{Program, Programs};
+use crate::reader::Reader;
+use crate::secrets::Secrets;
+use crate::shard::{Shard, ShardReport};
+
+/// Called once, with the first fault; the process has to stop.
+pub type OnFault = Box<dyn Fn(&Error) + Send + Sync>;
+
+/// The threads that a node hands work to.
+pub struct Services {
+    /// The journal's thread.
+    pub committer: Committer,
+    /// The store's thread.
+    pub keeper: Keeper,
+    /// The reading threads.
+    pub reader: Reader,
+}
+
+/// A node.
+pub struct Node {
+    config: EngineConfig,
+    shards: u16,
+    /// Keys of hashes and codes.
+    pub secrets: Secrets,
+    /// Its clocks.
+    pub times: SystemTimes,
+    /// What may be under way.
+    pub permits: Permits,
+    exchanges: Vec<Arc<Exchange>>,
+    services: OnceLock<Services>,
+    programs: RwLock<Arc<Programs>>,
+    settle_until: AtomicI64,
+    reports: Vec<Mutex<ShardReport>>,
+    lag_records: Vec<AtomicU64>,
+    flushed: Vec<AtomicBool>,
+    on_fault: OnFault,
+    faulted: AtomicBool,
+    stopped: AtomicBool,
+}
+
+impl Node {
+    /// A node whose services are still to come.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a node, each built once")]
+    pub fn new(
+        config: EngineConfig,
+        shards: u16,
+        secrets: Secrets,
+        exchanges: Vec<Arc<Exchange>>,
+        programs: Programs,
+        settle_until: Millis,
+        times: SystemTimes,
+        on_fault: OnFault,
+    ) -> Self {
+        Self {
+            permits: Permits::new(config.permits, shards),
+            config,
+            shards,
+            secrets,
+            times,
+            exchanges,
+            services: OnceLock::new(),
+            programs: RwLock::new(Arc::new(programs)),
+            settle_until: AtomicI64::new(settle_until),
+            reports: (0..shards).map(|_| Mutex::default()).collect(),
+            lag_records: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            flushed: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+            on_fault,
+            faulted: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// The threads stand.
+    pub fn set_services(&self, services: Services) {
+        // Set once, before any worker runs.
+        let _ = self.services.set(services);
+    }
+
+    fn services(&self) -> &Services {
+        match self.services.get() {
+            Some(services) => services,
+            None => unreachable!("workers run only after the services are set"),
+        }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// How many shards.
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// The journal's thread.
+    pub fn committer(&self) -> &Committer {
+        &self.services().committer
+    }
+
+    /// The store's thread.
+    pub fn keeper(&self) -> &Keeper {
+        &self.services().keeper
+    }
+
+    /// The reading threads.
+    pub fn reader(&self) -> &Reader {
+        &self.services().reader
+    }
+
+    /// The workers' exchanges, by index.
+    pub fn exchanges(&self) -> &[Arc<Exchange>] {
+        &self.exchanges
+    }
+
+    /// Which worker has a shard.
+    pub fn worker_of(&self, shard: u16) -> u16 {
+        shard % self.exchanges.len() as u16
+    }
+
+    /// The programs as of now.
+    pub fn programs(&self) -> Arc<Programs> {
+        Arc::clone(&self.programs.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a journaled version of a program known to every shard: turns that begin after this see it.
+    /// Called in the order of the records.
+    ///
+    /// # Errors
+    /// A document that does not compile, which the decision had excluded.
+    pub fn publish_program(&self, record: &Record) -> Result<()> {
+        let Detail::Program { document } = &record.detail else { return Ok(()) };
+        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
+        *programs = Arc::new(with_version(
+            &programs,
+            record.identity.program(),
+            record.program_version,
+            record.recorded_at,
+            document,
+        )?);
+        Ok(())
+    }
+
+    /// Nothing due after this is settled.
+    pub fn settle_until(&self) -> Millis {
+        self.settle_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether what fell due in a gap or leap of the clock is left alone until the operator says otherwise.
+    pub fn settles_everything(&self) -> bool {
+        self.settle_until() == Millis::MAX
+    }
+
+    /// Takes a shard's report.
+    pub fn report(&self, shard: &Shard) {
+        let index = shard.id() as usize;
+        self.lag_records[index].store(shard.lag_records(), Ordering::Relaxed);
+        self.flushed[index].store(shard.is_checkpointed(), Ordering::Release);
+        *self.reports[index].lock().unwrap_or_else(PoisonError::into_inner) = shard.report();
+    }
+
+    /// The shards' last reports.
+    pub fn reports(&self) -> Vec<ShardReport> {
+        self.reports.iter().map(|r| r.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// Records that no checkpoint covers.
+    pub fn lag_records(&self) -> u64 {
+        self.lag_records.iter().map(|lag| lag.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Sheds load while checkpoints are too far behind.
+    pub fn check_lag(&self) {
+        self.permits.set_lagging(self.lag_records() > self.config.checkpoint_lag_records);
+    }
+
+    /// Whether every shard has said, since it was last asked to flush, that the store has everything.
+    pub fn is_flushed(&self) -> bool {
+        self.flushed.iter().all(|f| f.load(Ordering::Acquire))
+    }
+
+    /// Forgets what the shards said of being flushed.
+    pub fn ask_flush(&self) {
+        self.flushed.iter().for_each(|f| f.store(false, Ordering::Release));
+    }
+
+    /// A fault: nothing more is acknowledged, and the process stops.
+    pub fn fault(&self, error: Error) {
+        if !self.faulted.swap(true, Ordering::AcqRel) {
+            self.permits.drain();
+            (self.on_fault)(&error);
+        }
+    }
+
+    /// Whether there was a fault.
+    pub fn has_faulted(&self) -> bool {
+        self.faulted.load(Ordering::Acquire)
+    }
+
+    /// Ends the workers' tasks.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.exchanges.iter().for_each(|e| e.wake_all());
+    }
+
+    /// Whether the workers' tasks are to end.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// The programs with one more journaled version; one that is there already changes nothing.
+///
+/// # Errors
+/// A document that cannot be read or compiled.
+pub fn with_version(
+    programs: &Programs,
+    name: &str,
+    number: u32,
+    effective_from: Millis,
+    document: &str,
+) -> Result<Programs> {
+    let wrong = |error: DocumentError| {
+        Error::Setting(format!("version {number} of program {name}: {} {}", error.field, error.detail))
+    };
+    let document = Document::parse(document.as_bytes()).map_err(wrong)?;
+    let program = match programs.get(name) {
+        Some(program) if program.newest().number >= number => return Ok(programs.clone()),
+        Some(program) => program.succeed(effective_from, document),
+        None => Program::create(name, effective_from, document),
+    };
+    Ok(programs.with(program.map_err(wrong)?))
+}

@@ -1,0 +1,165 @@
+//! The node's reading threads: records that replays, reversals and listings need, read from the journal
+//! away from the workers.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use meed_schemas::codec;
+use meed_schemas::ids::{Identity, Position};
+use meed_schemas::record::{Record, RecordKind};
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+use crate::journal::JournalReader;
+
+/// Reads that may wait.
+pub const READS_MAX: usize = 65_536;
+/// Records that one listing may step over before its page begins.
+pub const OFFSET_MAX: u64 = 10_000;
+
+/// What is read, and what is done with it on the reading thread.
+pub enum ReadJob {
+    /// One record; `None` when there is none at the position.
+    Record(Position, Box<dyn FnOnce(Option<Box<Record>>) + Send>),
+    /// A page of an account's history.
+    Page(PageQuery, oneshot::Sender<Vec<Record>>),
+}
+
+/// A walk along an account's back-pointers, newest first.
+#[derive(Debug, Clone)]
+pub struct PageQuery {
+    /// The account; a record of another ends the walk.
+    pub identity: Identity,
+    /// Where to begin.
+    pub from: Position,
+    /// Only records of this kind, by their own back-pointers.
+    pub kind: Option<RecordKind>,
+    /// How many to step over first.
+    pub offset: u64,
+    /// How many to give.
+    pub limit: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    jobs: VecDeque<ReadJob>,
+    stop: bool,
+}
+
+/// Hands reads to the threads.
+#[derive(Clone)]
+pub struct Reader {
+    shared: Arc<(Mutex<Shared>, Condvar)>,
+    journal: JournalReader,
+}
+
+impl Reader {
+    /// Starts `threads` threads. `on_fault` is called when a record that exists cannot be read: that is damage.
+    pub fn start(journal: JournalReader, threads: usize, on_fault: Arc<dyn Fn(Error) + Send + Sync>) -> Self {
+        let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
+        for index in 0..threads {
+            let (shared, journal, on_fault) = (Arc::clone(&shared), journal.clone(), Arc::clone(&on_fault));
+            let body = move || run(&shared, &journal, &*on_fault);
+            if let Err(error) = std::thread::Builder::new().name(format!("reader-{index}")).spawn(body) {
+                panic!("cannot start a reading thread: {error}");
+            }
+        }
+        Self { shared, journal }
+    }
+
+    /// Queues reads; gives back what is over the bound.
+    pub fn submit(&self, jobs: Vec<ReadJob>) -> Vec<ReadJob> {
+        let mut shared = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = READS_MAX.saturating_sub(shared.jobs.len());
+        let mut jobs = jobs;
+        let refused = jobs.split_off(jobs.len().min(room));
+        let wake = jobs.len();
+        shared.jobs.extend(jobs);
+        drop(shared);
+        match wake {
+            0 => {}
+            1 => self.shared.1.notify_one(),
+            _ => self.shared.1.notify_all(),
+        }
+        refused
+    }
+
+    /// Reads a page; `None` when too many reads wait.
+    pub async fn page(&self, query: PageQuery) -> Option<Vec<Record>> {
+        let (sender, receiver) = oneshot::channel();
+        if !self.submit(vec![ReadJob::Page(query, sender)]).is_empty() {
+            return None;
+        }
+        receiver.await.ok()
+    }
+
+    /// The journal itself.
+    pub fn journal(&self) -> &JournalReader {
+        &self.journal
+    }
+
+    /// Ends the threads once the queue is empty.
+    pub fn stop(&self) {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.shared.1.notify_all();
+    }
+}
+
+fn run(shared: &(Mutex<Shared>, Condvar), journal: &JournalReader, on_fault: &(dyn Fn(Error) + Send + Sync)) {
+    loop {
+        let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = loop {
+            if let Some(job) = guard.jobs.pop_front() {
+                break job;
+            }
+            if guard.stop {
+                return;
+            }
+            guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(guard);
+        let done = match job {
+            ReadJob::Record(position, then) => read(journal, position).map(then),
+            ReadJob::Page(query, sender) => page(journal, &query).map(|records| {
+                // The client may have gone.
+                let _ = sender.send(records);
+            }),
+        };
+        if let Err(error) = done {
+            on_fault(error);
+        }
+    }
+}
+
+/// The record at a position.
+///
+/// # Errors
+/// Damage.
+pub fn read(journal: &JournalReader, position: Position) -> Result<Option<Box<Record>>> {
+    let Some(payload) = journal.read(position)? else { return Ok(None) };
+    match codec::decode(position, &payload) {
+        Ok(record) => Ok(Some(Box::new(record))),
+        Err(error) => Err(Error::Damaged { file: "journal".into(), offset: 0, detail: format!("record {position}: {error}") }),
+    }
+}
+
+fn page(journal: &JournalReader, query: &PageQuery) -> Result<Vec<Record>> {
+    let mut records = Vec::new();
+    let (mut at, mut skip) = (Some(query.from), query.offset);
+    while let Some(position) = at
+        && records.len() < query.limit
+    {
+        let Some(record) = read(journal, position)? else { break };
+        if record.identity != query.identity {
+            break;
+        }
+        let previous = if query.kind.is_some() { record.previous_of_kind } else { record.previous };
+        at = (previous > 0).then(|| Position::new(position.shard(), previous));
+        if skip > 0 {
+            skip -= 1;
+        } else {
+            records.push(*record);
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,236 @@
+//! Fuzzy incremental checkpoints, and the bound of memory.
+//!
+//! A blob is copied in a turn of its own, at shard sequence s, and reaches the store only once the journal
+//! has passed s. Replay starts at the lowest sequence that no blob covers: the first sequence of the oldest
+//! account that is still dirty. Totals and replay start travel in the same store batch as the blobs.
+
+use meed_schemas::codec;
+use meed_schemas::time::Millis;
+
+use super::table::{Resident, Table};
+use super::{Held, Output, Shard, World};
+use crate::account::{FactKey, Spilled, Totals};
+use crate::commit::Lane;
+use crate::error::Result;
+use crate::store::{self, AccountWrite, KeyClass, ShardCheckpoint, ShardState};
+
+/// Accounts in one store batch.
+const ACCOUNTS_PER_BATCH: usize = 256;
+/// Store batches of one shard under way.
+const BATCHES_MAX: u32 = 2;
+/// Residents that the hand looks at in one tick.
+const HAND_STEPS: usize = 2_048;
+
+/// How far the running checkpoint is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Everything dirty before this sequence is to be written.
+    target: u64,
+    batches_under_way: u32,
+    next_at_ms: i64,
+    hand_due_ms: i64,
+    /// Lowest sequence that is in no store batch handed over yet.
+    replay_start: u64,
+}
+
+/// What a shard tells of itself.
+#[derive(Debug, Clone, Default)]
+pub struct ShardReport {
+    /// Which shard.
+    pub shard: u16,
+    /// Accounts in memory.
+    pub resident: u64,
+    /// Accounts that exist and are not in memory.
+    pub passivated: u64,
+    /// Bytes of accounts in memory.
+    pub resident_bytes: u64,
+    /// Records not covered by a checkpoint.
+    pub lag_records: u64,
+    /// Totals per program and wallet.
+    pub totals: Totals,
+}
+
+impl Shard {
+    /// Begins a checkpoint of everything that is dirty, when it is time or too much is.
+    pub(super) fn checkpoint_tick(&mut self, world: &World) {
+        let lag = self.lag_records();
+        if lag > 0 && (world.elapsed_ms >= self.checkpoint.next_at_ms || lag > self.limits.checkpoint_records) {
+            self.checkpoint.target = self.next_sequence;
+            self.checkpoint.next_at_ms = world.elapsed_ms + self.limits.checkpoint_interval_ms;
+        }
+    }
+
+    /// Makes everything dirty go to the store as soon as possible.
+    pub fn checkpoint_all(&mut self, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
+        self.checkpoint.target = self.next_sequence;
+        self.checkpoint_step(world, lane, out)
+    }
+
+    /// Records from the replay start on.
+    pub fn lag_records(&self) -> u64 {
+        self.dirty.front().map_or(0, |(since, _)| self.next_sequence - since)
+    }
+
+    /// Whether everything is in the store.
+    pub fn is_checkpointed(&self) -> bool {
+        self.dirty.is_empty() && self.checkpoint.batches_under_way == 0
+    }
+
+    /// Copies dirty accounts into store batches, oldest first, as far as the target and the bound allow.
+    pub(super) fn checkpoint_step(&mut self, _world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
+        while self.checkpoint.batches_under_way < BATCHES_MAX {
+            let mut accounts = Vec::new();
+            let mut copied = Vec::new();
+            while accounts.len() < ACCOUNTS_PER_BATCH
+                && let Some((_, hash)) = self.dirty.pop_front_if(|d| d.0 < self.checkpoint.target)
+            {
+                let Some((identity, Resident::Live(live))) = self.table.by_hash(hash) else { continue };
+                let mut blob = Vec::with_capacity(192);
+                live.account.encode(&mut blob);
+                let sequence = live.account.applied();
+                let due = live.account.next_due();
+                let facts = live.account.overlay().iter().filter(|s| s.at > live.writing_up_to);
+                let facts = facts.map(|s| (stored_fact(s), s.value.clone())).collect();
+                accounts.push(AccountWrite {
+                    identity: identity.clone(),
+                    blob,
+                    due,
+                    due_before: live.due_in_store,
+                    facts,
+                });
+                copied.push((hash, sequence));
+                live.due_in_store = due;
+                live.dirty_since = 0;
+                live.writing_up_to = sequence;
+                live.writes_under_way += 1;
+            }
+            if accounts.is_empty() {
+                break;
+            }
+            self.checkpoint.batches_under_way += 1;
+            self.checkpoint.replay_start = self.dirty.front().map_or(self.next_sequence, |d| d.0);
+            let state = ShardState {
+                replay_start: self.checkpoint.replay_start,
+                totals: encode_state(self.last_recorded_at, &self.totals),
+                totals_sequence: self.next_sequence - 1,
+                accounts: self.accounts,
+            };
+            let batch = ShardCheckpoint { shard: self.id, accounts, state };
+            // Held until the journal has the last record decided: blobs, totals and count are of now.
+            let held = Held::Checkpoint(Box::new(batch), copied);
+            out.ready.extend(lane.hold(self.id, self.next_sequence - 1, held));
+        }
+        Ok(())
+    }
+
+    /// The store has these accounts as of these sequences. What was spilled before may be forgotten, unless
+    /// a command waits whose look-up may have begun before the write.
+    pub(super) fn checkpoint_done(&mut self, accounts: &[(u64, u64)]) {
+        self.checkpoint.batches_under_way -= 1;
+        for (hash, sequence) in accounts {
+            let Some((_, Resident::Live(live))) = self.table.by_hash(*hash) else { continue };
+            live.writes_under_way -= 1;
+            if live.waiting.is_empty() {
+                live.account.drop_overlay(*sequence);
+            }
+        }
+    }
+
+    /// Moves the clock hand: packs idle accounts, and forgets packed ones while memory is short.
+    pub(super) fn hand_step(&mut self, world: &World) {
+        let short = self.resident_bytes > self.limits.resident_bytes;
+        if !short && world.elapsed_ms < self.checkpoint.hand_due_ms {
+            return;
+        }
+        let mut steps = HAND_STEPS.min(self.hand.len());
+        if self.hand.len() <= steps {
+            self.checkpoint.hand_due_ms = world.elapsed_ms + self.limits.pack_after_ms;
+        }
+        if short {
+            steps = (steps * 4).min(self.hand.len());
+        }
+        for _ in 0..steps {
+            let Some(hash) = self.hand.pop_front() else { break };
+            let short = self.resident_bytes > self.limits.resident_bytes;
+            let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
+            match resident {
+                Resident::Live(live) if live.touched && !short => live.touched = false,
+                Resident::Live(live) if live.is_clean() => {
+                    live.account.drop_overlay(live.writing_up_to);
+                    let mut blob = Vec::with_capacity(160);
+                    live.account.encode(&mut blob);
+                    let freed = live.account.heap_bytes();
+                    self.resident_bytes = (self.resident_bytes + blob.len()).saturating_sub(freed);
+                    *resident = Resident::Packed(blob.into_boxed_slice());
+                }
+                Resident::Packed(blob) if short => {
+                    let freed = blob.len() + Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
+                    let identity = identity.clone();
+                    self.table.remove(hash, &identity);
+                    self.resident_accounts -= 1;
+                    self.resident_bytes = self.resident_bytes.saturating_sub(freed);
+                    continue;
+                }
+                _ => {}
+            }
+            self.hand.push_back(hash);
+        }
+    }
+
+    /// What the node's metrics show of this shard.
+    pub fn report(&self) -> ShardReport {
+        ShardReport {
+            shard: self.id,
+            resident: self.resident_accounts,
+            passivated: self.accounts - self.resident_accounts,
+            resident_bytes: self.resident_bytes as u64,
+            lag_records: self.lag_records(),
+            totals: self.totals.clone(),
+        }
+    }
+}
+
+impl super::table::Live {
+    /// Whether the store has this account as it is, so that it may leave memory.
+    fn is_clean(&self) -> bool {
+        self.dirty_since == 0 && self.writes_under_way == 0 && self.waiting.is_empty() && self.account.exists()
+    }
+}
+
+/// The name of a spilled fact in the store: a key lies in the week in which it was recorded.
+fn stored_fact(spilled: &Spilled) -> store::FactKey {
+    match spilled.fact {
+        FactKey::Key { hash, business } => store::FactKey::Key {
+            class: if business { KeyClass::Business } else { KeyClass::Idempotency },
+            hash,
+            week: store::week_of(spilled.recorded_at),
+        },
+        FactKey::Reversed(original) => store::FactKey::Reversed(original),
+        FactKey::ExpiredLot(expires_at) => store::FactKey::ExpiredLot(expires_at),
+        FactKey::ClosedHold(hold) => store::FactKey::ClosedHold(hold),
+    }
+}
+
+/// The part of a shard's state that the store keeps without looking at it.
+pub fn encode_state(last_recorded_at: Millis, totals: &Totals) -> Vec<u8> {
+    let mut out = vec![STATE_FORMAT];
+    codec::put_signed(&mut out, last_recorded_at);
+    totals.encode(&mut out);
+    out
+}
+
+const STATE_FORMAT: u8 = 1;
+
+/// Reads what [`encode_state`] wrote: the last `recorded_at` and the totals.
+///
+/// # Errors
+/// Bytes of another form.
+pub fn decode_state(bytes: &[u8]) -> std::result::Result<(Millis, Totals), codec::CodecError> {
+    let r = &mut codec::Reader::new(bytes);
+    match r.byte("state format")? {
+        STATE_FORMAT => {}
+        newer => return Err(codec::CodecError::NewerFormat(newer)),
+    }
+    let last_recorded_at = r.signed("state")?;
+    Ok((last_recorded_at, Totals::decode(r.rest())?))
+}

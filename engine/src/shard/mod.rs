@@ -1,0 +1,629 @@
+//! One shard, without I/O: the unit of serialization, ownership and sequence.
+//!
+//! Everything that happens to it is an [`Input`]; what it wants done comes out as [`Output`] or goes into
+//! the [`Lane`] of its worker. It knows neither sockets nor files nor the clock.
+
+mod checkpoint;
+pub mod due;
+pub mod filter;
+pub mod table;
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use meed_schemas::command::{Command, Request};
+use meed_schemas::ids::{Identity, Position};
+use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::record::Record;
+use meed_schemas::time::{DAY_MS, Millis};
+
+pub use checkpoint::{ShardReport, decode_state, encode_state};
+use crate::account::{Account, Context, FactKey, Facts, Fetch, Totals, Turn, Verdict, needs, turn};
+use crate::commit::Lane;
+use crate::error::{Error, Result};
+use crate::program::Programs;
+use crate::store::{FactQuery, KeyClass, ShardCheckpoint, week_of};
+use filter::KeyFilter;
+use table::{Live, Parked, Resident, Table};
+
+/// How long an `Idempotency-Key` is remembered at least.
+pub const IDEMPOTENCY_KEY_DAYS: i64 = 31;
+/// How long a business key is remembered at least.
+pub const BUSINESS_KEY_DAYS: i64 = 90;
+
+/// Where the answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The worker that waits for it.
+    pub worker: u16,
+    /// Its slot there.
+    pub slot: u32,
+    /// Tells this use of the slot from earlier ones.
+    pub generation: u32,
+    /// Which of the slot's answers.
+    pub index: u32,
+}
+
+/// A command on its way.
+#[derive(Debug)]
+pub struct Envelope {
+    /// What is asked.
+    pub request: Request,
+    /// By whom; `None` for the node itself.
+    pub to: Option<ReplyTo>,
+    /// Not decided after this, in milliseconds of the node's monotonic clock.
+    pub deadline_ms: i64,
+    /// Bytes that its permit counts.
+    pub bytes: u32,
+}
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Input {
+    /// A command.
+    Command(Envelope),
+    /// An account's blob, or that there is none.
+    Loaded(Identity, Option<Vec<u8>>),
+    /// A spilled fact, or that there is none.
+    Fact(Identity, u64, FactKey, Option<Vec<u8>>),
+    /// A record that a command needs; `None` when there is no such record.
+    Record(Identity, u64, Position, Option<Box<Record>>),
+    /// A checkpoint is in the store: the accounts' hashes with the sequence they were copied at.
+    CheckpointDone(Vec<(u64, u64)>),
+    /// Accounts of the due index, in order of their instants; fewer than asked for when these are all.
+    Due(Vec<(Millis, Identity)>),
+    /// Time passes.
+    Tick,
+    /// Everything is to go to the store.
+    Flush,
+}
+
+/// Why a record is read.
+#[derive(Debug, Clone)]
+pub enum Purpose {
+    /// To answer a replay from it.
+    Replay {
+        /// Who asked.
+        to: ReplyTo,
+        /// Whether the outcome itself was asked for rather than the operation retried.
+        outcome: bool,
+        /// Bytes that the permit counts.
+        bytes: u32,
+        /// The shard whose permit it gives back.
+        shard: u16,
+    },
+    /// A command needs it.
+    Original {
+        /// The account.
+        identity: Identity,
+        /// The command.
+        ticket: u64,
+    },
+}
+
+/// What waits until the journal has what it saw.
+#[derive(Debug)]
+pub enum Held {
+    /// An answer.
+    Reply {
+        /// To whom.
+        to: ReplyTo,
+        /// The shard whose permit it gives back.
+        shard: u16,
+        /// Bytes that the permit counts.
+        bytes: u32,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A record is to be read.
+    Read {
+        /// Which.
+        position: Position,
+        /// What for.
+        purpose: Purpose,
+    },
+    /// A checkpoint is to be written; the hashes and sequences come back with its completion.
+    Checkpoint(Box<ShardCheckpoint>, Vec<(u64, u64)>),
+}
+
+/// What the store is asked for.
+#[derive(Debug)]
+pub enum StoreJob {
+    /// An account's blob.
+    Load(u16, Identity),
+    /// A spilled fact, for the command with this ticket.
+    Fact(u16, Identity, u64, FactKey, FactQuery),
+    /// Due accounts up to an instant, after a place, at most so many.
+    Due(u16, Millis, Option<(Millis, Identity)>, usize),
+}
+
+/// What a shard wants done now.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Held things whose turn has come at once.
+    pub ready: Vec<Held>,
+    /// Questions to the store.
+    pub jobs: Vec<StoreJob>,
+    /// Operations recognized by a key.
+    pub replays: u64,
+    /// Commands whose deadline had passed before their turn.
+    pub expired: u64,
+}
+
+/// What a shard is told of the world with every input.
+#[derive(Debug)]
+pub struct World {
+    /// Now; never going backwards within a shard after [`Shard::handle`] has clamped it.
+    pub now: Millis,
+    /// Nothing that is due after this is settled.
+    pub settle_until: Millis,
+    /// The node's monotonic clock.
+    pub elapsed_ms: i64,
+    /// The programs.
+    pub programs: Arc<Programs>,
+}
+
+/// Bounds of a shard.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardLimits {
+    /// Bytes of accounts in memory.
+    pub resident_bytes: usize,
+    /// Bytes of the filter of spilled keys.
+    pub filter_bytes: usize,
+    /// Records that may be without checkpoint before one is begun early.
+    pub checkpoint_records: u64,
+    /// Time between two checkpoints of everything.
+    pub checkpoint_interval_ms: i64,
+    /// Idle accounts are packed after this.
+    pub pack_after_ms: i64,
+}
+
+/// What a shard knows when it begins.
+#[derive(Debug)]
+pub struct ShardStart {
+    /// Which shard.
+    pub id: u16,
+    /// Sequence of its last record, 0 for none.
+    pub last_sequence: u64,
+    /// `recorded_at` of its last record.
+    pub last_recorded_at: Millis,
+    /// Totals of its programs.
+    pub totals: Totals,
+    /// Accounts that exist, in the store or only in the journal.
+    pub accounts: u64,
+    /// Accounts that replay changed, each with the first sequence that the store lacks and the due instant
+    /// that it has.
+    pub replayed: Vec<(Identity, Account, u64, Option<Millis>)>,
+    /// Whether the store holds no spilled keys of this shard.
+    pub no_spilled_keys: bool,
+    /// Seed of the table's hash.
+    pub seed: u64,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    id: u16,
+    limits: ShardLimits,
+    next_sequence: u64,
+    last_recorded_at: Millis,
+    table: Table,
+    totals: Totals,
+    accounts: u64,
+    filter: KeyFilter,
+    next_ticket: u64,
+    /// (first sequence without checkpoint, hash), ascending.
+    dirty: VecDeque<(u64, u64)>,
+    checkpoint: checkpoint::Progress,
+    due: due::Sweep,
+    /// Resident accounts whose due instant is near.
+    near_due: BinaryHeap<Reverse<(Millis, u64)>>,
+    /// Every resident account once, in the order of the clock hand.
+    hand: VecDeque<u64>,
+    resident_bytes: usize,
+    /// Accounts in memory that exist; those being loaded and blank ones are not counted.
+    resident_accounts: u64,
+}
+
+impl Shard {
+    /// A shard as recovery left it.
+    pub fn new(start: ShardStart, limits: ShardLimits) -> Self {
+        let mut shard = Self {
+            id: start.id,
+            limits,
+            next_sequence: start.last_sequence + 1,
+            last_recorded_at: start.last_recorded_at,
+            table: Table::new(start.seed),
+            totals: start.totals,
+            accounts: start.accounts,
+            filter: KeyFilter::new(limits.filter_bytes, start.no_spilled_keys),
+            next_ticket: 0,
+            dirty: VecDeque::new(),
+            checkpoint: checkpoint::Progress::default(),
+            due: due::Sweep::default(),
+            near_due: BinaryHeap::new(),
+            hand: VecDeque::new(),
+            resident_bytes: 0,
+            resident_accounts: 0,
+        };
+        let mut replayed = start.replayed;
+        replayed.sort_by_key(|(_, _, since, _)| *since);
+        for (identity, account, since, due_in_store) in replayed {
+            let hash = shard.table.hash(&identity);
+            for spilled in account.overlay() {
+                if let FactKey::Key { hash: key, .. } = spilled.fact {
+                    shard.filter.insert(scoped(key, hash));
+                }
+            }
+            let mut live = Live::new(account, due_in_store);
+            live.dirty_since = since;
+            shard.dirty.push_back((since, hash));
+            shard.resident_accounts += 1;
+            shard.add_resident(hash, identity, Resident::Live(live));
+        }
+        shard
+    }
+
+    /// Which shard this is.
+    pub fn id(&self) -> u16 {
+        self.id
+    }
+
+    /// Handles one input. Records go to `lane`; what saw undurable state is held there.
+    ///
+    /// # Errors
+    /// Only faults: damaged data, or a record that cannot be encoded. The node stops then.
+    pub fn handle(&mut self, input: Input, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
+        match input {
+            Input::Command(envelope) => self.command(envelope, world, lane, out),
+            Input::Loaded(identity, blob) => self.loaded(identity, blob, world, lane, out),
+            Input::Fact(identity, ticket, key, value) => {
+                let shard = self.id;
+                self.arrived(&identity, ticket, world, lane, out, |facts| {
+                    let added = facts.add_fact(key, value.as_deref());
+                    added.map_err(|error| damaged_blob(shard, &identity, &format!("has a damaged fact: {error}")))
+                })
+            }
+            Input::Record(identity, ticket, position, record) => {
+                self.arrived(&identity, ticket, world, lane, out, |facts| {
+                    facts.add_record(position, record.map(|record| *record));
+                    Ok(())
+                })
+            }
+            Input::CheckpointDone(accounts) => {
+                self.checkpoint_done(&accounts);
+                self.checkpoint_step(world, lane, out)
+            }
+            Input::Due(accounts) => self.due_found(accounts, world, lane, out),
+            Input::Flush => self.checkpoint_all(world, lane, out),
+            Input::Tick => {
+                self.settle_near(world, lane, out)?;
+                self.sweep_step(world, out);
+                self.hand_step(world);
+                self.checkpoint_tick(world);
+                self.checkpoint_step(world, lane, out)
+            }
+        }
+    }
+
+    fn command(&mut self, envelope: Envelope, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
+        let identity = &envelope.request.identity;
+        let hash = self.table.hash(identity);
+        let all_resident = self.accounts == self.resident_accounts;
+        match self.table.get_mut(hash, identity) {
+            Some(Resident::Loading(queue)) => queue.push_back(envelope),
+            Some(Resident::Live(live)) if !live.waiting.is_empty() => {
+                Self::park(self.id, &mut self.next_ticket, live, envelope, Facts::default(), world, lane, out);
+            }
+            Some(Resident::Live(_)) => return self.run(hash, envelope, Facts::default(), world, lane, out),
+            Some(Resident::Packed(_)) => {
+                self.unpack(hash, identity.clone())?;
+                return self.run(hash, envelope, Facts::default(), world, lane, out);
+            }
+            None if all_resident => {
+                // Every account that exists is in memory, so this one does not.
+                let identity = identity.clone();
+                let blank = Live::new(Account::new(&identity), None);
+                self.add_resident(hash, identity, Resident::Live(blank));
+                return self.run(hash, envelope, Facts::default(), world, lane, out);
+            }
+            None => {
+                out.jobs.push(StoreJob::Load(self.id, identity.clone()));
+                let identity = identity.clone();
+                let queue = Box::new(VecDeque::from([envelope]));
+                self.add_resident(hash, identity, Resident::Loading(queue));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one turn of a live account that has nothing waiting before this command.
+    fn run(
+        &mut self,
+        hash: u64,
+        mut envelope: Envelope,
+        mut facts: Facts,
+        world: &World,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) -> Result<()> {
+        let Some(Resident::Live(live)) = self.table.get_mut(hash, &envelope.request.identity) else {
+            return Err(Error::Stopped("a turn was taken for an account that is not in memory".into()));
+        };
+        if world.elapsed_ms > envelope.deadline_ms {
+            out.expired += 1;
+            Self::hold_reply(self.id, &envelope, 0, Reply::Refused(Refusal::OutcomeUnknown), lane, out);
+            self.forget_blank(hash, &envelope.request.identity);
+            return Ok(());
+        }
+        live.touched = true;
+        let spilled = live.account.overlay().len();
+        absent_keys(&self.filter, hash, live, &envelope.request, &mut facts);
+        let now = world.now.max(self.last_recorded_at);
+        let context = Context {
+            programs: &world.programs,
+            now,
+            settle_until: world.settle_until,
+            shard: self.id,
+            next_sequence: self.next_sequence,
+        };
+        let was_blank = !live.account.exists();
+        let Turn { mut records, verdict } = turn(&mut live.account, &mut envelope.request, &facts, &context);
+        if let (Some(first), Some(last)) = (records.first(), records.last()) {
+            let (first, last) = (first.position.sequence(), last.position.sequence());
+            for record in &records {
+                lane.append(record)?;
+                self.totals.add(record);
+            }
+            self.next_sequence = last + 1;
+            self.last_recorded_at = now;
+            if live.dirty_since == 0 {
+                live.dirty_since = first;
+                self.dirty.push_back((first, hash));
+            }
+            for spilled in &live.account.overlay()[spilled.min(live.account.overlay().len())..] {
+                if let FactKey::Key { hash: key, .. } = spilled.fact {
+                    self.filter.insert(scoped(key, hash));
+                }
+            }
+            if let Some(at) = live.account.next_due().filter(|at| *at < now + due::NEAR_MS) {
+                self.near_due.push(Reverse((at, hash)));
+            }
+            if was_blank && live.account.exists() {
+                self.accounts += 1;
+                self.resident_accounts += 1;
+            }
+        }
+        let saw = live.account.applied();
+        match verdict {
+            Verdict::Executed(index) => {
+                let reply = Reply::Executed { record: Box::new(records.swap_remove(index)), replayed: false };
+                Self::hold_reply(self.id, &envelope, saw, reply, lane, out);
+            }
+            Verdict::Reply(reply) => Self::hold_reply(self.id, &envelope, saw, reply, lane, out),
+            Verdict::Replay(position) => {
+                let outcome = envelope.request.command == Command::Outcome;
+                out.replays += u64::from(!outcome);
+                if let Some(to) = envelope.to {
+                    // The records of this very turn (a further key, what was due) must be durable too.
+                    let purpose = Purpose::Replay { to, outcome, bytes: envelope.bytes, shard: self.id };
+                    out.ready.extend(lane.hold(self.id, saw, Held::Read { position, purpose }));
+                }
+            }
+            Verdict::Load(fetches) => {
+                let ticket = self.next_ticket;
+                self.next_ticket += 1;
+                let identity = &envelope.request.identity;
+                fetch(self.id, identity, ticket, &fetches, &live.account, world, lane, out);
+                let outstanding = fetches.len() as u32;
+                live.waiting.push_front(Parked { envelope, facts, outstanding, ticket });
+                return Ok(());
+            }
+        }
+        self.forget_blank(hash, &envelope.request.identity);
+        Ok(())
+    }
+
+    /// Holds an answer until the journal has what it saw.
+    fn hold_reply(shard: u16, envelope: &Envelope, saw: u64, reply: Reply, lane: &mut Lane<Held>, out: &mut Output) {
+        let Some(to) = envelope.to else { return };
+        let held = Held::Reply { to, shard, bytes: envelope.bytes, reply };
+        out.ready.extend(lane.hold(shard, saw, held));
+    }
+
+    /// Parks a command behind others of its account, and begins to load what it will need.
+    #[expect(clippy::too_many_arguments, reason = "borrows parts of the shard beside the account")]
+    fn park(
+        shard: u16,
+        next_ticket: &mut u64,
+        live: &mut Live,
+        envelope: Envelope,
+        facts: Facts,
+        world: &World,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) {
+        let ticket = *next_ticket;
+        *next_ticket += 1;
+        let fetches = needs(&live.account, &envelope.request, shard);
+        fetch(shard, &envelope.request.identity, ticket, &fetches, &live.account, world, lane, out);
+        live.waiting.push_back(Parked { envelope, facts, outstanding: fetches.len() as u32, ticket });
+    }
+
+    fn loaded(
+        &mut self,
+        identity: Identity,
+        blob: Option<Vec<u8>>,
+        world: &World,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) -> Result<()> {
+        let hash = self.table.hash(&identity);
+        let Some(resident) = self.table.get_mut(hash, &identity) else { return Ok(()) };
+        let Resident::Loading(queue) = resident else { return Ok(()) };
+        let queue = std::mem::take(&mut **queue);
+        let (account, due) = match &blob {
+            Some(blob) => {
+                let account = decode(self.id, &identity, blob)?;
+                if account.applied() >= self.next_sequence {
+                    return Err(damaged_blob(self.id, &identity, "is ahead of the journal"));
+                }
+                let due = account.next_due();
+                self.resident_accounts += 1;
+                (account, due)
+            }
+            None => (Account::new(&identity), None),
+        };
+        self.resident_bytes += account.heap_bytes();
+        *resident = Resident::Live(Live::new(account, due));
+        for envelope in queue {
+            self.command(envelope, world, lane, out)?;
+        }
+        self.forget_blank(hash, &identity);
+        Ok(())
+    }
+
+    /// Something that a parked command needs has come; runs what can run, in order.
+    fn arrived(
+        &mut self,
+        identity: &Identity,
+        ticket: u64,
+        world: &World,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+        add: impl FnOnce(&mut Facts) -> Result<()>,
+    ) -> Result<()> {
+        let hash = self.table.hash(identity);
+        let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) else { return Ok(()) };
+        if let Some(parked) = live.waiting.iter_mut().find(|p| p.ticket == ticket) {
+            add(&mut parked.facts)?;
+            parked.outstanding = parked.outstanding.saturating_sub(1);
+        }
+        loop {
+            let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) else { return Ok(()) };
+            let Some(parked) = live.waiting.pop_front_if(|p| p.outstanding == 0) else { return Ok(()) };
+            self.run(hash, parked.envelope, parked.facts, world, lane, out)?;
+        }
+    }
+
+    fn add_resident(&mut self, hash: u64, identity: Identity, resident: Resident) {
+        self.resident_bytes += Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
+        self.resident_bytes += match &resident {
+            Resident::Live(live) => live.account.heap_bytes(),
+            Resident::Packed(blob) => blob.len(),
+            Resident::Loading(_) => 0,
+        };
+        self.table.insert(hash, identity, resident);
+        self.hand.push_back(hash);
+    }
+
+    fn unpack(&mut self, hash: u64, identity: Identity) -> Result<()> {
+        let id = self.id;
+        if let Some(resident) = self.table.get_mut(hash, &identity)
+            && let Resident::Packed(blob) = resident
+        {
+            let account = decode(id, &identity, blob)?;
+            self.resident_bytes = self.resident_bytes.saturating_sub(blob.len()) + account.heap_bytes();
+            let due = account.next_due();
+            *resident = Resident::Live(Live::new(account, due));
+        }
+        Ok(())
+    }
+
+    /// An account that was asked for and does not exist leaves no trace.
+    fn forget_blank(&mut self, hash: u64, identity: &Identity) {
+        if let Some(Resident::Live(live)) = self.table.get_mut(hash, identity)
+            && live.account.applied() == 0
+            && live.waiting.is_empty()
+        {
+            self.hand.pop_back_if(|last| *last == hash);
+            self.resident_bytes = self.resident_bytes.saturating_sub(live.account.heap_bytes());
+            self.table.remove(hash, identity);
+            self.resident_bytes = self
+                .resident_bytes
+                .saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
+        }
+    }
+}
+
+/// Names a key together with its account, for the filter.
+fn scoped(key: u128, account_hash: u64) -> u128 {
+    key ^ (u128::from(account_hash) << 64 | u128::from(account_hash))
+}
+
+/// Tells the turn which of the request's keys were certainly never spilled.
+fn absent_keys(filter: &KeyFilter, hash: u64, live: &Live, request: &Request, facts: &mut Facts) {
+    if live.account.has_spilled_keys().is_none() {
+        return;
+    }
+    for (key, business) in [(request.keys.idempotency, false), (request.keys.business, true)] {
+        if let Some(key) = key
+            && !filter.may_contain(scoped(key, hash))
+        {
+            // An absent fact has no bytes that could be damaged.
+            let _ = facts.add_fact(FactKey::Key { hash: key, business }, None);
+        }
+    }
+}
+
+/// Asks for what a command needs. A record is read once it is durable.
+#[expect(clippy::too_many_arguments, reason = "borrows parts of the shard beside the account")]
+fn fetch(
+    shard: u16,
+    identity: &Identity,
+    ticket: u64,
+    fetches: &[Fetch],
+    account: &Account,
+    world: &World,
+    lane: &mut Lane<Held>,
+    out: &mut Output,
+) {
+    for fetch in fetches {
+        match fetch {
+            Fetch::Record(position) => {
+                let purpose = Purpose::Original { identity: identity.clone(), ticket };
+                let held = Held::Read { position: *position, purpose };
+                if position.shard() == shard && position.sequence() <= account.applied() {
+                    out.ready.extend(lane.hold(shard, position.sequence(), held));
+                } else {
+                    out.ready.push(held);
+                }
+            }
+            Fetch::Fact(key) => {
+                let query = query(key, account, world.now);
+                out.jobs.push(StoreJob::Fact(shard, identity.clone(), ticket, *key, query));
+            }
+        }
+    }
+}
+
+/// How a fact is looked up: a key only in weeks in which this account spilled any, and which are kept.
+fn query(key: &FactKey, account: &Account, now: Millis) -> FactQuery {
+    match *key {
+        FactKey::Key { hash, business } => {
+            let (class, days) = match business {
+                true => (KeyClass::Business, BUSINESS_KEY_DAYS),
+                false => (KeyClass::Idempotency, IDEMPOTENCY_KEY_DAYS),
+            };
+            let (first, last) = account.has_spilled_keys().unwrap_or((now, now));
+            let from = first.max(now - days * DAY_MS);
+            FactQuery::Key { class, hash, weeks: week_of(from)..=week_of(last) }
+        }
+        FactKey::Reversed(original) => FactQuery::Reversed(original),
+        FactKey::ExpiredLot(expires_at) => FactQuery::ExpiredLot(expires_at),
+        FactKey::ClosedHold(hold) => FactQuery::ClosedHold(hold),
+    }
+}
+
+fn decode(shard: u16, identity: &Identity, blob: &[u8]) -> Result<Account> {
+    Account::decode(identity, blob).map_err(|error| damaged_blob(shard, identity, &error.to_string()))
+}
+
+fn damaged_blob(shard: u16, identity: &Identity, what: &str) -> Error {
+    Error::Damaged {
+        file: "state".into(),
+        offset: 0,
+        detail: format!("the state of account {identity:?} in shard {shard} {what}"),
+    }
+}

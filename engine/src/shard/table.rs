@@ -1,0 +1,134 @@
+//! The accounts of one shard that are in memory.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashTable;
+use meed_schemas::ids::Identity;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::Envelope;
+use crate::account::{Account, Facts};
+
+/// An account in memory.
+#[derive(Debug)]
+pub struct Live {
+    /// The account.
+    pub account: Account,
+    /// Shard sequence of its first record that no checkpoint has taken; 0 when there is none.
+    pub dirty_since: u64,
+    /// Shard sequence up to which a checkpoint has been handed to the store.
+    pub writing_up_to: u64,
+    /// Used since the hand last came by.
+    pub touched: bool,
+    /// Checkpoints that are with the store and contain it.
+    pub writes_under_way: u16,
+    /// Due instant as the store's due index has it, or will have it after the writes under way.
+    pub due_in_store: Option<i64>,
+    /// Commands that wait for something to be loaded, in order.
+    pub waiting: VecDeque<Parked>,
+}
+
+/// A command that waits.
+#[derive(Debug)]
+pub struct Parked {
+    /// The command.
+    pub envelope: Envelope,
+    /// What was loaded for it.
+    pub facts: Facts,
+    /// What is still being loaded for it.
+    pub outstanding: u32,
+    /// Names it in answers of loads.
+    pub ticket: u64,
+}
+
+/// What is known of an account.
+#[derive(Debug)]
+pub enum Resident {
+    /// In use.
+    Live(Box<Live>),
+    /// Idle and checkpointed: its blob, the due instant in the store is the blob's own.
+    Packed(Box<[u8]>),
+    /// Being loaded; commands wait in order.
+    Loading(Box<VecDeque<Envelope>>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    identity: Identity,
+    resident: Resident,
+}
+
+/// A hash table of accounts whose hash is seeded, so that clients cannot choose colliding ids.
+#[derive(Debug)]
+pub struct Table {
+    entries: HashTable<Entry>,
+    seed: u64,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(seed: u64) -> Self {
+        Self { entries: HashTable::new(), seed }
+    }
+
+    /// The seeded hash of an identity; names an account in queues that must stay small.
+    pub fn hash(&self, identity: &Identity) -> u64 {
+        xxh3_64_with_seed(identity.as_bytes(), self.seed)
+    }
+
+    /// How many accounts are in memory or being loaded.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What is known of an account.
+    pub fn get_mut(&mut self, hash: u64, identity: &Identity) -> Option<&mut Resident> {
+        self.entries.find_mut(hash, |e| e.identity == *identity).map(|e| &mut e.resident)
+    }
+
+    /// The account with this hash. Two accounts with equal hashes are told apart nowhere that it matters:
+    /// callers only settle, pack or write what they find, which is right for any account.
+    pub fn by_hash(&mut self, hash: u64) -> Option<(&Identity, &mut Resident)> {
+        let seed = self.seed;
+        let entry = self.entries.find_mut(hash, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed) == hash)?;
+        Some((&entry.identity, &mut entry.resident))
+    }
+
+    /// Adds an account that is not there.
+    pub fn insert(&mut self, hash: u64, identity: Identity, resident: Resident) {
+        let seed = self.seed;
+        self.entries.insert_unique(hash, Entry { identity, resident }, |e| {
+            xxh3_64_with_seed(e.identity.as_bytes(), seed)
+        });
+    }
+
+    /// Forgets an account.
+    pub fn remove(&mut self, hash: u64, identity: &Identity) {
+        if let Ok(entry) = self.entries.find_entry(hash, |e| e.identity == *identity) {
+            entry.remove();
+        }
+    }
+
+    /// Every account, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Identity, &Resident)> {
+        self.entries.iter().map(|e| (&e.identity, &e.resident))
+    }
+
+    /// Bytes of a table entry, for accounting: the slot at the average load of a doubling table.
+    pub const ENTRY_BYTES: usize = (size_of::<Entry>() + 1) * 3 / 2;
+}
+
+impl Live {
+    /// A live account around `account`, clean, whose due instant the store has as `due_in_store`.
+    pub fn new(account: Account, due_in_store: Option<i64>) -> Box<Self> {
+        Box::new(Self {
+            account,
+            dirty_since: 0,
+            writing_up_to: 0,
+            touched: true,
+            writes_under_way: 0,
+            due_in_store,
+            waiting: VecDeque::new(),
+        })
+    }
+}

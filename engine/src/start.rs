@@ -1,0 +1,325 @@
+//! Building a node from its folder, and taking it down.
+//!
+//! Start: folder, journal (recovers its tail), store, replay of what the store lacks, then the threads.
+//! Stop: no more permits, what is under way finishes, everything goes to the store, the journal is closed.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use meed_schemas::time::{DAY_MS, Millis};
+use ractor::Actor;
+use tokio::task::LocalSet;
+
+use crate::aliases::{AliasOptions, AliasOwner, Aliases};
+use crate::actor::{ShardActor, ShardArguments, Supervisor};
+use crate::clock::{Clock, SystemTimes};
+use crate::commit::Lane;
+use crate::committer::{Committer, OnDurable};
+use crate::config::EngineConfig;
+use crate::disk::{Disk, FolderLock};
+use crate::error::{Error, Result};
+use crate::exchange::{Exchange, Message};
+use crate::folder::FolderIdentity;
+use crate::inbox::Inbox;
+use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Recovered};
+use crate::keeper::Keeper;
+use crate::metrics::JournalMetrics;
+use crate::node::{Node, OnFault, Services};
+use crate::reader::Reader;
+use crate::recovery::{self, ShardRecovery};
+use crate::secrets::Secrets;
+use crate::shard::{Input, Shard, ShardLimits, ShardStart};
+use crate::store::{Store, StoreOptions};
+use crate::worker::Worker;
+
+/// What each worker runs beside its shards, on its own thread.
+pub type WorkerMain = Arc<dyn Fn(Worker, Aliases) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
+
+/// Threads that read records for replays, reversals and listings.
+const READERS: usize = 2;
+/// Of the node's memory for accounts, the part that filters of spilled keys may take.
+const FILTER_SHARE: u64 = 16;
+/// Records of a shard without checkpoint at which one begins early, in all shards together.
+const CHECKPOINT_RECORDS: u64 = 500_000;
+/// Idle accounts are packed after this.
+const PACK_AFTER_MS: i64 = 5_000;
+/// How often a stop looks whether it is through.
+const STOP_POLL: Duration = Duration::from_millis(2);
+
+/// A running node.
+pub struct Engine {
+    node: Arc<Node>,
+    aliases: Aliases,
+    alias_owner: AliasOwner,
+    workers: Vec<JoinHandle<()>>,
+    journal: JoinHandle<Option<Journal>>,
+    store: JoinHandle<()>,
+    /// What recovery found and did, for the log.
+    pub recovered: RecoveryReport,
+    _lock: FolderLock,
+}
+
+/// What recovery found and did.
+#[derive(Debug, Clone)]
+pub struct RecoveryReport {
+    /// What the journal found.
+    pub journal: Recovered,
+    /// Records replayed over the store.
+    pub replayed_records: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// The last record's time, when what fell due since is left alone because it is too long ago.
+    pub settles_until: Option<Millis>,
+}
+
+/// Starts a node: returns when it answers.
+///
+/// # Errors
+/// Anything about the folder: held by another process, damaged, of a newer format, not permitted.
+pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Result<Engine> {
+    let began = Instant::now();
+    let times = SystemTimes::start();
+    let disk = Disk::default();
+    disk.create_dir(&config.data)?;
+    let lock = disk.lock(&config.data)?;
+    let folder = FolderIdentity::open_or_create(&disk, &config.data, config.shards)?;
+    let options = JournalOptions {
+        segment_bytes: config.segment_bytes,
+        new_journal_id: Some(folder.journal_id),
+        ..JournalOptions::new(folder.shards)
+    };
+    let (journal, reader, recovered) =
+        Journal::open(disk, &config.data.join("journal"), options, Floor::default())?;
+    if recovered.journal_id != folder.journal_id {
+        return Err(Error::Mismatch {
+            path: config.data.join("journal"),
+            detail: "it is the journal of another node; put the folders of one node together".into(),
+        });
+    }
+    let secrets = match Secrets::load(&config.data)? {
+        Some(secrets) => secrets,
+        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
+        None if recovered.last_batch > 0 => {
+            let detail = "it has a journal but no secrets; restore that file from a copy".into();
+            return Err(Error::Mismatch { path: config.data, detail });
+        }
+        None => Secrets::create(&config.data)?,
+    };
+    let store_options = StoreOptions::default();
+    let store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
+    let (aliases, alias_owner) = Aliases::open(
+        &config.data.join("aliases"),
+        folder.journal_id.to_le_bytes(),
+        &secrets.alias,
+        &AliasOptions::default(),
+    )?;
+    let workers = if config.workers == 0 {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    } else {
+        config.workers
+    };
+    let replayed = recovery::replay(&store, &reader, &recovered.last_sequence, workers)?;
+    let programs = recovery::programs(&store, &replayed)?;
+    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
+    let wall = times.wall_ms();
+    let gap = config.settle_gap_days.saturating_mul(DAY_MS);
+    let leaves_gap = last_recorded_at > 0 && wall - last_recorded_at > gap && !config.settle_past_gap;
+    let settle_until = if leaves_gap { last_recorded_at } else { Millis::MAX };
+    let report = RecoveryReport {
+        replayed_records: replayed.iter().map(|r| r.records).sum(),
+        took: began.elapsed(),
+        settles_until: leaves_gap.then_some(last_recorded_at),
+        journal: recovered,
+    };
+    let exchanges: Vec<Arc<Exchange>> = (0..workers as u16)
+        .map(|index| {
+            let lane = Lane::new(report.journal.last_sequence.clone());
+            let clock = Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms);
+            Arc::new(Exchange::new(index, lane, clock))
+        })
+        .collect();
+    let node =
+        Node::new(config, folder.shards, secrets, exchanges, programs, settle_until, times, on_fault);
+    run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
+}
+
+/// Starts the threads round a recovered node.
+#[expect(clippy::too_many_arguments, reason = "the parts of a node, each built once")]
+fn run(
+    node: Arc<Node>,
+    lock: FolderLock,
+    (aliases, alias_owner): (Aliases, AliasOwner),
+    journal: Journal,
+    reader: JournalReader,
+    store: Store,
+    replayed: Vec<ShardRecovery>,
+    main: WorkerMain,
+    recovered: RecoveryReport,
+) -> Result<Engine> {
+    let fault = |node: &Arc<Node>| {
+        let node = Arc::clone(node);
+        move |error| node.fault(error)
+    };
+    let on_durable = node.exchanges().iter().map(|exchange| {
+        let exchange = Arc::clone(exchange);
+        Box::new(move |number, buffer| exchange.send([Message::Durable(number, buffer)])) as OnDurable
+    });
+    let (committer, journal) =
+        Committer::start(journal, on_durable.collect(), Box::new(fault(&node)), JournalMetrics::register());
+    let deliver = {
+        let node = Arc::clone(&node);
+        move |inputs: Vec<(u16, Input)>| {
+            let mut by_worker: Vec<Vec<Message>> = node.exchanges().iter().map(|_| Vec::new()).collect();
+            for (shard, input) in inputs {
+                by_worker[node.worker_of(shard) as usize].push(Message::Input(shard, input));
+            }
+            for (exchange, messages) in node.exchanges().iter().zip(by_worker) {
+                exchange.send(messages);
+            }
+        }
+    };
+    let on_synced = {
+        let committer = committer.clone();
+        move || committer.mark_durable()
+    };
+    let (keeper, store) =
+        Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
+    let reader = Reader::start(reader, READERS, Arc::new(fault(&node)));
+    node.set_services(Services { committer, keeper, reader });
+    let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
+    for ShardRecovery { mut start, .. } in replayed {
+        // A seed that clients cannot know: ids that collide in the table cannot be chosen.
+        start.seed = getrandom::u64().unwrap_or(u64::from(std::process::id()));
+        by_worker[node.worker_of(start.id) as usize].push(start);
+    }
+    let (ready, all_ready) = mpsc::channel();
+    let mut workers = Vec::new();
+    for (index, shards) in by_worker.into_iter().enumerate() {
+        let (node, main, ready, aliases) = (Arc::clone(&node), Arc::clone(&main), ready.clone(), aliases.clone());
+        let main = move |worker| main(worker, aliases.clone());
+        let body = move || worker_thread(node, index, shards, main, ready);
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(body)
+            .map_err(|error| Error::io("start a worker thread of", "the node", error))?;
+        workers.push(thread);
+    }
+    drop(ready);
+    for _ in &workers {
+        match all_ready.recv() {
+            Ok(result) => result?,
+            Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
+        }
+    }
+    Ok(Engine { node, aliases, alias_owner, workers, journal, store, recovered, _lock: lock })
+}
+
+impl Engine {
+    /// The node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Takes the node down in order, within about `patience` for what is under way and the last checkpoint.
+    /// What is not finished then is as safe as after a kill: it is in the journal.
+    ///
+    /// # Errors
+    /// A fault of the journal or store.
+    pub fn shutdown(self, patience: Duration) -> Result<()> {
+        let node = &self.node;
+        let until = Instant::now() + patience;
+        node.permits.drain();
+        while node.permits.under_way() > 0 && Instant::now() < until && !node.has_faulted() {
+            std::thread::sleep(STOP_POLL);
+        }
+        node.ask_flush();
+        for (shard, exchange) in (0..node.shards()).map(|s| (s, &node.exchanges()[node.worker_of(s) as usize])) {
+            exchange.send([Message::Input(shard, Input::Flush)]);
+        }
+        while !node.is_flushed() && Instant::now() < until && !node.has_faulted() {
+            std::thread::sleep(STOP_POLL);
+        }
+        node.stop();
+        for worker in self.workers {
+            // A worker that panicked has stopped the node already.
+            let _ = worker.join();
+        }
+        drop(self.aliases);
+        self.alias_owner.join()?;
+        node.reader().stop();
+        node.keeper().stop();
+        let _ = self.store.join();
+        node.committer().stop();
+        match self.journal.join() {
+            Ok(Some(journal)) => journal.close(),
+            _ => Err(Error::Stopped("the journal had failed; the next start recovers".into())),
+        }
+    }
+}
+
+fn worker_thread(
+    node: Arc<Node>,
+    index: usize,
+    shards: Vec<ShardStart>,
+    main: impl Fn(Worker) -> Pin<Box<dyn Future<Output = ()>>>,
+    ready: mpsc::Sender<Result<()>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            // The starter waits for exactly one message.
+            let _ = ready.send(Err(Error::io("build the runtime of", format!("worker {index}"), error)));
+            return;
+        }
+    };
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let spawned = spawn_shards(&node, index, shards).await;
+        match spawned {
+            Ok(inboxes) => {
+                let exchange = Arc::clone(&node.exchanges()[index]);
+                let worker = Worker::new(node, exchange, inboxes);
+                let tasks = tokio::task::spawn_local(main(worker.clone()));
+                let _ = ready.send(Ok(()));
+                drop(ready);
+                worker.run().await;
+                tasks.abort();
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+            }
+        }
+    });
+}
+
+/// Spawns the actors of a worker's shards, under a supervisor.
+async fn spawn_shards(node: &Arc<Node>, index: usize, shards: Vec<ShardStart>) -> Result<Vec<Option<Arc<Inbox>>>> {
+    let failed = |error: ractor::SpawnErr| Error::Stopped(format!("an actor did not start: {error}"));
+    let (supervisor, _) = Supervisor::spawn(None, Supervisor, Arc::clone(node)).await.map_err(failed)?;
+    let mut inboxes: Vec<Option<Arc<Inbox>>> = (0..node.shards()).map(|_| None).collect();
+    let share = u64::from(node.shards());
+    let memory = node.config().memory_bytes;
+    let limits = ShardLimits {
+        resident_bytes: usize::try_from(memory / share).unwrap_or(usize::MAX),
+        filter_bytes: usize::try_from(memory / FILTER_SHARE / share).unwrap_or(usize::MAX),
+        checkpoint_records: (CHECKPOINT_RECORDS / share).max(1),
+        checkpoint_interval_ms: node.config().checkpoint_interval_ms,
+        pack_after_ms: PACK_AFTER_MS,
+    };
+    for start in shards {
+        let inbox = Arc::new(Inbox::default());
+        let id = start.id;
+        let arguments = ShardArguments {
+            shard: Shard::new(start, limits),
+            node: Arc::clone(node),
+            exchange: Arc::clone(&node.exchanges()[index]),
+            inbox: Arc::clone(&inbox),
+        };
+        Actor::spawn_linked(None, ShardActor, arguments, supervisor.get_cell()).await.map_err(failed)?;
+        inboxes[id as usize] = Some(inbox);
+    }
+    Ok(inboxes)
+}

@@ -1,0 +1,301 @@
+//! The state store on disk. Keyspaces: `accounts`, `due`, `facts` (those kept for ever), `shards`, `meta`, and
+//! one per class and week of spilled keys, dropped whole.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
+use meed_schemas::ids::{AccountKind, Identity};
+use meed_schemas::time::Millis;
+
+use super::database::{Database, DatabaseSettings, store_fault};
+use super::keys::{self, FactPlace};
+use super::{FactQuery, KeyClass, ShardCheckpoint, ShardState, StoreOptions};
+use crate::error::{Error, Result};
+
+/// See the module.
+pub struct FjallStore {
+    database: Database,
+    accounts: Keyspace,
+    due: Keyspace,
+    facts: Keyspace,
+    shards: Keyspace,
+    weeks: BTreeMap<(KeyClass, u32), Keyspace>,
+    first_week: [u32; 2],
+    /// Per shard, an instant before which its due index is empty: without it, every look at the index would
+    /// first pass the tombstones of all that was ever due.
+    due_floor: HashMap<u16, Millis>,
+    memtable_bytes: u64,
+    poisoned: bool,
+}
+
+fn class_name(class: KeyClass) -> &'static str {
+    match class {
+        KeyClass::Idempotency => "idempotency",
+        KeyClass::Business => "business",
+    }
+}
+
+fn week_name(class: KeyClass, week: u32) -> String {
+    format!("keys-{}-{week}", class_name(class))
+}
+
+fn parse_week_name(name: &str) -> Option<(KeyClass, u32)> {
+    let (class, week) = name.strip_prefix("keys-")?.split_once('-')?;
+    let class = [KeyClass::Idempotency, KeyClass::Business].into_iter().find(|c| class_name(*c) == class)?;
+    Some((class, week.parse().ok()?))
+}
+
+fn first_week_row(class: KeyClass) -> String {
+    format!("s/first-week-{}", class_name(class))
+}
+
+impl FjallStore {
+    pub(super) fn open(dir: &Path, journal_id: [u8; 16], options: &StoreOptions) -> Result<Self> {
+        let settings = DatabaseSettings {
+            purpose: "state",
+            format: keys::STORE_FORMAT,
+            journal_id,
+            cache_bytes: options.cache_bytes,
+            open_files: options.open_files,
+        };
+        let database = Database::open(dir, &settings)?;
+        let mut weeks = BTreeMap::new();
+        for name in database.inner.list_keyspace_names() {
+            if let Some(week) = parse_week_name(&name) {
+                weeks.insert(week, database.keyspace(&name)?);
+            }
+        }
+        let mut first_week = [0; 2];
+        for class in [KeyClass::Idempotency, KeyClass::Business] {
+            let row = database.meta.get(first_week_row(class));
+            if let Some(row) = row.map_err(|e| store_fault("read", dir, e))? {
+                let row: [u8; 4] =
+                    row.as_ref().try_into().map_err(|_| keys::damaged(dir, "the first week of keys"))?;
+                first_week[class as usize] = u32::from_le_bytes(row);
+            }
+        }
+        let mut store = Self {
+            accounts: database.keyspace("accounts")?,
+            due: database.keyspace("due")?,
+            facts: database.keyspace("facts")?,
+            shards: database.keyspace("shards")?,
+            weeks,
+            first_week,
+            due_floor: HashMap::new(),
+            memtable_bytes: options.memtable_bytes,
+            poisoned: false,
+            database,
+        };
+        // A crash between recording the first week and dropping those before it is mended here.
+        for class in [KeyClass::Idempotency, KeyClass::Business] {
+            store.delete_weeks_before(class)?;
+        }
+        Ok(store)
+    }
+
+    fn fault(&self, action: &'static str, error: fjall::Error) -> Error {
+        store_fault(action, &self.database.folder, error)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.poisoned {
+            return Err(Error::Store {
+                action: "go on",
+                detail: "an earlier write failed; nothing after it can be trusted".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Runs a write; if it fails, nothing runs after it.
+    fn write<T>(&mut self, write: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.check()?;
+        let result = write(self);
+        self.poisoned = result.is_err();
+        result
+    }
+
+    pub(super) fn checkpoint(&mut self, checkpoint: &ShardCheckpoint) -> Result<()> {
+        self.write(|store| {
+            store.database.make_room(&store.keyspaces(), store.memtable_bytes)?;
+            let mut batch = store.database.inner.batch();
+            for account in &checkpoint.accounts {
+                store.add_account(&mut batch, checkpoint.shard, account)?;
+            }
+            let state = keys::shard_state(&checkpoint.state);
+            batch.insert(&store.shards, checkpoint.shard.to_be_bytes(), state);
+            batch.commit().map_err(|e| store.fault("checkpoint", e))
+        })
+    }
+
+    fn add_account(
+        &mut self,
+        batch: &mut OwnedWriteBatch,
+        shard: u16,
+        account: &super::AccountWrite,
+    ) -> Result<()> {
+        if account.due_before != account.due {
+            if let Some(at) = account.due_before {
+                batch.remove(&self.due, keys::due(shard, at, &account.identity));
+            }
+            if let Some(at) = account.due {
+                batch.insert(&self.due, keys::due(shard, at, &account.identity), b"");
+                self.due_floor.entry(shard).and_modify(|floor| *floor = (*floor).min(at));
+            }
+        }
+        for (fact, value) in &account.facts {
+            match keys::fact(shard, &account.identity, fact) {
+                (FactPlace::Kept, key) => batch.insert(&self.facts, key, value.as_slice()),
+                (FactPlace::Week(class, week), key) => {
+                    if let Some(keyspace) = self.week(class, week)? {
+                        batch.insert(&keyspace, key, value.as_slice());
+                    }
+                }
+            }
+        }
+        batch.insert(&self.accounts, keys::account(shard, &account.identity), account.blob.as_slice());
+        Ok(())
+    }
+
+    /// The keyspace of a week, created with its first key; `None` for a week that was dropped.
+    fn week(&mut self, class: KeyClass, week: u32) -> Result<Option<Keyspace>> {
+        if week < self.first_week[class as usize] {
+            return Ok(None);
+        }
+        if let Some(keyspace) = self.weeks.get(&(class, week)) {
+            return Ok(Some(keyspace.clone()));
+        }
+        let keyspace = self.database.keyspace(&week_name(class, week))?;
+        self.weeks.insert((class, week), keyspace.clone());
+        Ok(Some(keyspace))
+    }
+
+    fn keyspaces(&self) -> Vec<&Keyspace> {
+        let mut all = vec![&self.accounts, &self.due, &self.facts, &self.shards, &self.database.meta];
+        all.extend(self.weeks.values());
+        all
+    }
+
+    pub(super) fn sync(&mut self) -> Result<()> {
+        self.write(|store| {
+            store.database.inner.persist(PersistMode::SyncData).map_err(|e| store.fault("sync", e))
+        })
+    }
+
+    fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let value = keyspace.get(key).map_err(|e| self.fault("read", e))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    pub(super) fn load(&self, shard: u16, identity: &Identity) -> Result<Option<Vec<u8>>> {
+        self.check()?;
+        self.get(&self.accounts, &keys::account(shard, identity))
+    }
+
+    pub(super) fn spilled(
+        &self,
+        shard: u16,
+        identity: &Identity,
+        query: &FactQuery,
+    ) -> Result<Option<Vec<u8>>> {
+        self.check()?;
+        let key = keys::query(shard, identity, query);
+        let FactQuery::Key { class, weeks, .. } = query else {
+            return self.get(&self.facts, &key);
+        };
+        if weeks.is_empty() {
+            return Ok(None);
+        }
+        for (_, keyspace) in self.weeks.range((*class, *weeks.start())..=(*class, *weeks.end())).rev() {
+            if let Some(value) = self.get(keyspace, &key)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn due(
+        &mut self,
+        shard: u16,
+        up_to: Millis,
+        after: Option<&(Millis, Identity)>,
+        limit: usize,
+    ) -> Result<Vec<(Millis, Identity)>> {
+        self.check()?;
+        let floor = self.due_floor.get(&shard).copied().unwrap_or(Millis::MIN);
+        let (from, to) = keys::due_range(shard, floor, after, up_to);
+        if from >= to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for row in self.due.range(from..to).take(limit) {
+            let key = row.key().map_err(|e| self.fault("read", e))?;
+            found.push(keys::read_due(&key, &self.database.folder)?);
+        }
+        if after.is_none_or(|(at, _)| *at < floor) {
+            let first = found.first().map_or(up_to.saturating_add(1), |(at, _)| *at);
+            self.due_floor.insert(shard, first.max(floor));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn shard_state(&self, shard: u16) -> Result<Option<ShardState>> {
+        self.check()?;
+        let row = self.get(&self.shards, &shard.to_be_bytes())?;
+        row.map(|row| keys::read_shard_state(&row, &self.database.folder)).transpose()
+    }
+
+    pub(super) fn accounts(
+        &self,
+        shard: u16,
+        kind: Option<AccountKind>,
+        visit: &mut dyn FnMut(Identity, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.check()?;
+        for row in self.accounts.prefix(keys::account_prefix(shard, kind)) {
+            let (key, blob) = row.into_inner().map_err(|e| self.fault("read", e))?;
+            visit(keys::identity_of_account(&key, &self.database.folder)?, &blob)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_fact_weeks_before(&mut self, class: KeyClass, week: u32) -> Result<()> {
+        self.write(|store| {
+            if week <= store.first_week[class as usize] {
+                return Ok(());
+            }
+            // The floor is durable before anything goes, so that a key which a replay spills again into a
+            // dropped week does not bring that week back.
+            store.put_row(&first_week_row(class), &week.to_le_bytes())?;
+            store.first_week[class as usize] = week;
+            store.delete_weeks_before(class)
+        })
+    }
+
+    fn delete_weeks_before(&mut self, class: KeyClass) -> Result<()> {
+        let first = self.first_week[class as usize];
+        let old: Vec<_> = self.weeks.range((class, 0)..(class, first)).map(|(week, _)| *week).collect();
+        for week in old {
+            if let Some(keyspace) = self.weeks.remove(&week) {
+                self.database.inner.delete_keyspace(keyspace).map_err(|e| self.fault("drop keys in", e))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.check()?;
+        self.get(&self.database.meta, format!("u/{name}").as_bytes())
+    }
+
+    pub(super) fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
+        self.write(|store| store.put_row(&format!("u/{name}"), value))
+    }
+
+    fn put_row(&self, name: &str, value: &[u8]) -> Result<()> {
+        let mut batch = self.database.inner.batch().durability(Some(PersistMode::SyncAll));
+        batch.insert(&self.database.meta, name, value);
+        batch.commit().map_err(|e| self.fault("write", e))
+    }
+}

@@ -1,0 +1,137 @@
+//! The state store in memory: what tests and the simulator run on. A clone is what a disk would hold, so a
+//! simulated power loss is going back to the clone of the last sync.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+
+use meed_schemas::ids::{AccountKind, Identity};
+use meed_schemas::time::Millis;
+
+use super::keys::{self, FactPlace};
+use super::{FactQuery, KeyClass, ShardCheckpoint, ShardState};
+use crate::error::Result;
+
+type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    accounts: Rows,
+    due: Rows,
+    facts: Rows,
+    weeks: BTreeMap<(KeyClass, u32), Rows>,
+    dropped_before: BTreeMap<KeyClass, u32>,
+    shards: BTreeMap<u16, ShardState>,
+    meta: BTreeMap<String, Vec<u8>>,
+}
+
+/// Named in messages about rows that cannot be read.
+fn folder() -> &'static Path {
+    Path::new("memory")
+}
+
+impl MemoryStore {
+    pub(super) fn checkpoint(&mut self, checkpoint: &ShardCheckpoint) -> Result<()> {
+        let shard = checkpoint.shard;
+        for account in &checkpoint.accounts {
+            if let Some(at) = account.due_before {
+                self.due.remove(&keys::due(shard, at, &account.identity));
+            }
+            if let Some(at) = account.due {
+                self.due.insert(keys::due(shard, at, &account.identity), Vec::new());
+            }
+            for (fact, value) in &account.facts {
+                let (place, key) = keys::fact(shard, &account.identity, fact);
+                match place {
+                    FactPlace::Kept => self.facts.insert(key, value.clone()),
+                    FactPlace::Week(class, week) if week >= self.first_week(class) => {
+                        self.weeks.entry((class, week)).or_default().insert(key, value.clone())
+                    }
+                    FactPlace::Week(..) => None,
+                };
+            }
+            self.accounts.insert(keys::account(shard, &account.identity), account.blob.clone());
+        }
+        self.shards.insert(shard, checkpoint.state.clone());
+        Ok(())
+    }
+
+    fn first_week(&self, class: KeyClass) -> u32 {
+        self.dropped_before.get(&class).copied().unwrap_or(0)
+    }
+
+    pub(super) fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn load(&self, shard: u16, identity: &Identity) -> Result<Option<Vec<u8>>> {
+        Ok(self.accounts.get(&keys::account(shard, identity)).cloned())
+    }
+
+    pub(super) fn spilled(
+        &self,
+        shard: u16,
+        identity: &Identity,
+        query: &FactQuery,
+    ) -> Result<Option<Vec<u8>>> {
+        let key = keys::query(shard, identity, query);
+        Ok(match query {
+            FactQuery::Key { weeks, .. } if weeks.is_empty() => None,
+            FactQuery::Key { class, weeks, .. } => self
+                .weeks
+                .range((*class, *weeks.start())..=(*class, *weeks.end()))
+                .rev()
+                .find_map(|(_, rows)| rows.get(&key).cloned()),
+            _ => self.facts.get(&key).cloned(),
+        })
+    }
+
+    pub(super) fn due(
+        &mut self,
+        shard: u16,
+        up_to: Millis,
+        after: Option<&(Millis, Identity)>,
+        limit: usize,
+    ) -> Result<Vec<(Millis, Identity)>> {
+        let (from, to) = keys::due_range(shard, Millis::MIN, after, up_to);
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        self.due.range(from..to).take(limit).map(|(key, _)| keys::read_due(key, folder())).collect()
+    }
+
+    pub(super) fn shard_state(&self, shard: u16) -> Result<Option<ShardState>> {
+        Ok(self.shards.get(&shard).cloned())
+    }
+
+    pub(super) fn accounts(
+        &self,
+        shard: u16,
+        kind: Option<AccountKind>,
+        visit: &mut dyn FnMut(Identity, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let prefix = keys::account_prefix(shard, kind);
+        let rows = self.accounts.range::<[u8], _>((Bound::Included(prefix.as_slice()), Bound::Unbounded));
+        for (key, blob) in rows.take_while(|(key, _)| key.starts_with(&prefix)) {
+            visit(keys::identity_of_account(key, folder())?, blob)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_fact_weeks_before(&mut self, class: KeyClass, week: u32) -> Result<()> {
+        let first = self.first_week(class).max(week);
+        self.dropped_before.insert(class, first);
+        self.weeks.retain(|(c, w), _| *c != class || *w >= first);
+        Ok(())
+    }
+
+    pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.meta.get(name).cloned())
+    }
+
+    pub(super) fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
+        self.meta.insert(name.to_owned(), value.to_vec());
+        Ok(())
+    }
+}

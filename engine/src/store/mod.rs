@@ -1,0 +1,261 @@
+//! The state store: what is checkpointed of the accounts, so that a start replays only the journal's tail.
+//!
+//! Blobs are opaque here: this module never decides, decodes or dates anything about an account. A store is
+//! called from one thread only, its own; nothing in it is shared. A write that failed poisons it: every later
+//! call is an error, and the recovery is the restart.
+
+mod database;
+mod fjall;
+mod keys;
+mod memory;
+pub mod snapshot;
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use meed_schemas::ids::{AccountKind, Identity};
+use meed_schemas::time::Millis;
+
+use crate::error::{Error, Result};
+pub(crate) use database::{Database, DatabaseSettings, sync_folder};
+pub use memory::MemoryStore;
+
+/// Most accounts in one checkpoint. Also the caller's to bound is the sum of its blobs: a batch lies in memory
+/// beside the memtables, so a checkpoint past a few MiB should be cut in two.
+pub const CHECKPOINT_ACCOUNTS_MAX: usize = 4096;
+/// Days in the unit in which spilled keys are dropped.
+pub const DAYS_PER_WEEK: u32 = 7;
+
+/// The memory of a store. Its sum is part of the node's bound.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Bytes of the cache of blocks and filters.
+    pub cache_bytes: u64,
+    /// Bytes of what was written and is not yet in tables, being flushed included.
+    pub memtable_bytes: u64,
+    /// Most table files held open.
+    pub open_files: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, memtable_bytes: 64 << 20, open_files: 256 }
+    }
+}
+
+/// The families of keys that are remembered, each kept for a time of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum KeyClass {
+    /// `Idempotency-Key` headers.
+    Idempotency,
+    /// Business keys.
+    Business,
+}
+
+/// A fact about an account that its blob no longer holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FactKey {
+    /// The outcome of a key. Kept until its week is dropped.
+    Key {
+        /// Family of the key.
+        class: KeyClass,
+        /// Keyed hash of the key.
+        hash: u128,
+        /// Week in which it was recorded: see [`week_of`].
+        week: u32,
+    },
+    /// How much of an original (its packed position) has been reversed. Kept for ever.
+    Reversed(u64),
+    /// What expired unspent of a lot (its instant). Kept for ever.
+    ExpiredLot(i64),
+    /// How a hold (its packed position) was closed. Kept for ever.
+    ClosedHold(u64),
+}
+
+/// Which fact is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FactQuery {
+    /// The outcome of a key, in these weeks, newest first.
+    Key {
+        /// Family of the key.
+        class: KeyClass,
+        /// Keyed hash of the key.
+        hash: u128,
+        /// Weeks of recording to search. Weeks without a key cost nothing.
+        weeks: RangeInclusive<u32>,
+    },
+    /// As [`FactKey::Reversed`].
+    Reversed(u64),
+    /// As [`FactKey::ExpiredLot`].
+    ExpiredLot(i64),
+    /// As [`FactKey::ClosedHold`].
+    ClosedHold(u64),
+}
+
+/// The week of an instant, as facts are dropped by: days since the epoch / 7.
+pub fn week_of(at: Millis) -> u32 {
+    let week = at.div_euclid(meed_schemas::time::DAY_MS).div_euclid(i64::from(DAYS_PER_WEEK));
+    u32::try_from(week.max(0)).unwrap_or(u32::MAX)
+}
+
+/// What one checkpoint of a shard changes, all of it in one atomic batch.
+#[derive(Clone, Debug)]
+pub struct ShardCheckpoint {
+    /// The shard.
+    pub shard: u16,
+    /// The accounts that changed, at most [`CHECKPOINT_ACCOUNTS_MAX`].
+    pub accounts: Vec<AccountWrite>,
+    /// The state of the shard after them.
+    pub state: ShardState,
+}
+
+/// How far a shard is checkpointed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShardState {
+    /// Lowest shard sequence whose effect the store may lack: replay begins here.
+    pub replay_start: u64,
+    /// The shard's totals, opaque.
+    pub totals: Vec<u8>,
+    /// Highest shard sequence that `totals` has.
+    pub totals_sequence: u64,
+    /// Number of accounts of the shard in the store.
+    pub accounts: u64,
+}
+
+/// One account's part of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct AccountWrite {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its state, which replaces the one stored.
+    pub blob: Vec<u8>,
+    /// The due instant that the previous checkpoint of this account gave: its row is replaced. Taken from the
+    /// caller so that a checkpoint reads nothing.
+    pub due_before: Option<Millis>,
+    /// The instant at which the account has something to settle, if it has one.
+    pub due: Option<Millis>,
+    /// Facts that the blob no longer holds. A key of a week that was dropped is not kept.
+    pub facts: Vec<(FactKey, Vec<u8>)>,
+}
+
+/// The state store of a node.
+// Made once and never moved, so the size of its larger variant is of no account.
+#[allow(clippy::large_enum_variant)]
+pub enum Store {
+    /// On disk.
+    Fjall(fjall::FjallStore),
+    /// In memory, for tests and simulation.
+    Memory(MemoryStore),
+}
+
+macro_rules! dispatch {
+    ($self:expr, $store:ident => $call:expr) => {
+        match $self {
+            Store::Fjall($store) => $call,
+            Store::Memory($store) => $call,
+        }
+    };
+}
+
+impl Store {
+    /// Opens the store in `dir`, and creates it if the folder does not exist. It appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when it belongs to another journal, [`Error::NewerFormat`], [`Error::Locked`],
+    /// [`Error::Damaged`].
+    pub fn open(dir: &Path, journal_id: [u8; 16], options: &StoreOptions) -> Result<Self> {
+        fjall::FjallStore::open(dir, journal_id, options).map(Self::Fjall)
+    }
+
+    /// An empty store in memory.
+    pub fn in_memory() -> Self {
+        Self::Memory(MemoryStore::default())
+    }
+
+    /// Writes a checkpoint as one atomic batch: a reader, and a start after a kill, sees all of it or nothing.
+    /// Durable against power loss after the next [`Store::sync`]. May wait for memory to be flushed.
+    pub fn checkpoint(&mut self, checkpoint: &ShardCheckpoint) -> Result<()> {
+        if checkpoint.accounts.len() > CHECKPOINT_ACCOUNTS_MAX {
+            return Err(Error::Store {
+                action: "checkpoint",
+                detail: format!(
+                    "{} accounts in one batch, at most {CHECKPOINT_ACCOUNTS_MAX}",
+                    checkpoint.accounts.len()
+                ),
+            });
+        }
+        dispatch!(self, store => store.checkpoint(checkpoint))
+    }
+
+    /// Makes everything written before it survive power loss.
+    pub fn sync(&mut self) -> Result<()> {
+        dispatch!(self, store => store.sync())
+    }
+
+    /// The blob of an account.
+    pub fn load(&self, shard: u16, identity: &Identity) -> Result<Option<Vec<u8>>> {
+        dispatch!(self, store => store.load(shard, identity))
+    }
+
+    /// A fact that an account's blob no longer holds.
+    pub fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
+        dispatch!(self, store => store.spilled(shard, identity, query))
+    }
+
+    /// As [`Store::spilled`] for each query, in order.
+    pub fn spilled_many(
+        &self,
+        shard: u16,
+        queries: &[(Identity, FactQuery)],
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        queries.iter().map(|(identity, query)| self.spilled(shard, identity, query)).collect()
+    }
+
+    /// The accounts of a shard that are due at or before `up_to`, by instant and identity: at most `limit`,
+    /// those after `after`. An account stays in the index until a checkpoint changes its due instant, so a
+    /// sweep passes the last pair that it was given until it is through.
+    pub fn due(
+        &mut self,
+        shard: u16,
+        up_to: Millis,
+        after: Option<&(Millis, Identity)>,
+        limit: usize,
+    ) -> Result<Vec<(Millis, Identity)>> {
+        dispatch!(self, store => store.due(shard, up_to, after, limit))
+    }
+
+    /// The state of a shard, `None` before its first checkpoint.
+    pub fn shard_state(&self, shard: u16) -> Result<Option<ShardState>> {
+        dispatch!(self, store => store.shard_state(shard))
+    }
+
+    /// Visits the accounts of a shard, of one kind or of all, in the order of their identities (the order of
+    /// a snapshot). Ends at the first error, which it returns.
+    pub fn accounts(
+        &self,
+        shard: u16,
+        kind: Option<AccountKind>,
+        visit: &mut dyn FnMut(Identity, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        dispatch!(self, store => store.accounts(shard, kind, visit))
+    }
+
+    /// Drops all keys of `class` of the weeks before `week`, for all shards, and refuses to keep any later.
+    /// Durable when it returns. Going back is ignored.
+    pub fn drop_fact_weeks_before(&mut self, class: KeyClass, week: u32) -> Result<()> {
+        dispatch!(self, store => store.drop_fact_weeks_before(class, week))
+    }
+
+    /// A value by name.
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        dispatch!(self, store => store.meta(name))
+    }
+
+    /// Keeps a value by name, durable when it returns.
+    pub fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
+        dispatch!(self, store => store.put_meta(name, value))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! One worker: a thread with its own runtime, its own shards and its own connections.
+//!
+//! Requests for its own shards go straight into their inboxes; those for another worker's shards travel
+//! through that worker's inbox, and their answers back, in batches with one wake-up each. A worker hands one
+//! buffer per batch to the journal thread for all its shards.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use meed_schemas::command::Request;
+use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::record::RecordKind;
+use smallvec::SmallVec;
+
+use crate::exchange::{Exchange, Message};
+use crate::inbox::Inbox;
+use crate::node::Node;
+use crate::permits::NoPermit;
+use crate::reader::ReadJob;
+use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
+use slots::Slots;
+
+mod slots;
+
+/// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
+const YIELDS_BEFORE_SUBMIT: usize = 3;
+/// Batches of one worker that the journal may have at once: one being written, one waiting.
+const BATCHES_UNDER_WAY_MAX: usize = 2;
+/// A batch that has grown to this goes to the journal without waiting for more.
+const BATCH_BYTES: usize = 4 << 20;
+/// Pace of deadlines and of time in the shards.
+const TICK: Duration = Duration::from_millis(50);
+/// Ticks between two store syncs.
+const TICKS_PER_SYNC: u32 = 100;
+
+/// Time between two tries to get permits.
+const ADMISSION_POLL: Duration = Duration::from_millis(2);
+
+/// Permits of a window of commands, which their answers give back. They are lost if the commands are not
+/// sent, so both happen in one breath.
+#[must_use]
+pub struct Admitted {
+    shards: SmallVec<[u16; 1]>,
+    bytes: u32,
+}
+
+/// A worker, seen from its own thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Worker {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    node: Arc<Node>,
+    exchange: Arc<Exchange>,
+    /// Inboxes of this worker's shards, by shard; `None` for those of others.
+    shards: Vec<Option<Arc<Inbox>>>,
+    slots: RefCell<Slots>,
+    outgoing: RefCell<Vec<Vec<Message>>>,
+    outgoing_any: Cell<bool>,
+    deadlines: RefCell<VecDeque<(i64, u32, u32)>>,
+}
+
+impl Worker {
+    /// The worker of this thread.
+    pub fn new(node: Arc<Node>, exchange: Arc<Exchange>, shards: Vec<Option<Arc<Inbox>>>) -> Self {
+        let others = (0..node.exchanges().len()).map(|_| Vec::new()).collect();
+        Self {
+            inner: Rc::new(Inner {
+                node,
+                exchange,
+                shards,
+                slots: RefCell::default(),
+                outgoing: RefCell::new(others),
+                outgoing_any: Cell::new(false),
+                deadlines: RefCell::default(),
+            }),
+        }
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.inner.node
+    }
+
+    /// Which worker this is.
+    pub fn index(&self) -> u16 {
+        self.inner.exchange.index
+    }
+
+    /// Takes permits for a window of commands, all or none, waiting up to `wait` for them.
+    ///
+    /// # Errors
+    /// No permits: nothing was executed.
+    pub async fn admit(&self, requests: &[Request], bytes: u32, wait: Duration) -> Result<Admitted, NoPermit> {
+        let shards: SmallVec<[u16; 1]> = requests.iter().map(|r| r.identity.shard(self.inner.node.shards())).collect();
+        let bytes_all = i64::from(bytes) * requests.len() as i64;
+        let permits = &self.inner.node.permits;
+        let refused = match permits.acquire(&shards, bytes_all) {
+            Ok(()) => return Ok(Admitted { shards, bytes }),
+            Err(refused) => refused,
+        };
+        let until = Instant::now() + wait;
+        while refused != NoPermit::Draining && Instant::now() < until {
+            tokio::time::sleep(ADMISSION_POLL).await;
+            if permits.acquire(&shards, bytes_all).is_ok() {
+                return Ok(Admitted { shards, bytes });
+            }
+        }
+        Err(refused)
+    }
+
+    /// Sends an admitted request on its way. Dropping the future does not undo what was admitted.
+    pub fn call(&self, request: Request, admitted: &Admitted) -> Call {
+        let shard = admitted.shards[0];
+        let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
+        let (slot, generation) = self.inner.slots.borrow_mut().open(1);
+        let to = ReplyTo { worker: self.index(), slot, generation, index: 0 };
+        self.inner.deadlines.borrow_mut().push_back((deadline_ms, slot, generation));
+        self.send_input(shard, Input::Command(Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes }));
+        self.flush_soon();
+        Call { worker: self.clone(), slot, generation }
+    }
+
+    /// Sends an admitted window on its way; requests of one account are executed in their order, also over
+    /// several windows.
+    pub fn call_many(&self, requests: Vec<Request>, admitted: &Admitted) -> CallMany {
+        let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
+        let (slot, generation) = self.inner.slots.borrow_mut().open(requests.len() as u32);
+        self.inner.deadlines.borrow_mut().push_back((deadline_ms, slot, generation));
+        // Local inputs are grouped by shard, so that each inbox is locked once.
+        let mut local: Vec<(u16, Vec<Input>)> = Vec::new();
+        for (index, (request, &shard)) in requests.into_iter().zip(&admitted.shards).enumerate() {
+            let to = ReplyTo { worker: self.index(), slot, generation, index: index as u32 };
+            let input = Input::Command(Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes });
+            if self.inner.shards[shard as usize].is_some() {
+                match local.iter_mut().find(|l| l.0 == shard) {
+                    Some((_, inputs)) => inputs.push(input),
+                    None => local.push((shard, vec![input])),
+                }
+            } else {
+                self.send_input(shard, input);
+            }
+        }
+        for (shard, inputs) in local {
+            if let Some(inbox) = &self.inner.shards[shard as usize] {
+                inbox.push(inputs);
+            }
+        }
+        self.flush_soon();
+        CallMany { worker: self.clone(), slot, generation }
+    }
+
+    fn send_input(&self, shard: u16, input: Input) {
+        match &self.inner.shards[shard as usize] {
+            Some(inbox) => inbox.push([input]),
+            None => self.send_to(self.inner.node.worker_of(shard), Message::Input(shard, input)),
+        }
+    }
+
+    fn send_to(&self, worker: u16, message: Message) {
+        self.inner.outgoing.borrow_mut()[worker as usize].push(message);
+        self.inner.outgoing_any.set(true);
+    }
+
+    /// Sends what is for other workers at the end of this round of tasks.
+    fn flush_soon(&self) {
+        if self.inner.outgoing_any.get() {
+            self.inner.exchange.arm();
+        }
+    }
+
+    fn flush(&self) {
+        if !self.inner.outgoing_any.replace(false) {
+            return;
+        }
+        let mut outgoing = self.inner.outgoing.borrow_mut();
+        for (worker, messages) in self.inner.node.exchanges().iter().zip(outgoing.iter_mut()) {
+            if !messages.is_empty() {
+                worker.send(messages.drain(..));
+            }
+        }
+    }
+
+    /// Runs the worker's own tasks until the node stops.
+    pub async fn run(self) {
+        let (turns, receives, ticks) = (self.clone().turns(), self.clone().receives(), self.clone().ticks());
+        tokio::join!(turns, receives, ticks);
+    }
+
+    /// After turns: what is ready leaves, then the batch goes to the journal.
+    async fn turns(self) {
+        let exchange = &self.inner.exchange;
+        while !self.inner.node.has_stopped() {
+            exchange.armed().await;
+            self.dispatch(exchange.take_ready());
+            self.flush();
+            for _ in 0..YIELDS_BEFORE_SUBMIT {
+                tokio::task::yield_now().await;
+                if exchange.lane().filling_bytes() > BATCH_BYTES {
+                    break;
+                }
+            }
+            exchange.disarm();
+            self.dispatch(exchange.take_ready());
+            self.flush();
+            self.submit();
+        }
+    }
+
+    fn submit(&self) {
+        let lane_index = self.index() as usize;
+        let committer = self.inner.node.committer();
+        let mut lane = self.inner.exchange.lane();
+        if lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
+            && lane.filling_bytes() > 0
+            && committer.is_free(lane_index)
+            && let Some((number, buffer)) = lane.submit()
+        {
+            committer.submit(lane_index, number, buffer);
+        }
+    }
+
+    /// What other threads deliver.
+    async fn receives(self) {
+        let exchange = &self.inner.exchange;
+        let mut messages = Vec::new();
+        while !self.inner.node.has_stopped() {
+            exchange.receive(&mut messages).await;
+            let mut released = Vec::new();
+            for message in messages.drain(..) {
+                match message {
+                    Message::Input(shard, input) => {
+                        if let Some(inbox) = &self.inner.shards[shard as usize] {
+                            inbox.push([input]);
+                        }
+                    }
+                    Message::Reply(to, reply) => self.inner.slots.borrow_mut().fill(to, reply),
+                    Message::Durable(number, buffer) => {
+                        let mut lane = exchange.lane();
+                        lane.complete(number, buffer);
+                        released.extend(std::iter::from_fn(|| lane.release()));
+                    }
+                }
+            }
+            if !released.is_empty() {
+                self.dispatch(released);
+                self.flush();
+            }
+            if exchange.lane().filling_bytes() > 0 {
+                exchange.arm();
+            }
+        }
+    }
+
+    /// Time: deadlines of callers, and a tick for every shard.
+    async fn ticks(self) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut count = 0u32;
+        while !self.inner.node.has_stopped() {
+            interval.tick().await;
+            count = count.wrapping_add(1);
+            let elapsed_ms = self.inner.node.times.elapsed_ms();
+            loop {
+                let due = self.inner.deadlines.borrow_mut().pop_front_if(|d| d.0 < elapsed_ms);
+                let Some((_, slot, generation)) = due else { break };
+                self.inner.slots.borrow_mut().give_up(slot, generation);
+            }
+            for inbox in self.inner.shards.iter().flatten() {
+                inbox.push([Input::Tick]);
+            }
+            if self.index() == 0 {
+                self.inner.node.check_lag();
+                if count.is_multiple_of(TICKS_PER_SYNC) {
+                    self.inner.node.keeper().sync(self.inner.node.times.wall_ms());
+                }
+            }
+        }
+        // The other tasks see that the node has stopped.
+        self.inner.exchange.wake_all();
+    }
+
+    /// Carries out what was held until it was durable.
+    fn dispatch(&self, held: Vec<Held>) {
+        let node = &self.inner.node;
+        let (mut count, mut bytes_all) = (0, 0);
+        let mut reads = Vec::new();
+        for held in held {
+            match held {
+                Held::Reply { to, shard, bytes, reply } => {
+                    if let Reply::Executed { record, replayed: false } = &reply
+                        && record.kind == RecordKind::Program
+                        && let Err(error) = node.publish_program(record)
+                    {
+                        node.fault(error);
+                        continue;
+                    }
+                    node.permits.release_shard(shard, 1);
+                    count += 1;
+                    bytes_all += i64::from(bytes);
+                    if to.worker == self.index() {
+                        self.inner.slots.borrow_mut().fill(to, reply);
+                    } else {
+                        self.send_to(to.worker, Message::Reply(to, reply));
+                    }
+                }
+                Held::Read { position, purpose } => reads.push(self.read_job(position, purpose)),
+                Held::Checkpoint(checkpoint, copied) => node.keeper().checkpoint(checkpoint, copied),
+            }
+        }
+        if count > 0 {
+            node.permits.release_node(count, bytes_all);
+        }
+        if !reads.is_empty() {
+            // Reads are bounded by the permits of the commands that wait for them.
+            let refused = node.reader().submit(reads);
+            debug_assert!(refused.is_empty());
+        }
+    }
+
+    fn read_job(&self, position: meed_schemas::ids::Position, purpose: Purpose) -> ReadJob {
+        let node = Arc::clone(&self.inner.node);
+        let own = Arc::clone(&self.inner.exchange);
+        ReadJob::Record(
+            position,
+            Box::new(move |record| match purpose {
+                Purpose::Replay { to, outcome, bytes, shard } => {
+                    node.permits.release_shard(shard, 1);
+                    node.permits.release_node(1, i64::from(bytes));
+                    let reply = replayed(record, outcome);
+                    node.exchanges()[to.worker as usize].send([Message::Reply(to, reply)]);
+                }
+                Purpose::Original { identity, ticket } => {
+                    let shard = identity.shard(node.shards());
+                    own.send([Message::Input(shard, Input::Record(identity, ticket, position, record))]);
+                }
+            }),
+        )
+    }
+}
+
+/// The answer of a replay, from the record that the key led to.
+fn replayed(record: Option<Box<meed_schemas::record::Record>>, outcome: bool) -> Reply {
+    use meed_schemas::record::Detail;
+    let Some(record) = record else { return Reply::Refused(Refusal::NotReady) };
+    if outcome {
+        return Reply::Outcome(record);
+    }
+    match &record.detail {
+        Detail::Refusal { available_points, requested_points, request_id } => Reply::RefusedBefore {
+            refusal: Refusal::InsufficientPoints {
+                available_points: *available_points,
+                requested_points: *requested_points,
+            },
+            request_id: request_id.clone(),
+        },
+        _ => Reply::Executed { record, replayed: true },
+    }
+}
+
+/// An answer to come.
+pub struct Call {
+    worker: Worker,
+    slot: u32,
+    generation: u32,
+}
+
+impl Future for Call {
+    type Output = Reply;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
+        let mut slots = self.worker.inner.slots.borrow_mut();
+        match slots.poll(self.slot, self.generation, cx.waker()) {
+            Some(replies) => Poll::Ready(replies.pop().flatten().unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
+    }
+}
+
+/// Answers to come, in the order of the requests.
+pub struct CallMany {
+    worker: Worker,
+    slot: u32,
+    generation: u32,
+}
+
+impl Future for CallMany {
+    type Output = Vec<Reply>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Reply>> {
+        let mut slots = self.worker.inner.slots.borrow_mut();
+        match slots.poll(self.slot, self.generation, cx.waker()) {
+            Some(replies) => Poll::Ready(
+                std::mem::take(replies).into_iter().map(|r| r.unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))).collect(),
+            ),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for CallMany {
+    fn drop(&mut self) {
+        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
+    }
+}

@@ -1,0 +1,219 @@
+//! Between the front end and the engine: settings in, a running engine out.
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use meed_engine::aliases::Aliases;
+use meed_engine::config::EngineConfig;
+use meed_engine::error::{Error, Result};
+use meed_engine::permits::PermitLimits;
+use meed_engine::start::{Engine, WorkerMain, start};
+use meed_engine::worker::Worker;
+
+use meed_schemas::command::{Command, Keys, Request, RequestId};
+use meed_schemas::ids::{Identity, check_id};
+use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
+
+use crate::config::{SettingError, Settings};
+use crate::connection::serve_worker;
+use crate::context::{Context, Shared};
+
+/// What a worker's requests need of the engine.
+#[derive(Clone)]
+pub struct Backend {
+    /// The worker whose thread this is.
+    pub worker: Worker,
+    /// The aliases.
+    pub aliases: Aliases,
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Backend({})", self.worker.index())
+    }
+}
+
+/// The engine's part of the settings. `shards` only when somebody set it: a folder keeps its own.
+pub fn engine_config(settings: &Settings, shards: Option<u16>) -> EngineConfig {
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    EngineConfig {
+        data: settings.data.clone(),
+        shards,
+        workers: usize::from(settings.workers),
+        memory_bytes: settings.memory_bytes.0,
+        permits: PermitLimits {
+            commands: i64::from(settings.admission_commands),
+            bytes: signed(settings.admission_bytes.0),
+            commands_per_shard: i64::from(settings.admission_commands_per_shard),
+        },
+        request_deadline_ms: signed(settings.request_deadline_ms),
+        checkpoint_interval_ms: signed(settings.checkpoint_interval_ms),
+        checkpoint_lag_records: settings.checkpoint_lag_records,
+        segment_bytes: settings.segment_bytes.0,
+        clock_jump_ms: signed(settings.clock_jump_ms),
+        settle_gap_days: i64::from(settings.settle_gap_days),
+        settle_past_gap: settings.settle_past_gap,
+    }
+}
+
+/// A program document to be loaded at start.
+#[derive(Debug)]
+pub struct ProgramFile {
+    /// The program: the file's name without its extension.
+    name: String,
+    /// The canonical document.
+    document: Box<str>,
+    /// Whether it is loaded only when the program does not exist.
+    only_new: bool,
+}
+
+/// Reads the program documents of `--programs`, after the built-in program.
+///
+/// # Errors
+/// A file that cannot be read, whose name is no program id, or that is no program document.
+pub fn read_programs(files: &[PathBuf]) -> std::result::Result<Vec<ProgramFile>, SettingError> {
+    let canonical = |bytes: &[u8], what: &str| {
+        let document = Document::parse(bytes)
+            .map_err(|error| SettingError(format!("{what}: `{}` {}", error.field, error.detail)))?;
+        Ok(document.to_canonical_json().into_boxed_str())
+    };
+    let mut programs = vec![ProgramFile {
+        name: BUILT_IN_NAME.to_owned(),
+        document: canonical(BUILT_IN_DOCUMENT.as_bytes(), "the built-in program")?,
+        only_new: true,
+    }];
+    for file in files {
+        let at = file.display();
+        let name = file.file_stem().and_then(|stem| stem.to_str()).filter(|stem| check_id(stem));
+        let Some(name) = name else {
+            return Err(SettingError(format!("{at}: the file's name is the program's id, and this is none")));
+        };
+        let bytes = std::fs::read(file).map_err(|error| SettingError(format!("cannot read {at}: {error}")))?;
+        let document = canonical(&bytes, &at.to_string())?;
+        programs.push(ProgramFile { name: name.to_owned(), document, only_new: false });
+    }
+    Ok(programs)
+}
+
+/// Starts the engine and loads the programs; then each of its workers serves one listener until the node is
+/// drained.
+///
+/// # Errors
+/// As [`start`]; a program that is refused.
+pub fn open(
+    config: EngineConfig,
+    shared: &Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    programs: Vec<ProgramFile>,
+) -> Result<Engine> {
+    let listeners: Vec<Mutex<Option<TcpListener>>> = listeners.into_iter().map(|l| Mutex::new(Some(l))).collect();
+    let (listeners, programs) = (Arc::new(listeners), Arc::new(programs));
+    let shared = Arc::clone(shared);
+    let (loaded, outcome) = mpsc::channel();
+    let serve = tokio::sync::watch::Sender::new(false);
+    let may_serve = serve.subscribe();
+    let main: WorkerMain = Arc::new(move |worker, aliases| -> Pin<Box<dyn Future<Output = ()>>> {
+        let (shared, listeners) = (Arc::clone(&shared), Arc::clone(&listeners));
+        let (programs, loaded, mut may_serve) = (Arc::clone(&programs), loaded.clone(), may_serve.clone());
+        Box::pin(async move {
+            let _serving = shared.serving();
+            let index = usize::from(worker.index());
+            if index == 0 {
+                // The starter waits for exactly one message.
+                let _ = loaded.send(load_programs(&worker, &programs).await);
+            }
+            if may_serve.wait_for(|may| *may).await.is_err() {
+                return;
+            }
+            let own = |l: &Mutex<Option<TcpListener>>| l.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Some(listener) = listeners.get(index).and_then(own) else { return };
+            let backend = Backend { worker, aliases };
+            let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, backend));
+            if let Err(error) = serve_worker(listener, context).await {
+                tracing::error!(worker = index, %error, "a worker cannot serve");
+                shared.fail();
+            }
+        })
+    });
+    let engine = start(config, Box::new(stop_at_once), main)?;
+    match outcome.recv() {
+        Ok(Ok(())) => {
+            serve.send_replace(true);
+            Ok(engine)
+        }
+        Ok(Err(error)) => engine.shutdown(PATIENCE).and(Err(error)),
+        Err(_) => Err(Error::Stopped("the first worker ended while it loaded the programs".into())),
+    }
+}
+
+/// Time for a node that cannot be used to stop in order.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn load_programs(worker: &Worker, programs: &[ProgramFile]) -> Result<()> {
+    for program in programs {
+        if program.only_new && worker.node().programs().get(&program.name).is_some() {
+            continue;
+        }
+        let request = Request {
+            identity: Identity::program_account(&program.name),
+            command: Command::PutProgram { document: program.document.clone() },
+            keys: Keys::default(),
+            fingerprint: 0,
+            request_id: RequestId::Made(0),
+            traceparent: None,
+        };
+        let bytes = u32::try_from(program.document.len()).unwrap_or(u32::MAX);
+        let admitted = worker.admit(std::slice::from_ref(&request), bytes, PATIENCE).await;
+        let admitted =
+            admitted.map_err(|_| Error::Setting("the limits leave no room to load a program".to_owned()))?;
+        match worker.call(request, &admitted).await {
+            Reply::Executed { .. } | Reply::Program { .. } => {}
+            Reply::Refused(Refusal::InvalidRequest { field, detail }) => {
+                let name = &program.name;
+                return Err(Error::Setting(format!("program {name}: `{field}` {detail}")));
+            }
+            other => {
+                let name = &program.name;
+                return Err(Error::Setting(format!("program {name} was not accepted: {other:?}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says what the start found.
+pub fn log_recovery(engine: &Engine) {
+    let recovered = &engine.recovered;
+    let journal = &recovered.journal;
+    tracing::info!(
+        incarnation = journal.incarnation,
+        clean = journal.clean,
+        last_batch = journal.last_batch,
+        replayed_records = recovered.replayed_records,
+        took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
+        "recovered"
+    );
+    if let Some(cut) = &journal.cut {
+        tracing::warn!(file = %cut.file.display(), offset = cut.offset, detail = cut.detail, "a torn tail was cut");
+    }
+    if let Some(at) = recovered.settles_until {
+        tracing::warn!(
+            last_record = meed_schemas::time::format(at),
+            "the last record is too old: what fell due since is not settled; if the clock is right, start with \
+             --settle-past-gap"
+        );
+    }
+}
+
+/// A fault of the engine ends the process at once, as a kill would: nothing more may be acknowledged, and
+/// the next start recovers.
+fn stop_at_once(error: &Error) {
+    tracing::error!(%error, "the node stops: nothing more can be acknowledged");
+    std::process::exit(i32::from(error.exit_code()));
+}

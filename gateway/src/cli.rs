@@ -1,0 +1,321 @@
+//! The command line. Flags come from the declarations in [`crate::config`].
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::builder::PossibleValuesParser;
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
+
+use crate::config::{DECLARED, ENVIRONMENT_PREFIX, Loaded, SettingError, Settings, load};
+
+/// Done.
+pub const EXIT_DONE: u8 = 0;
+/// Something failed.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line or a setting cannot be used.
+pub const EXIT_USAGE: u8 = 2;
+/// The data folder is damaged.
+pub const EXIT_DAMAGED: u8 = 3;
+/// Another process holds the data folder.
+pub const EXIT_LOCKED: u8 = 4;
+
+const AFTER_HELP: &str = "\
+Settings:
+  A setting is taken from its flag, else from its environment variable (MEED_ and the
+  name in upper case, such as MEED_METRICS_LISTEN), else from the file of --config
+  (TOML, names with underscores), else it has its default. `meed config show` prints
+  all of them. Credentials are declared in the file:
+    [[credentials]]
+    name = \"till-7\"
+    token_sha256 = \"<sha256sum of the token>\"
+    program = \"default\"               # \"*\": the header Program says which
+    roles = [\"operate\", \"read\"]       # and \"admin\"
+
+Exit codes:
+  0 done   1 failed   2 usage   3 damaged data   4 another process holds the folder";
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve, with these settings.
+    Serve(Box<Loaded>),
+    /// Check a data folder.
+    Verify {
+        /// The folder.
+        data: PathBuf,
+    },
+    /// Print records of a data folder as JSON lines.
+    Inspect {
+        /// The folder.
+        data: PathBuf,
+        /// Only this account: program and account id.
+        account: Option<(String, String)>,
+        /// First account sequence (with an account) or shard sequence.
+        from: u64,
+        /// Most lines.
+        limit: Option<u64>,
+    },
+    /// Print the effective settings.
+    ConfigShow(Box<Loaded>),
+}
+
+/// Why there is nothing to do: a message, and the exit code. Help and version are messages with code 0.
+#[derive(Debug)]
+pub struct Exit {
+    /// What to print: on standard output when the code is 0, else on standard error.
+    pub message: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+impl From<SettingError> for Exit {
+    fn from(error: SettingError) -> Self {
+        Self { message: format!("error: {error}\n"), code: EXIT_USAGE }
+    }
+}
+
+fn setting_arguments() -> Vec<Arg> {
+    let defaults = Settings::default();
+    let mut arguments = vec![
+        Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .help(format!("Settings as TOML; also {ENVIRONMENT_PREFIX}CONFIG"))
+            .help_heading("Node")
+            .value_parser(value_parser!(PathBuf)),
+    ];
+    for declared in DECLARED {
+        let help = format!("{} [default: {}]", declared.help, declared.value(&defaults).replace('"', ""));
+        let argument = Arg::new(declared.name)
+            .long(declared.flag)
+            .value_name(declared.value_name)
+            .help(help)
+            .help_heading(declared.group);
+        arguments.push(if declared.switch {
+            argument
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_parser(PossibleValuesParser::new(["true", "false"]))
+                .hide_possible_values(true)
+        } else if declared.list {
+            argument.num_args(1..).action(ArgAction::Append)
+        } else {
+            argument
+        });
+    }
+    arguments
+}
+
+fn data_argument() -> Arg {
+    Arg::new("DIR").required(true).value_parser(value_parser!(PathBuf)).help("The data folder")
+}
+
+fn grammar() -> Clap {
+    let serve = Clap::new("serve")
+        .about("Serve loyalty points over HTTP (the default command)")
+        .args(setting_arguments())
+        .after_help(AFTER_HELP);
+    let verify = Clap::new("verify")
+        .about("Check a data folder: exit 0 and a summary, or 1 naming the first violation")
+        .arg(data_argument());
+    let inspect = Clap::new("inspect")
+        .about("Print the records of a data folder as JSON lines")
+        .arg(data_argument())
+        .arg(Arg::new("account").long("account").value_name("PROGRAM/ACCOUNT").help("Only this account"))
+        .arg(
+            Arg::new("from")
+                .long("from")
+                .value_name("SEQ")
+                .help("First sequence")
+                .default_value("1")
+                .value_parser(value_parser!(u64)),
+        )
+        .arg(
+            Arg::new("limit")
+                .long("limit")
+                .value_name("N")
+                .help("Most lines")
+                .value_parser(value_parser!(u64).range(1..)),
+        );
+    let config = Clap::new("config")
+        .about("Settings")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Clap::new("show")
+                .about("Print the effective settings as TOML, and where each comes from")
+                .args(setting_arguments()),
+        );
+    Clap::new("meed")
+        .about("Durable, in-memory loyalty-points transaction processor")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(setting_arguments())
+        .args_conflicts_with_subcommands(true)
+        .subcommands([serve, verify, inspect, config])
+        .after_help(AFTER_HELP)
+}
+
+/// Understands a command line. `environment` are the variables of the process; `read` gives the text of a
+/// file.
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    read: impl Fn(&Path) -> std::io::Result<String>,
+) -> Result<Command, Exit> {
+    let matches = grammar().try_get_matches_from(arguments).map_err(|error| {
+        let code = match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => EXIT_DONE,
+            _ => EXIT_USAGE,
+        };
+        Exit { message: error.to_string(), code }
+    })?;
+    let settings = |matches: &ArgMatches| load_settings(matches, environment, read).map(Box::new);
+    match matches.subcommand() {
+        None => settings(&matches).map(Command::Serve),
+        Some(("serve", matches)) => settings(matches).map(Command::Serve),
+        Some(("config", matches)) => {
+            settings(matches.subcommand_matches("show").unwrap_or(matches)).map(Command::ConfigShow)
+        }
+        Some(("verify", matches)) => Ok(Command::Verify { data: data(matches) }),
+        Some((_, matches)) => Ok(Command::Inspect {
+            data: data(matches),
+            account: account(matches)?,
+            from: matches.get_one("from").copied().unwrap_or(1),
+            limit: matches.get_one("limit").copied(),
+        }),
+    }
+}
+
+fn data(matches: &ArgMatches) -> PathBuf {
+    matches.get_one::<PathBuf>("DIR").cloned().unwrap_or_default()
+}
+
+fn account(matches: &ArgMatches) -> Result<Option<(String, String)>, Exit> {
+    let Some(text) = matches.get_one::<String>("account") else { return Ok(None) };
+    match text.split_once('/') {
+        Some((program, id)) if meed_schemas::ids::check_id(program) && meed_schemas::ids::check_id(id) => {
+            Ok(Some((program.to_owned(), id.to_owned())))
+        }
+        _ => Err(SettingError(format!("--account must be PROGRAM/ACCOUNT, not `{text}`")).into()),
+    }
+}
+
+fn load_settings(
+    matches: &ArgMatches,
+    environment: impl IntoIterator<Item = (String, String)>,
+    read: impl Fn(&Path) -> std::io::Result<String>,
+) -> Result<Loaded, Exit> {
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
+    let config_variable = format!("{ENVIRONMENT_PREFIX}CONFIG");
+    let named = environment.iter().find(|(name, _)| *name == config_variable);
+    let path = match (matches.get_one::<PathBuf>("config"), named) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some((_, path))) => Some(PathBuf::from(path)),
+        (None, None) => None,
+    };
+    let file = match path {
+        None => None,
+        Some(path) => {
+            let text = read(&path)
+                .map_err(|error| SettingError(format!("cannot read {}: {error}", path.display())))?;
+            Some((path, text))
+        }
+    };
+    let mut flags = Vec::new();
+    for declared in DECLARED {
+        if let Some(values) = matches.get_many::<String>(declared.name) {
+            let values: Vec<&str> = values.map(String::as_str).collect();
+            flags.push((declared.name.to_owned(), values.join(",")));
+        }
+    }
+    let file = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+    Ok(load(file, environment, &flags)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Source;
+
+    fn run(line: &str, environment: &[(&str, &str)]) -> Result<Command, Exit> {
+        let arguments = std::iter::once("meed").chain(line.split_whitespace()).map(OsString::from);
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        parse(arguments, environment, |path| match path.to_str() {
+            Some("good.toml") => Ok("shards = 4\nworkers = 4".to_owned()),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        })
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        grammar().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_and_all_sources_meet() {
+        let Ok(Command::Serve(loaded)) = run("", &[]) else { panic!() };
+        assert_eq!(loaded.settings, Settings::default());
+        for line in [
+            "--config good.toml --workers 2 --settle-past-gap",
+            "serve --config good.toml --workers=2 --settle-past-gap=true",
+        ] {
+            let Ok(Command::Serve(loaded)) = run(line, &[("MEED_SHARDS", "8"), ("MEED_WORKERS", "9")]) else {
+                panic!("{line}")
+            };
+            assert_eq!((loaded.settings.shards, loaded.settings.workers), (8, 2));
+            assert!(loaded.settings.settle_past_gap);
+            assert_eq!(loaded.source("shards"), Some(Source::Environment));
+        }
+        let Ok(Command::ConfigShow(loaded)) =
+            run("config show --programs a.json b.json --programs c.json", &[("MEED_CONFIG", "good.toml")])
+        else {
+            panic!()
+        };
+        assert_eq!(loaded.settings.programs.len(), 3);
+        assert_eq!(loaded.source("shards"), Some(Source::File));
+    }
+
+    #[test]
+    fn usage_errors_say_what_and_exit_with_2() {
+        for (line, part) in [
+            ("--journal cql", "this build has no CQL journal"),
+            ("serve --kafka localhost:9092", "--kafka"),
+            ("--cql-nodes a:1", "--cql-nodes"),
+            ("--front-of unix:x", "--front-of"),
+            ("--config bad.toml", "bad.toml"),
+            ("--listen 0.0.0.0:8080", "loopback only"),
+            ("--max-connections 0", "--max-connections must be from 1"),
+            ("verify", "DIR"),
+            ("inspect d --account nothing", "PROGRAM/ACCOUNT"),
+            ("inspect d --limit 0", "--limit"),
+            ("nonsense", "nonsense"),
+            ("config", "show"),
+        ] {
+            let exit = run(line, &[]).unwrap_err();
+            assert_eq!(exit.code, EXIT_USAGE, "{line}");
+            assert!(exit.message.contains(part), "{line}: {}", exit.message);
+        }
+    }
+
+    #[test]
+    fn other_commands() {
+        let Ok(Command::Verify { data }) = run("verify d", &[]) else { panic!() };
+        assert_eq!(data, PathBuf::from("d"));
+        let Ok(Command::Inspect { account, from, limit, .. }) =
+            run("inspect d --account p/m-1 --from 7 --limit 3", &[])
+        else {
+            panic!()
+        };
+        assert_eq!((account, from, limit), (Some(("p".to_owned(), "m-1".to_owned())), 7, Some(3)));
+        let help = run("serve --help", &[]).unwrap_err();
+        assert_eq!(help.code, EXIT_DONE);
+        for part in
+            ["Exit codes", "Network:", "[default: 127.0.0.1:8080]", "--admission-wait-ms", "[[credentials]]"]
+        {
+            assert!(help.message.contains(part), "{part}");
+        }
+    }
+}

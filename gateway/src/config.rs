@@ -1,0 +1,327 @@
+//! The settings of a node: one declaration of each, from which the file, the environment, the command line,
+//! `--help` and `meed config show` all come.
+//!
+//! A setting is taken from the first of these that has it: flag, environment (`MEED_…`), file (TOML),
+//! default. This module reads nothing itself: contents and variables are arguments.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+pub use crate::values::{ByteSize, JournalKind, ListenAddress, LogFormat, OptionalAddress};
+use crate::values::{Value, quoted, within};
+
+/// What stands before the upper-case name of a setting in the environment.
+pub const ENVIRONMENT_PREFIX: &str = "MEED_";
+/// Most credentials that a file may declare.
+pub const CREDENTIALS_MAX: usize = 10_000;
+
+/// Why settings cannot be used, in words for the person who wrote them. The command line answers it with
+/// exit code 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingError(pub String);
+
+/// Where the value of a setting comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// The file named by `--config`.
+    File,
+    /// A variable of the environment.
+    Environment,
+    /// A flag of the command line.
+    Flag,
+}
+
+impl Source {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+/// What is known of one setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Declared {
+    /// Its name in the file; the flag has hyphens for underscores, the variable is `MEED_` and upper case.
+    pub name: &'static str,
+    /// The flag without its leading hyphens.
+    pub flag: &'static str,
+    /// What it is about.
+    pub group: &'static str,
+    /// What stands for its value in the help.
+    pub value_name: &'static str,
+    /// What it does, with its unit.
+    pub help: &'static str,
+    /// Whether the flag may stand without a value.
+    pub switch: bool,
+    /// Whether the flag takes several values.
+    pub list: bool,
+    set_text: fn(&mut Settings, &str) -> Result<(), String>,
+    set_toml: fn(&mut Settings, &toml::Value) -> Result<(), String>,
+    show: fn(&Settings) -> String,
+}
+
+impl Declared {
+    /// The variable of the environment.
+    pub fn variable(&self) -> String {
+        format!("{ENVIRONMENT_PREFIX}{}", self.name.to_ascii_uppercase())
+    }
+
+    /// The value that `settings` has, as TOML.
+    pub fn value(&self, settings: &Settings) -> String {
+        (self.show)(settings)
+    }
+}
+
+/// The name with hyphens for underscores, made when the program is compiled: the command line wants text
+/// that lives for ever.
+const fn hyphens<const LENGTH: usize>(name: &str) -> [u8; LENGTH] {
+    let mut flag = [0; LENGTH];
+    let mut index = 0;
+    while index < LENGTH {
+        let byte = name.as_bytes()[index];
+        flag[index] = if byte == b'_' { b'-' } else { byte };
+        index += 1;
+    }
+    flag
+}
+
+macro_rules! settings {
+    ($($group:literal { $($name:ident: $type:ty = $default:expr, $value_name:literal, $help:literal $(, $least:literal..=$most:literal)?;)* })*) => {
+        /// The settings of a node. `meed serve --help` says what each does.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Settings {
+            $($(#[doc = $help] pub $name: $type,)*)*
+            /// Who may call; nobody configured: whoever reaches the loopback address.
+            pub credentials: Vec<CredentialSetting>,
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $($($name: $default,)*)* credentials: Vec::new() }
+            }
+        }
+
+        /// Every setting, in the order of the help.
+        pub const DECLARED: &[Declared] = &[$($(Declared {
+            name: stringify!($name),
+            flag: {
+                const NAME: &str = stringify!($name);
+                const FLAG: &[u8] = &hyphens::<{ NAME.len() }>(NAME);
+                match std::str::from_utf8(FLAG) {
+                    Ok(flag) => flag,
+                    Err(_) => NAME,
+                }
+            },
+            group: $group,
+            value_name: $value_name,
+            help: $help,
+            switch: <$type as Value>::SWITCH,
+            list: <$type as Value>::LIST,
+            set_text: |settings, text| {
+                settings.$name = within(<$type as Value>::parse(text)?, settings!(@bounds $($least..=$most)?))?;
+                Ok(())
+            },
+            set_toml: |settings, value| {
+                settings.$name = within(<$type as Value>::from_toml(value)?, settings!(@bounds $($least..=$most)?))?;
+                Ok(())
+            },
+            show: |settings| Value::toml(&settings.$name),
+        },)*)*];
+    };
+    (@bounds) => { None };
+    (@bounds $least:literal..=$most:literal) => { Some(($least, $most)) };
+}
+
+settings! {
+    "Node" {
+        data: PathBuf = PathBuf::from("./meed-data"), "DIR", "Folder of the journal and the state";
+        programs: Vec<PathBuf> = Vec::new(), "FILE", "Program documents (JSON) to load at start";
+        journal: JournalKind = JournalKind::Embedded, "KIND", "Where operations become durable: embedded";
+        shards: u16 = 16, "COUNT", "Shards of a data folder; fixed when it is created", 1..=4096;
+        workers: u16 = 0, "COUNT", "Worker threads; 0 is one per core", 0..=1024;
+    }
+    "Network" {
+        listen: ListenAddress = ListenAddress(SocketAddr::from(([127, 0, 0, 1], 8080))), "HOST:PORT", "Where to serve HTTP; port 0 takes a free one. Without credentials only loopback";
+        metrics_listen: OptionalAddress = OptionalAddress(Some(SocketAddr::from(([127, 0, 0, 1], 9464)))), "HOST:PORT|off", "Where to serve /metrics";
+        listen_backlog: u32 = 4096, "COUNT", "Connections that wait to be accepted, per worker", 1..=65535;
+        max_connections: u32 = 100_000, "COUNT", "Open connections in all; never more than the file limit leaves", 1..=10000000;
+        max_connections_per_address: u32 = 0, "COUNT", "Open connections from one address; 0 is no cap";
+        requests_per_second_per_address: u32 = 0, "COUNT", "Requests a second from one address; 0 is no limit";
+        request_burst_per_address: u32 = 0, "COUNT", "Requests that one address may send at once; 0 is as many as its rate";
+        head_bytes: ByteSize = ByteSize(16 << 10), "BYTES", "Longest request head; beyond it 431", 1024..=65536;
+        head_timeout_ms: u64 = 10_000, "MS", "Time for a request head, and for a new connection to say something", 10..=3600000;
+        body_timeout_ms: u64 = 10_000, "MS", "Time for a request body; beyond it 408", 10..=3600000;
+        idle_timeout_ms: u64 = 120_000, "MS", "Time that a connection may be idle between requests", 10..=86400000;
+        linger_ms: u64 = 1_000, "MS", "Time for a client to take its last answer before its connection is cut", 0..=60000;
+        drain_timeout_ms: u64 = 25_000, "MS", "Time for requests to finish when the node is told to stop", 0..=600000;
+    }
+    "Requests" {
+        body_bytes: ByteSize = ByteSize(64 << 10), "BYTES", "Longest body of a single request; beyond it 413", 1024..=16777216;
+        batch_body_bytes: ByteSize = ByteSize(8 << 20), "BYTES", "Longest body of a batch; beyond it 413", 1024..=268435456;
+        batch_items: u32 = 10_000, "COUNT", "Most items of a batch; beyond it 413", 1..=1000000;
+        body_buffer_bytes: ByteSize = ByteSize(256 << 20), "BYTES", "Memory for bodies that do not arrive in one piece; beyond it 503", 1048576..=1099511627776;
+        request_deadline_ms: u64 = 10_000, "MS", "Time from the end of a request to its answer; beyond it 504", 1..=600000;
+        admission_wait_ms: u64 = 50, "MS", "Time that a request waits for a permit; beyond it 503", 0..=60000;
+        admission_commands: u32 = 65_536, "COUNT", "Commands in work, per node", 1..=16777216;
+        admission_bytes: ByteSize = ByteSize(256 << 20), "BYTES", "Bytes of commands in work, per node", 65536..=1099511627776;
+        admission_commands_per_shard: u32 = 16_384, "COUNT", "Commands in work, per shard", 1..=16777216;
+    }
+    "Memory and disk" {
+        memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;
+        segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment", 1048576..=4294967296;
+        checkpoint_interval_ms: u64 = 10_000, "MS", "Time between checkpoints of changed accounts", 10..=3600000;
+        checkpoint_lag_records: u64 = 4_000_000, "COUNT", "Records that a restart may have to replay; beyond it load is shed", 1000..=1000000000000;
+    }
+    "Clock" {
+        clock_jump_ms: u64 = 60_000, "MS", "Jump of the wall clock beyond which nothing more is settled", 1000..=86400000;
+        settle_gap_days: u32 = 31, "DAYS", "Time since the last record beyond which a start settles nothing", 1..=36500;
+        settle_past_gap: bool = false, "BOOL", "Settle beyond such a gap or jump: the clock is right, expired points go";
+    }
+    "Log" {
+        log_format: LogFormat = LogFormat::Text, "FORMAT", "How log lines are written to standard error: text or json";
+        log_level: String = "info".to_owned(), "LEVEL", "error, warn, info, debug, trace, or a list such as info,meed_engine=debug";
+        access_log: bool = false, "BOOL", "Log a line for every request";
+    }
+}
+
+/// One who may call. Only in the file: `[[credentials]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialSetting {
+    /// Who it is, for the log.
+    pub name: String,
+    /// SHA-256 of the bearer token, 64 hexadecimal digits.
+    pub token_sha256: String,
+    /// The program that it may act for; `*` is any, named by the header `Program`.
+    pub program: String,
+    /// What it may do: `read`, `operate`, `admin`, each by itself.
+    pub roles: Vec<String>,
+}
+
+/// Settings and where each of them comes from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings in effect.
+    pub settings: Settings,
+    sources: Vec<Source>,
+}
+
+impl Loaded {
+    /// Where the setting `name` comes from; `None` when there is no such setting.
+    pub fn source(&self, name: &str) -> Option<Source> {
+        DECLARED.iter().position(|declared| declared.name == name).map(|index| self.sources[index])
+    }
+
+    /// The effective settings as TOML that `--config` takes, with the source of each as a comment. Digests
+    /// of tokens are left out.
+    pub fn show(&self) -> String {
+        let mut text = String::new();
+        let mut group = "";
+        for (declared, source) in DECLARED.iter().zip(&self.sources) {
+            if declared.group != group {
+                group = declared.group;
+                let _ = writeln!(text, "{}# {group}", if text.is_empty() { "" } else { "\n" });
+            }
+            let _ =
+                writeln!(text, "{} = {}  # {}", declared.name, declared.value(&self.settings), source.text());
+        }
+        for credential in &self.settings.credentials {
+            let roles: Vec<String> = credential.roles.iter().map(|role| quoted(role)).collect();
+            let _ = write!(
+                text,
+                "\n[[credentials]]\nname = {}\ntoken_sha256 = \"redacted\"\nprogram = {}\nroles = [{}]\n",
+                quoted(&credential.name),
+                quoted(&credential.program),
+                roles.join(", ")
+            );
+        }
+        text
+    }
+}
+
+/// Builds settings from the text of a file (with its path, for messages), variables of the environment and
+/// flags (setting name and text). Unknown members of the file are refused; variables that are no setting
+/// are ignored, because orchestrators set `MEED_…` of their own.
+pub fn load(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    flags: &[(String, String)],
+) -> Result<Loaded, SettingError> {
+    let mut loaded = Loaded { settings: Settings::default(), sources: vec![Source::Default; DECLARED.len()] };
+    if let Some((path, text)) = file {
+        load_file(&mut loaded, path, text)?;
+    }
+    for (variable, text) in environment {
+        let found = DECLARED.iter().enumerate().find(|(_, declared)| declared.variable() == variable);
+        if let Some((index, declared)) = found {
+            (declared.set_text)(&mut loaded.settings, &text)
+                .map_err(|detail| SettingError(format!("environment variable {variable} {detail}")))?;
+            loaded.sources[index] = Source::Environment;
+        }
+    }
+    for (name, text) in flags {
+        let found = DECLARED.iter().enumerate().find(|(_, declared)| declared.name == name);
+        let Some((index, declared)) = found else {
+            return Err(SettingError(format!("there is no setting `{name}`")));
+        };
+        (declared.set_text)(&mut loaded.settings, text)
+            .map_err(|detail| SettingError(format!("--{} {detail}", declared.flag)))?;
+        loaded.sources[index] = Source::Flag;
+    }
+    check(&loaded.settings)?;
+    Ok(loaded)
+}
+
+fn load_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), SettingError> {
+    let at = path.display();
+    let table: toml::Table =
+        text.parse().map_err(|error| SettingError(format!("{at} is not TOML: {error}")))?;
+    for (name, value) in &table {
+        if name == "credentials" {
+            loaded.settings.credentials = value
+                .clone()
+                .try_into()
+                .map_err(|error| SettingError(format!("{at}: in `credentials`: {error}")))?;
+            continue;
+        }
+        let found = DECLARED.iter().enumerate().find(|(_, declared)| declared.name == name);
+        let Some((index, declared)) = found else {
+            return Err(SettingError(format!(
+                "{at}: unknown setting `{name}`; `meed config show` lists all that there are"
+            )));
+        };
+        (declared.set_toml)(&mut loaded.settings, value)
+            .map_err(|detail| SettingError(format!("{at}: `{name}` {detail}")))?;
+        loaded.sources[index] = Source::File;
+    }
+    Ok(())
+}
+
+/// What no setting can say by itself.
+fn check(settings: &Settings) -> Result<(), SettingError> {
+    if settings.credentials.len() > CREDENTIALS_MAX {
+        return Err(SettingError(format!("`credentials` may have at most {CREDENTIALS_MAX} entries")));
+    }
+    let listen = settings.listen.0;
+    if settings.credentials.is_empty() && !listen.ip().is_loopback() {
+        return Err(SettingError(format!(
+            "--listen {listen} is refused: without credentials this node answers anybody, so it listens on \
+             loopback only. Declare [[credentials]] in the file of --config, or listen on 127.0.0.1"
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,81 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn file(text: &str) -> Result<Loaded, SettingError> {
+    load(Some((Path::new("meed.toml"), text)), [], &[])
+}
+
+fn flag(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+#[test]
+fn later_sources_win_and_are_named() {
+    let text = "shards = 32\nworkers = 3\nbody_bytes = \"32KiB\"";
+    let environment = [flag("MEED_SHARDS", "64"), flag("MEED_WORKERS", "5"), flag("MEED_PORT", "tcp://1")];
+    let loaded = load(Some((Path::new("meed.toml"), text)), environment, &[flag("workers", "7")]).unwrap();
+    assert_eq!(loaded.settings.body_bytes, ByteSize(32 << 10));
+    assert_eq!(loaded.settings.shards, 64);
+    assert_eq!(loaded.settings.workers, 7);
+    assert_eq!(loaded.source("data"), Some(Source::Default));
+    assert_eq!(loaded.source("body_bytes"), Some(Source::File));
+    assert_eq!(loaded.source("shards"), Some(Source::Environment));
+    assert_eq!(loaded.source("workers"), Some(Source::Flag));
+}
+
+#[test]
+fn what_is_shown_can_be_loaded_again() {
+    let flags = [
+        flag("programs", "a.json,b \"c\".json"),
+        flag("metrics_listen", "off"),
+        flag("memory_bytes", "1_000_001"),
+    ];
+    let loaded = load(None, [], &flags).err();
+    assert!(loaded.unwrap().0.contains("--memory-bytes must be from 1048576"), "bounds hold");
+    let loaded = load(None, [], &flags[..2]).unwrap();
+    let again = file(&loaded.show()).unwrap();
+    assert_eq!(again.settings, loaded.settings);
+    assert_eq!(again.settings.programs.len(), 2);
+    assert_eq!(again.settings.metrics_listen, OptionalAddress(None));
+    assert!(loaded.show().contains("metrics_listen = \"off\"  # flag"));
+}
+
+#[test]
+fn messages_name_what_is_wrong() {
+    let message = |result: Result<Loaded, SettingError>| result.err().unwrap().0;
+    assert!(message(file("shard = 3")).contains("unknown setting `shard`"));
+    assert!(message(file("shards = \"many\"")).contains("`shards` must be an integer"));
+    assert!(message(file("shards = 1.5")).contains("`shards` must be"));
+    assert!(message(file("shards = 5000")).contains("from 1 to 4096"));
+    assert!(message(file("shards =")).contains("is not TOML"));
+    assert!(message(load(None, [], &[flag("journal", "cql")])).contains("this build has no CQL journal"));
+    assert!(
+        message(load(None, [flag("MEED_LISTEN", "nowhere")], &[])).contains("MEED_LISTEN must be HOST:PORT")
+    );
+    assert!(message(file("[[credentials]]\nname = \"a\"\ntoken = \"b\"")).contains("token"));
+}
+
+#[test]
+fn an_open_node_stays_on_loopback() {
+    let message = load(None, [], &[flag("listen", "0.0.0.0:8080")]).err().unwrap().0;
+    assert!(message.contains("loopback only"), "{message}");
+    assert!(load(None, [], &[flag("listen", "[::1]:0")]).is_ok());
+    let with = format!(
+        "listen = \"0.0.0.0:0\"\n[[credentials]]\nname = \"till\"\ntoken_sha256 = \"{}\"\nprogram = \"p\"\nroles = [\"operate\"]",
+        "ab".repeat(32)
+    );
+    let loaded = file(&with).unwrap();
+    assert!(!loaded.show().contains("abab"), "digests are not shown");
+    assert!(loaded.show().contains("redacted"));
+}
+
+#[test]
+fn names_are_unique_and_defaults_are_within_their_bounds() {
+    for (index, declared) in DECLARED.iter().enumerate() {
+        assert!(DECLARED[..index].iter().all(|other| other.name != declared.name), "{}", declared.name);
+        let shown = declared.value(&Settings::default());
+        let line = format!("{} = {shown}", declared.name);
+        assert!(file(&line).is_ok(), "{line}");
+    }
+}

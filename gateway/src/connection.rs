@@ -1,0 +1,454 @@
+//! The life of client connections on one worker: accept, serve, sweep, drain.
+//!
+//! Everything here runs on one thread. It knows HTTP and the limits, and no business.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::HeaderValue;
+use hyper::http::request::Parts;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use slab::Slab;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use crate::admit::Place;
+use crate::body::{self, BodyFormat, Collected};
+use crate::context::Context;
+use crate::handle::{self, Call};
+use crate::identify::TraceParent;
+use crate::metrics::{Refused, Shed};
+use crate::operations;
+use meed_schemas::http::problem::{Kind, Problem};
+use crate::reply::Reply;
+use crate::route::{self, Access, Endpoint, Payload, RouteError};
+use crate::watch::{ConnectionState, Phase, Stream, TimeLimits};
+
+/// Longest read or write buffer of a connection. A body comes in pieces of at most this.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Time between two rounds of the sweep.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Connections that one round looks at, at least; a tenth of all, if that is more, so that every
+/// connection is seen once a second and no round is a pause.
+const SWEEP_CONNECTIONS_MIN: usize = 4096;
+/// Pause when the system has no file descriptor left for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Time between two log lines about that.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Refused connections that are kept open for a moment, so that their client can read why.
+const REFUSED_LINGERING_MAX: usize = 256;
+
+/// The connections of one worker.
+#[derive(Debug, Default)]
+struct Table {
+    connections: RefCell<Slab<Rc<ConnectionState>>>,
+    refused_lingering: std::cell::Cell<usize>,
+    emptied: Notify,
+}
+
+struct Worker {
+    context: Rc<Context>,
+    table: Rc<Table>,
+    builder: http1::Builder,
+}
+
+/// Serves the connections of `listener` on this thread until the node is drained: every connection has
+/// closed, or the drain time has passed. Must run inside a `LocalSet`.
+///
+/// Fails when the listener cannot be used.
+pub async fn serve_worker(listener: std::net::TcpListener, context: Rc<Context>) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let worker = Rc::new(Worker {
+        builder: builder(context.shared.settings.head_bytes.as_usize()),
+        table: Rc::default(),
+        context: context.clone(),
+    });
+    let sweep = spawn_local(sweep(worker.clone()));
+    tokio::select! {
+        () = accept(&listener, &worker) => {}
+        () = context.shared.drained() => {}
+    }
+    context.draining.set(true);
+    take_queued(&listener, &worker).await;
+    drop(listener);
+    let drain_timeout = Duration::from_millis(context.shared.settings.drain_timeout_ms);
+    if tokio::time::timeout(drain_timeout, finish_all(&worker.table)).await.is_err() {
+        let left = worker.table.connections.borrow().len();
+        tracing::warn!(
+            worker = context.worker,
+            connections = left,
+            "drain time is over; connections are cut"
+        );
+    }
+    sweep.abort();
+    Ok(())
+}
+
+/// hyper's settings.
+///
+/// - `half_close`: a client that closes its sending side after a request still gets its answer. What it
+///   asked for is executed in any case.
+/// - No `pipeline_flush`: it holds a finished answer back while the next request is only partly there, so a
+///   client that waits for one before it sends the rest waits for ever, and its write buffer has no bound.
+/// - No `header_read_timeout`: it registers a timer per request; see [`crate::watch`].
+/// - `max_headers` stays at its default, 100: any value of its own moves headers from the stack to the heap.
+fn builder(head_bytes: usize) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.half_close(true).max_header_size(head_bytes).max_buf_size(BUFFER_BYTES_MAX.max(head_bytes));
+    builder
+}
+
+async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
+    let mut logged: Option<Instant> = None;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => open(stream, peer, worker),
+            Err(error) if is_passing(&error) => {}
+            Err(error) => {
+                worker.context.metrics.refused(Refused::Files);
+                if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    tracing::error!(%error, "cannot accept connections; raise the file limit (ulimit -n)");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether an accept failed because of the one client only.
+fn is_passing(error: &io::Error) -> bool {
+    use ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted | HostUnreachable | NetworkUnreachable
+    )
+}
+
+/// Takes the connections that the system has already accepted for us: closing the listener would reset
+/// them. They get an answer that sends them elsewhere.
+async fn take_queued(listener: &TcpListener, worker: &Rc<Worker>) {
+    for _ in 0..worker.context.shared.settings.listen_backlog {
+        let queued = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
+        match queued {
+            Poll::Ready(Ok((stream, peer))) => open(stream, peer, worker),
+            Poll::Ready(Err(error)) if is_passing(&error) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Tells every connection to finish, and waits until all have closed.
+async fn finish_all(table: &Rc<Table>) {
+    for (_, connection) in &*table.connections.borrow() {
+        connection.finish.set(true);
+        connection.wake();
+    }
+    while !table.connections.borrow().is_empty() {
+        table.emptied.notified().await;
+    }
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let limits = TimeLimits::new(&worker.context.shared.settings);
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next = 0;
+    loop {
+        interval.tick().await;
+        let clock = &worker.context.clock;
+        clock.set(Instant::now());
+        let connections = worker.table.connections.borrow();
+        let places = connections.capacity();
+        for _ in 0..places.min(SWEEP_CONNECTIONS_MIN.max(places / 10)) {
+            next = if next + 1 < places { next + 1 } else { 0 };
+            if let Some(connection) = connections.get(next) {
+                connection.judge(clock.now_ms(), limits);
+            }
+        }
+    }
+}
+
+fn open(stream: TcpStream, peer: SocketAddr, worker: &Rc<Worker>) {
+    let context = &worker.context;
+    match context.shared.gate.enter(peer.ip()) {
+        Ok(place) => {
+            // A socket without it only answers later.
+            let _ = stream.set_nodelay(true);
+            let state = Rc::new(ConnectionState::new(peer.ip(), context.clock.now_ms()));
+            let seat = Seat::take(worker, state.clone(), place);
+            let stream = Stream::new(stream, context.clone(), state.clone());
+            spawn_local(serve(stream, state, seat));
+        }
+        Err(reason) => refuse(stream, reason, worker),
+    }
+}
+
+/// The place of a connection in the table and at the gate.
+struct Seat {
+    worker: Rc<Worker>,
+    key: usize,
+    _place: Place,
+}
+
+impl Seat {
+    fn take(worker: &Rc<Worker>, state: Rc<ConnectionState>, place: Place) -> Self {
+        worker.context.metrics.connected();
+        let key = worker.table.connections.borrow_mut().insert(state);
+        Self { worker: worker.clone(), key, _place: place }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.worker.context.metrics.disconnected();
+        let mut connections = self.worker.table.connections.borrow_mut();
+        connections.try_remove(self.key);
+        if connections.is_empty() {
+            self.worker.table.emptied.notify_one();
+        }
+    }
+}
+
+/// Says why, without reading a request.
+fn refuse(stream: TcpStream, reason: Refused, worker: &Rc<Worker>) {
+    worker.context.metrics.refused(reason);
+    let detail = match reason {
+        Refused::Address => "too many connections from this address; use fewer, and keep them open",
+        _ => "too many connections; nothing was executed",
+    };
+    let id = worker.context.request_ids.next();
+    let id = std::str::from_utf8(&id).unwrap_or_default();
+    let answer = Reply::problem(&Problem::new(Kind::Overloaded, detail), id).into_bytes(id);
+    let lingering = &worker.table.refused_lingering;
+    if lingering.get() >= REFUSED_LINGERING_MAX {
+        // A new socket takes a short answer without waiting.
+        let _ = socket2::SockRef::from(&stream).send(&answer);
+        return;
+    }
+    lingering.set(lingering.get() + 1);
+    let worker = worker.clone();
+    spawn_local(async move {
+        let linger = Duration::from_millis(worker.context.shared.settings.linger_ms);
+        let state = Rc::new(ConnectionState::new([0, 0, 0, 0].into(), 0));
+        let mut stream = Stream::new(stream, worker.context.clone(), state);
+        let _ = tokio::time::timeout(linger, async {
+            tokio::io::AsyncWriteExt::write_all(&mut stream, &answer).await?;
+            tokio::io::AsyncWriteExt::shutdown(&mut stream).await
+        })
+        .await;
+        let lingering = &worker.table.refused_lingering;
+        lingering.set(lingering.get() - 1);
+    });
+}
+
+async fn serve(stream: Stream, state: Rc<ConnectionState>, seat: Seat) {
+    let context = seat.worker.context.clone();
+    let service = service_fn(|request| respond(&context, &state, request));
+    let mut connection = pin!(seat.worker.builder.serve_connection(TokioIo::new(stream), service));
+    let mut finishing = false;
+    poll_fn(|cx| {
+        state.remember(cx.waker());
+        if state.cut.get() {
+            return Poll::Ready(());
+        }
+        // What hyper reports here is a client that went away or sent no HTTP: answered already where that
+        // is possible, and nothing that an operator could act on.
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if state.finish.get() && !finishing && !state.is_within_head() {
+            // Only now: a request that has arrived, if only in part, is answered first, and that closes.
+            finishing = true;
+            connection.as_mut().graceful_shutdown();
+            return connection.as_mut().poll(cx).map(|_| ());
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+async fn respond(
+    context: &Rc<Context>,
+    state: &ConnectionState,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let received_at = Instant::now();
+    context.clock.set(received_at);
+    state.enter(Phase::Handling, context.clock.now_ms());
+    let in_flight = context.metrics.begin();
+    let (parts, incoming) = request.into_parts();
+    let request_id = context.request_ids.of(&parts.headers);
+    let mut endpoint = Endpoint::Unmatched;
+    let answered = answer(context, state, &parts, incoming, &request_id, received_at, &mut endpoint).await;
+    let mut reply = answered.unwrap_or_else(|problem| {
+        note_shed(context, problem.kind);
+        let reply = Reply::problem(&problem, request_id.to_str().unwrap_or_default());
+        // The rest of such a body is not waited for.
+        let unread = matches!(problem.kind, Kind::RequestTimeout | Kind::PayloadTooLarge);
+        if unread { reply.closing() } else { reply }
+    });
+    reply.close |= context.draining.get();
+    let now = Instant::now();
+    context.clock.set(now);
+    let duration = now.saturating_duration_since(received_at);
+    context.metrics.answered(endpoint, reply.status.as_u16(), duration);
+    if context.shared.settings.access_log {
+        tracing::info!(
+            method = %parts.method,
+            route = endpoint.template(),
+            status = reply.status.as_u16(),
+            duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+            request_id = request_id.to_str().unwrap_or_default(),
+            "request"
+        );
+    }
+    drop(in_flight);
+    state.enter(Phase::Idle, context.clock.now_ms());
+    // The request's map has room for the answer's headers: no allocation.
+    let mut headers = parts.headers;
+    headers.clear();
+    Ok(reply.into_response(headers, request_id))
+}
+
+fn note_shed(context: &Context, kind: Kind) {
+    let reason = match kind {
+        Kind::RateLimited => Shed::Rate,
+        Kind::Overloaded => Shed::Overload,
+        Kind::Draining => Shed::Draining,
+        Kind::NotReady => Shed::NotReady,
+        _ => return,
+    };
+    context.metrics.shed(reason);
+}
+
+async fn answer(
+    context: &Rc<Context>,
+    state: &ConnectionState,
+    parts: &Parts,
+    incoming: Incoming,
+    request_id: &HeaderValue,
+    received_at: Instant,
+    endpoint: &mut Endpoint,
+) -> Result<Reply, Problem> {
+    let request_id = request_id.to_str().unwrap_or_default();
+    let route = match route::resolve(&parts.method, parts.uri.path()) {
+        Ok(route) => route,
+        Err(error) => return unrouted(error, request_id),
+    };
+    *endpoint = route.endpoint();
+    let query = parts.uri.query();
+    if endpoint.access() == Access::Open {
+        return operations::answer(&context.shared, &route, query, request_id);
+    }
+    if context.draining.get() {
+        return Err(Problem::of(Kind::Draining));
+    }
+    if let Err(wait_seconds) = context.shared.gate.count_request(state.address) {
+        let mut problem = Problem::of(Kind::RateLimited);
+        problem.retry_after_seconds = Some(wait_seconds);
+        return Err(problem);
+    }
+    let caller = context.shared.credentials.caller(&parts.headers, &route)?;
+    let (body, body_format) = read_body(context, state, parts, incoming, endpoint.payload()).await?;
+    let call = Call {
+        route,
+        query,
+        headers: &parts.headers,
+        caller,
+        request_id,
+        trace_parent: TraceParent::of(&parts.headers),
+        body: body.bytes,
+        body_format,
+        address: state.address,
+        received_at,
+    };
+    let reply = handle::handle(context, call).await;
+    // The memory of the body is given back only when its request is answered.
+    drop(body.reservation);
+    reply
+}
+
+fn unrouted(error: RouteError, request_id: &str) -> Result<Reply, Problem> {
+    match error {
+        RouteError::NotFound => Err(Problem::of(Kind::NotFound)),
+        RouteError::BadPath(detail) => Err(Problem::invalid("path", detail)),
+        RouteError::MethodNotAllowed(allow) => {
+            let detail = format!("this path takes {allow}");
+            let mut reply = Reply::problem(&Problem::new(Kind::MethodNotAllowed, detail), request_id);
+            reply.allow = Some(allow);
+            Ok(reply)
+        }
+    }
+}
+
+async fn read_body<'a>(
+    context: &'a Context,
+    state: &ConnectionState,
+    parts: &Parts,
+    incoming: Incoming,
+    payload: Payload,
+) -> Result<(Collected<'a>, BodyFormat), Problem> {
+    let settings = &context.shared.settings;
+    let limit = match payload {
+        Payload::None => None,
+        Payload::Single => Some(settings.body_bytes.as_usize()),
+        Payload::Batch => Some(settings.batch_body_bytes.as_usize()),
+    };
+    let nothing = Collected { bytes: Bytes::new(), reservation: None };
+    let Some(limit) = limit.filter(|_| !incoming.is_end_stream()) else {
+        return Ok((nothing, BodyFormat::Json));
+    };
+    let format = body::format(&parts.headers, payload)?;
+    state.enter(Phase::Body, context.clock.now_ms());
+    let collected = body::collect(incoming, limit, &context.shared.gate, &state.body_late).await;
+    state.enter(Phase::Handling, context.clock.now_ms());
+    Ok((collected?, format))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_client_that_closes_its_side_waits_for_its_answer() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let decided = Notify::new();
+        let service = service_fn(async |_: Request<Incoming>| {
+            decided.notified().await;
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
+        });
+        let serve = builder(16 << 10).serve_connection(TokioIo::new(server), service);
+        let ask = async {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
+            client.shutdown().await.unwrap();
+            // The server runs on this thread: it has seen the end by then.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            decided.notify_one();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let (answer, served) = tokio::join!(ask, serve);
+        assert!(answer.ends_with("\r\n\r\ndone"), "{answer}");
+        served.unwrap();
+    }
+}

@@ -1,0 +1,296 @@
+//! Starting and stopping a node: listeners, worker threads, signals.
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::LocalSet;
+
+use meed_engine::error::Error;
+
+use crate::cli::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
+use crate::config::{Loaded, SettingError, Settings, Source};
+use crate::connection::serve_worker;
+use crate::context::{CHECK_STARTED, Context, Shared};
+use crate::{backend, logging, metrics, operations};
+
+/// File descriptors that connections may not take: journal, store, listeners, log.
+const FILES_RESERVED: u64 = 512;
+/// Where to wait for scrapers.
+const METRICS_BACKLOG: i32 = 64;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The system refused something.
+    #[error("cannot {action} {subject}: {source}")]
+    System {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On what.
+        subject: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The engine cannot start or stop.
+    #[error(transparent)]
+    Engine(#[from] Error),
+}
+
+impl StartError {
+    /// The exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Setting(_) => EXIT_USAGE,
+            Self::System { .. } => EXIT_FAILED,
+            Self::Engine(error) => error.exit_code(),
+        }
+    }
+
+    fn system(action: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, subject: subject.to_string(), source }
+    }
+}
+
+/// The number of workers: the setting, or one per core.
+pub fn worker_count(settings: &Settings) -> usize {
+    match settings.workers {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        workers => usize::from(workers),
+    }
+}
+
+/// Sockets that share one address, so that the system spreads connections over the workers.
+fn bind(address: SocketAddr, workers: usize, backlog: u32) -> Result<Vec<TcpListener>, StartError> {
+    // Sockets that share an address share it with any process of the same user: another node on this port
+    // would get a part of our connections. A socket that does not share fails where one listens already.
+    let probe = listen(address, false, 1)?;
+    let address = probe.local_addr().map_err(StartError::system("read the address of", address))?;
+    drop(probe);
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    (0..workers).map(|_| listen(address, true, backlog)).collect()
+}
+
+fn listen(address: SocketAddr, shared: bool, backlog: i32) -> Result<TcpListener, StartError> {
+    let bound = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(shared)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(backlog)?;
+        Ok(socket.into())
+    };
+    bound().map_err(StartError::system("listen on", address))
+}
+
+/// Answers on `listeners` while the engine starts: health, readiness, and 503 for everything else. Ends when
+/// `shared` is drained.
+fn start_waiting_room(
+    listeners: Vec<TcpListener>,
+    shared: Arc<Shared>,
+) -> Result<JoinHandle<()>, StartError> {
+    let run = move || {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "cannot answer while the node starts");
+                return;
+            }
+        };
+        LocalSet::new().block_on(&runtime, async move {
+            let context = Rc::new(Context::new(shared, 0));
+            let serve = |listener| tokio::task::spawn_local(serve_worker(listener, context.clone()));
+            for served in listeners.into_iter().map(serve).collect::<Vec<_>>() {
+                if let Ok(Err(error)) = served.await {
+                    tracing::error!(%error, "cannot answer while the node starts");
+                }
+            }
+        });
+    };
+    thread::Builder::new()
+        .name("waiting-room".to_owned())
+        .spawn(run)
+        .map_err(StartError::system("start", "a thread"))
+}
+
+fn start_operations(
+    listener: Option<TcpListener>,
+    shared: Arc<Shared>,
+) -> Result<JoinHandle<()>, StartError> {
+    let run = move || {
+        let runtime = match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                tracing::error!(%error, "cannot serve metrics");
+                return;
+            }
+        };
+        let drained = shared.clone();
+        LocalSet::new().block_on(
+            &runtime,
+            operations::serve(listener, shared, async move {
+                drained.drained().await;
+            }),
+        );
+    };
+    thread::Builder::new()
+        .name("operations".to_owned())
+        .spawn(run)
+        .map_err(StartError::system("start", "the metrics thread"))
+}
+
+/// Raises the soft file limit to the hard one, and bounds `wanted` by what it leaves.
+fn connections_within_file_limit(wanted: u32) -> u32 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let files = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    let Some(files) = files else { return wanted };
+    // A small limit is shared: half of it.
+    let most = files.saturating_sub(FILES_RESERVED).max(files / 2).max(1);
+    match u32::try_from(most) {
+        Ok(most) if most < wanted => {
+            tracing::info!(max_connections = most, files, "the file limit bounds connections");
+            most
+        }
+        _ => wanted,
+    }
+}
+
+/// Runs a node until it is told to stop; returns the exit code.
+///
+/// The first SIGTERM or SIGINT drains; a second one ends the process at once with code 1, which loses
+/// nothing that was acknowledged.
+pub fn run(loaded: Loaded) -> u8 {
+    let settings = &loaded.settings;
+    let started = logging::start(settings.log_format, &settings.log_level).map_err(StartError::from);
+    match started.and_then(|()| run_node(loaded)) {
+        Ok(()) => EXIT_DONE,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn run_node(loaded: Loaded) -> Result<(), StartError> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::system("start", "the signal runtime"))?;
+    runtime.block_on(async {
+        let watch = || StartError::system("watch", "signals");
+        let mut signals = Signals {
+            terminate: signal(SignalKind::terminate()).map_err(watch())?,
+            interrupt: signal(SignalKind::interrupt()).map_err(watch())?,
+        };
+        let set_shards = loaded.source("shards") != Some(Source::Default);
+        let mut settings = loaded.settings;
+        settings.max_connections = connections_within_file_limit(settings.max_connections);
+        let shards = set_shards.then_some(settings.shards);
+        let programs = backend::read_programs(&settings.programs)?;
+        // Before the engine registers its measures.
+        metrics::recorder();
+        let listeners = bind(settings.listen.0, worker_count(&settings), settings.listen_backlog)?;
+        let address = listeners[0]
+            .local_addr()
+            .map_err(StartError::system("read the address of", settings.listen.0))?;
+        let metrics_listener = match settings.metrics_listen.0 {
+            Some(address) => Some(listen(address, false, METRICS_BACKLOG)?),
+            None => None,
+        };
+        let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let waiting = Shared::new(settings.clone(), 1)?;
+        let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
+        let clones = clones.map_err(StartError::system("share", "the listeners"))?;
+        let waiting_room = start_waiting_room(clones, waiting.clone())?;
+        let shared = Shared::new(settings.clone(), worker_count(&settings))?;
+        let operations = start_operations(metrics_listener, shared.clone())?;
+        let opening = {
+            let (config, shared) = (backend::engine_config(&settings, shards), shared.clone());
+            tokio::task::spawn_blocking(move || backend::open(config, &shared, listeners, programs))
+        };
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = signals.any() => end_at_once(),
+        };
+        let engine = match opened {
+            Ok(opened) => opened?,
+            Err(_) => return Err(StartError::Engine(Error::Stopped("a thread of the start panicked".into()))),
+        };
+        shared.set_engine(engine.node().clone());
+        shared.set_check(CHECK_STARTED, Ok(()));
+        waiting.drain();
+        backend::log_recovery(&engine);
+        announce(address, metrics_address, &settings.data);
+        tokio::select! {
+            () = signals.any() => {}
+            () = shared.drained() => {}
+        }
+        tracing::info!("stopping");
+        shared.drain();
+        let drain_timeout = Duration::from_millis(settings.drain_timeout_ms);
+        let stop = async {
+            shared.served().await;
+            let stopped = tokio::task::spawn_blocking(move || engine.shutdown(drain_timeout)).await;
+            stopped.unwrap_or_else(|_| Err(Error::Stopped("a thread of the stop panicked".into())))
+        };
+        tokio::select! {
+            stopped = stop => stopped?,
+            () = signals.any() => end_at_once(),
+        }
+        for thread in [waiting_room, operations] {
+            // It logged what went wrong.
+            let _ = thread.join();
+        }
+        if shared.has_failed() {
+            return Err(StartError::Engine(Error::Stopped("a worker could not serve".into())));
+        }
+        Ok(())
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+fn end_at_once() -> ! {
+    tracing::warn!("a second signal: ending at once");
+    std::process::exit(i32::from(EXIT_FAILED));
+}
+
+fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, data: &std::path::Path) {
+    let mut text = format!("listening on http://{address}\n");
+    if let Some(address) = metrics_address {
+        text += &format!("metrics on http://{address}\n");
+    }
+    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    text += &format!(
+        "data in {}\ntry: curl -i http://{}/api/v1/points/m-1/earn -d '{{\"points\":100,\"reference_id\":\"first\"}}'\n",
+        data.display(),
+        address
+    );
+    // Whoever started the node may have closed its end; that does not stop it.
+    let mut output = io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}

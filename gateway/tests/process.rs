@@ -1,0 +1,154 @@
+//! The binary as a person or a supervisor meets it: output, signals, exit codes.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn meed(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meed"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    meed(arguments).output().unwrap()
+}
+
+struct Running {
+    child: Child,
+    address: String,
+    lines: Vec<String>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = meed(&["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"])
+            .args(arguments)
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut lines = Vec::new();
+        for line in output.lines() {
+            lines.push(line.unwrap());
+            if lines.last().is_some_and(|line| line.starts_with("try: ")) {
+                break;
+            }
+        }
+        let address = lines[0].strip_prefix("listening on http://").unwrap().to_owned();
+        Self { child, address, lines }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// A connection that has a request in flight: its body does not end.
+    fn stuck(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let ask = "GET /livez HTTP/1.1\r\nHost: m\r\n\r\n\
+            POST /api/v1/batch HTTP/1.1\r\nHost: m\r\nContent-Length: 9\r\n\r\n{";
+        stream.write_all(ask.as_bytes()).unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+        stream
+    }
+}
+
+#[test]
+fn a_node_says_where_it_is_and_stops_when_told() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut node = Running::start(&["--data", "somewhere"]);
+        assert!(node.lines[1].starts_with("metrics on http://127.0.0.1:"));
+        assert!(node.lines[2].starts_with("data in /") && node.lines[2].ends_with("somewhere"));
+        node.signal(signal);
+        assert_eq!(node.exit_code(), Some(0));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut node = Running::start(&["--drain-timeout-ms", "600000", "--body-timeout-ms", "3600000"]);
+    let mut stuck = node.stuck();
+    node.signal(Signal::TERM);
+    // The node drains: it stops listening while the stuck request keeps it alive.
+    while TcpStream::connect(&node.address).is_ok() {
+        std::thread::yield_now();
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(1));
+    let _ = stuck.read(&mut [0; 16]);
+}
+
+#[test]
+fn a_drain_ends_with_its_time() {
+    let mut node = Running::start(&["--drain-timeout-ms", "50"]);
+    let _stuck = node.stuck();
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+}
+
+#[test]
+fn exit_codes_and_streams() {
+    let refused = output(&["--listen", "0.0.0.0:0"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(refused.stdout.is_empty());
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("loopback only"));
+    let refused = output(&["--log-level", "a=b=c"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let taken = Running::start(&[]);
+    let second = output(&["--listen", &taken.address, "--metrics-listen", "off"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8(second.stderr).unwrap().contains("cannot listen on"));
+    drop(taken.stuck());
+    let mut taken = taken;
+    taken.signal(Signal::TERM);
+    assert_eq!(taken.exit_code(), Some(0));
+    let shown = output(&["config", "show", "--shards", "32"]);
+    assert_eq!((shown.status.code(), shown.stderr.len()), (Some(0), 0));
+    assert!(String::from_utf8(shown.stdout).unwrap().contains("shards = 32  # flag"));
+    let help = output(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(String::from_utf8(help.stdout).unwrap().contains("Exit codes:"));
+}
+
+#[test]
+fn credentials_of_the_file_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("meed.toml");
+    // The SHA-256 of `secret`.
+    let digest = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+    let text = format!(
+        "[[credentials]]\nname = \"till\"\ntoken_sha256 = \"{digest}\"\nprogram = \"shop\"\nroles = [\"operate\"]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut node = Running::start(&["--config", file.to_str().unwrap()]);
+    let ask = |path: &str, token: &str| {
+        let mut stream = TcpStream::connect(&node.address).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: m\r\n{token}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let earn = "/api/v1/points/m-1/earn";
+    let unknown = ask(earn, "");
+    assert!(
+        unknown.starts_with("HTTP/1.1 401 ") && unknown.contains("www-authenticate: Bearer\r\n"),
+        "{unknown}"
+    );
+    let token = "Authorization: Bearer secret\r\n";
+    assert!(ask(earn, token).starts_with("HTTP/1.1 503 "));
+    assert!(ask("/api/v1/points/m-1/adjust", token).starts_with("HTTP/1.1 403 "));
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+}
