@@ -66,11 +66,15 @@ struct Worker {
     builder: http1::Builder,
 }
 
-/// Serves the connections of `listener` on this thread until the node is drained: every connection has
-/// closed, or the drain time has passed. Must run inside a `LocalSet`.
+/// Serves the connections of `listener` on this thread until `stop`, and then until every connection has
+/// closed or the drain time has passed. Must run inside a `LocalSet`.
 ///
 /// Fails when the listener cannot be used.
-pub async fn serve_worker(listener: std::net::TcpListener, context: Rc<Context>) -> io::Result<()> {
+pub async fn serve_worker(
+    listener: std::net::TcpListener,
+    context: Rc<Context>,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let worker = Rc::new(Worker {
         builder: builder(context.shared.settings.head_bytes.as_usize()),
@@ -80,7 +84,7 @@ pub async fn serve_worker(listener: std::net::TcpListener, context: Rc<Context>)
     let sweep = spawn_local(sweep(worker.clone()));
     tokio::select! {
         () = accept(&listener, &worker) => {}
-        () = context.shared.drained() => {}
+        () = stop => {}
     }
     context.draining.set(true);
     take_queued(&listener, &worker).await;

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 
 use meed_gateway::config::{ByteSize, ListenAddress, OptionalAddress, Settings};
 use meed_gateway::context::CHECK_STARTED;
-use meed_gateway::server::start;
+use meed_gateway::server::Front;
 
 use support::{Answer, Client, EARN, JSON, Server, eventually, get, post, settings};
 
@@ -414,7 +414,7 @@ fn metrics_have_their_own_listener() {
 fn a_second_node_does_not_share_the_port() {
     let server = Server::start(settings());
     let again = Settings { listen: ListenAddress(server.node().address), ..settings() };
-    let error = start(again).unwrap_err();
+    let error = Front::open(again).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("cannot listen on"), "{error}");
 }

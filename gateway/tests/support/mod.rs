@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use meed_gateway::config::{ListenAddress, OptionalAddress, Settings};
-use meed_gateway::server::{Node, start};
+use meed_gateway::server::Front;
 
 /// Longest wait for anything that must happen; only a failing test waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -20,14 +20,14 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-pub(crate) struct Server(Option<Node>);
+pub(crate) struct Server(Option<Front>);
 
 impl Server {
     pub(crate) fn start(settings: Settings) -> Self {
-        Self(Some(start(settings).unwrap()))
+        Self(Some(Front::open(settings).unwrap()))
     }
 
-    pub(crate) fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Front {
         self.0.as_ref().unwrap()
     }
 
