@@ -163,7 +163,7 @@ impl<'a> Members<'a> {
     pub(super) fn integer(&self, field: Field, range: RangeInclusive<i64>) -> Result<Option<i64>, BadRequest> {
         let Some(text) = self.get(field) else { return Ok(None) };
         match text.parse::<i64>() {
-            Ok(value) if range.contains(&value) && text != "-0" => Ok(Some(value)),
+            Ok(value) if range.contains(&value) => Ok(Some(value)),
             _ => {
                 let (start, end) = (range.start(), range.end());
                 let detail = format!("must be an integer literal from {start} to {end}, such as 5 (not 5.0 or \"5\")");
