@@ -89,19 +89,22 @@ fn with(mut record: Record, references: References) -> Record {
     record
 }
 
-/// Every kind of record in each of its shapes, by the name of its fixture.
-fn records() -> Vec<(&'static str, Record)> {
-    let year_end = at("2026-12-31T17:00:00Z");
-    let earn = |award, activates_at, redemption| Detail::Earn { expires_at: year_end, activates_at, award, redemption };
+/// A record and the name of its fixture.
+type Named = (&'static str, Record);
+
+fn year_end() -> Millis {
+    at("2026-12-31T17:00:00Z")
+}
+
+/// Every kind of record in each of its shapes.
+fn records() -> Vec<Named> {
+    [earns(), spends(), reversals(), holds(), accounts()].into_iter().flatten().collect()
+}
+
+fn earns() -> Vec<Named> {
+    let detail =
+        |award, activates_at, redemption| Detail::Earn { expires_at: year_end(), activates_at, award, redemption };
     let award = AmountAward { amount: 19_999_900, applied_tier: 1, applied_multiplier: 12_500 };
-    let reversal = |original_kind, reversed_amount, shortfall_points, expired_points| Detail::Reversal {
-        original: Position::new(3, 9),
-        original_kind,
-        reversed_points: 80,
-        reversed_amount,
-        shortfall_points,
-        expired_points,
-    };
     let said = References {
         source: Some("PURCHASE".into()),
         reference_id: Some("order \"7\"\\é".into()),
@@ -109,139 +112,103 @@ fn records() -> Vec<(&'static str, Record)> {
         metadata: Some(r#"{"a":[1,{"b":null}]}"#.into()),
         ..References::default()
     };
-    let mut from_amount = record(
-        RecordKind::Earn,
-        249,
-        &[in_lot(MoveOp::Grant, 249, year_end), in_lot(MoveOp::PayDebt, 9, year_end)],
-        earn(Some(award), None, None),
-    );
+    let granted = [in_lot(MoveOp::Grant, 249, year_end()), in_lot(MoveOp::PayDebt, 9, year_end())];
+    let mut from_amount = record(RecordKind::Earn, 249, &granted, detail(Some(award), None, None));
     from_amount.spend = Some(Spend { month: 2026 * 12 + 10, amount: 19_999_900 });
-    let pending = LotKey { expires_at: NEVER, activates_at: Some(at("2026-12-01T00:00:00Z")) };
+    let pending = pending_lot();
     let never = Detail::Earn { expires_at: NEVER, activates_at: pending.activates_at, award: None, redemption: None };
     let redemption =
-        SaleRedemption { position: Position::new(3, 16), points: 40, lots: vec![(year_end, 30), (NEVER, 10)] };
-    let taken = [in_lot(MoveOp::Burn, 30, year_end), in_lot(MoveOp::Burn, 20, NEVER)];
-    let hold = Position::new(3, 14);
-    let tier = |manual| Detail::Tier { from: "BRONZE".into(), to: "SILVER".into(), manual };
-    let manual =
-        |name: Option<&str>, until| Some(Box::new(ManualTier { name: name.map(Into::into), floor: true, until }));
-    let mut program = record(
-        RecordKind::Program,
-        0,
-        &[],
-        Detail::Program { document: facts().0.to_canonical_json().into_boxed_str() },
-    );
-    program.identity = Identity::program_account("default");
-    program.balances = Balances::default();
-    let adjust = |expires_at| Detail::Adjust { expires_at, activates_at: None };
+        SaleRedemption { position: Position::new(3, 16), points: 40, lots: vec![(year_end(), 30), (NEVER, 10)] };
+    let redeeming = Record { detail: detail(Some(award), None, Some(Box::new(redemption))), ..from_amount.clone() };
+    let plain = record(RecordKind::Earn, 100, &[in_lot(MoveOp::Grant, 100, year_end())], detail(None, None, None));
     vec![
-        (
-            "earn",
-            with(record(RecordKind::Earn, 100, &[in_lot(MoveOp::Grant, 100, year_end)], earn(None, None, None)), said),
-        ),
+        ("earn", with(plain, said)),
         ("earn_amount", from_amount.clone()),
         ("earn_pending", record(RecordKind::Earn, 5, &[Move { op: MoveOp::Grant, lot: pending, points: 5 }], never)),
-        ("sale", with(from_amount.clone(), till())),
-        (
-            "sale_redeeming",
-            with(
-                Record { detail: earn(Some(award), None, Some(Box::new(redemption))), ..from_amount },
-                References { terminal_id: None, ..till() },
-            ),
-        ),
-        (
-            "redeem",
-            with(
-                record(RecordKind::Redeem, -50, &taken, Detail::Redeem { hold: None }),
-                References { reward_id: Some("mug".into()), ..References::default() },
-            ),
-        ),
-        (
-            "capture",
-            record(
-                RecordKind::Redeem,
-                -30,
-                &[in_lot(MoveOp::Capture, 30, year_end), in_lot(MoveOp::Release, 20, NEVER)],
-                Detail::Redeem { hold: Some(hold) },
-            ),
-        ),
-        (
-            "adjust_up",
-            with(
-                record(RecordKind::Adjust, 5, &[in_lot(MoveOp::Grant, 5, year_end)], adjust(year_end)),
-                References { reason: Some("goodwill".into()), ..References::default() },
-            ),
-        ),
-        ("adjust_down", record(RecordKind::Adjust, -50, &taken, adjust(NEVER))),
-        (
-            "reversal_of_earn",
-            record(RecordKind::Reversal, -50, &taken, reversal(RecordKind::Earn, Some(5_000_000), 3, 2)),
-        ),
-        (
-            "reversal_of_redeem",
-            record(
-                RecordKind::Reversal,
-                50,
-                &[in_lot(MoveOp::Grant, 20, NEVER), in_lot(MoveOp::Grant, 30, year_end)],
-                reversal(RecordKind::Redeem, None, 0, 30),
-            ),
-        ),
-        (
-            "pos_return",
-            with(record(RecordKind::Reversal, -50, &taken, reversal(RecordKind::Earn, Some(1), 0, 0)), till()),
-        ),
-        ("expire", record(RecordKind::Expire, -30, &[in_lot(MoveOp::Expire, 30, year_end)], Detail::None)),
-        (
-            "hold",
-            record(
-                RecordKind::Hold,
-                0,
-                &[in_lot(MoveOp::Hold, 50, year_end)],
-                Detail::Hold { expires_at: Some(year_end) },
-            ),
-        ),
-        (
-            "void",
-            with(
-                record(
-                    RecordKind::Void,
-                    0,
-                    &[in_lot(MoveOp::Release, 50, year_end)],
-                    Detail::Void { hold, reason: VoidReason::Requested },
-                ),
-                References { reason: Some("not shown twice".into()), ..References::default() },
-            ),
-        ),
-        (
-            "void_expired",
-            record(
-                RecordKind::Void,
-                0,
-                &[in_lot(MoveOp::Release, 50, year_end)],
-                Detail::Void { hold, reason: VoidReason::Expired },
-            ),
-        ),
-        ("void_closed", record(RecordKind::Void, 0, &[], Detail::Void { hold, reason: VoidReason::Closed })),
-        (
-            "activate",
-            record(
-                RecordKind::Activate,
-                0,
-                &[Move { op: MoveOp::Activate, lot: pending, points: 5 }],
-                Detail::Activate { moved_points: 5 },
-            ),
-        ),
-        ("tier", record(RecordKind::Tier, 0, &[], tier(None))),
-        ("tier_set", record(RecordKind::Tier, 0, &[], tier(manual(Some("SILVER"), Some(year_end))))),
-        ("tier_removed", record(RecordKind::Tier, 0, &[], tier(manual(None, None)))),
+        ("sale", with(from_amount, till())),
+        ("sale_redeeming", with(redeeming, References { terminal_id: None, ..till() })),
+    ]
+}
+
+fn pending_lot() -> LotKey {
+    LotKey { expires_at: NEVER, activates_at: Some(at("2026-12-01T00:00:00Z")) }
+}
+
+fn taken() -> [Move; 2] {
+    [in_lot(MoveOp::Burn, 30, year_end()), in_lot(MoveOp::Burn, 20, NEVER)]
+}
+
+fn spends() -> Vec<Named> {
+    let adjust = |expires_at| Detail::Adjust { expires_at, activates_at: None };
+    let reward = References { reward_id: Some("mug".into()), ..References::default() };
+    let captured = [in_lot(MoveOp::Capture, 30, year_end()), in_lot(MoveOp::Release, 20, NEVER)];
+    let goodwill = References { reason: Some("goodwill".into()), ..References::default() };
+    let up = record(RecordKind::Adjust, 5, &[in_lot(MoveOp::Grant, 5, year_end())], adjust(year_end()));
+    vec![
+        ("redeem", with(record(RecordKind::Redeem, -50, &taken(), Detail::Redeem { hold: None }), reward)),
+        ("capture", record(RecordKind::Redeem, -30, &captured, Detail::Redeem { hold: Some(Position::new(3, 14)) })),
+        ("adjust_up", with(up, goodwill)),
+        ("adjust_down", record(RecordKind::Adjust, -50, &taken(), adjust(NEVER))),
+        ("expire", record(RecordKind::Expire, -30, &[in_lot(MoveOp::Expire, 30, year_end())], Detail::None)),
+    ]
+}
+
+fn reversals() -> Vec<Named> {
+    let detail = |original_kind, reversed_amount, shortfall_points, expired_points| Detail::Reversal {
+        original: Position::new(3, 9),
+        original_kind,
+        reversed_points: 80,
+        reversed_amount,
+        shortfall_points,
+        expired_points,
+    };
+    let of_earn = |amount, shortfall, expired| {
+        record(RecordKind::Reversal, -50, &taken(), detail(RecordKind::Earn, Some(amount), shortfall, expired))
+    };
+    let back = [in_lot(MoveOp::Grant, 20, NEVER), in_lot(MoveOp::Grant, 30, year_end())];
+    let of_redeem = record(RecordKind::Reversal, 50, &back, detail(RecordKind::Redeem, None, 0, 30));
+    vec![
+        ("reversal_of_earn", of_earn(5_000_000, 3, 2)),
+        ("reversal_of_redeem", of_redeem),
+        ("pos_return", with(of_earn(1, 0, 0), till())),
+    ]
+}
+
+fn holds() -> Vec<Named> {
+    let hold = Position::new(3, 14);
+    let released = [in_lot(MoveOp::Release, 50, year_end())];
+    let void = |moves: &[Move], reason| record(RecordKind::Void, 0, moves, Detail::Void { hold, reason });
+    let said = References { reason: Some("not shown twice".into()), ..References::default() };
+    let pinned = [in_lot(MoveOp::Hold, 50, year_end())];
+    vec![
+        ("hold", record(RecordKind::Hold, 0, &pinned, Detail::Hold { expires_at: Some(year_end()) })),
+        ("void", with(void(&released, VoidReason::Requested), said)),
+        ("void_expired", void(&released, VoidReason::Expired)),
+        ("void_closed", void(&[], VoidReason::Closed)),
+    ]
+}
+
+fn accounts() -> Vec<Named> {
+    let activated = [Move { op: MoveOp::Activate, lot: pending_lot(), points: 5 }];
+    let tier =
+        |manual| record(RecordKind::Tier, 0, &[], Detail::Tier { from: "BRONZE".into(), to: "SILVER".into(), manual });
+    let manual =
+        |name: Option<&str>, until| Some(Box::new(ManualTier { name: name.map(Into::into), floor: true, until }));
+    let stolen = References { reason: Some("stolen card".into()), ..References::default() };
+    let frozen = Detail::Status { status: Status::Frozen, previous: Status::Active };
+    let document = facts().0.to_canonical_json().into_boxed_str();
+    let program = Record {
+        identity: Identity::program_account("default"),
+        balances: Balances::default(),
+        ..record(RecordKind::Program, 0, &[], Detail::Program { document })
+    };
+    vec![
+        ("activate", record(RecordKind::Activate, 0, &activated, Detail::Activate { moved_points: 5 })),
+        ("tier", tier(None)),
+        ("tier_set", tier(manual(Some("SILVER"), Some(year_end())))),
+        ("tier_removed", tier(manual(None, None))),
         ("open", record(RecordKind::Open, 0, &[], Detail::None)),
-        (
-            "status",
-            with(
-                record(RecordKind::Status, 0, &[], Detail::Status { status: Status::Frozen, previous: Status::Active }),
-                References { reason: Some("stolen card".into()), ..References::default() },
-            ),
-        ),
+        ("status", with(record(RecordKind::Status, 0, &[], frozen), stolen)),
         ("program", program),
     ]
 }
