@@ -11,7 +11,7 @@ use meed_schemas::ids::check_id;
 use sha2::{Digest, Sha256};
 
 use crate::config::{CredentialSetting, SettingError};
-use crate::problem::{Kind, Problem};
+use meed_schemas::http::problem::{Kind, Problem};
 use crate::route::{Access, Route, hexadecimal};
 
 /// The program of a request that names none.

@@ -101,8 +101,8 @@ pub fn read_programs(files: &[PathBuf]) -> std::result::Result<Vec<ProgramFile>,
     Ok(programs)
 }
 
-/// Starts the engine and loads the programs; then each of its workers serves one listener until the node is
-/// drained.
+/// Starts the engine and loads the programs; then, after `before_serving`, each of its workers serves one
+/// listener until the node is drained.
 ///
 /// # Errors
 /// As [`start`]; a program that is refused.
@@ -111,6 +111,7 @@ pub fn open(
     shared: &Arc<Shared>,
     listeners: Vec<TcpListener>,
     programs: Vec<ProgramFile>,
+    before_serving: impl FnOnce(),
 ) -> Result<Engine> {
     let listeners: Vec<Mutex<Option<TcpListener>>> = listeners.into_iter().map(|l| Mutex::new(Some(l))).collect();
     let (listeners, programs) = (Arc::new(listeners), Arc::new(programs));
@@ -135,7 +136,7 @@ pub fn open(
             let Some(listener) = listeners.get(index).and_then(own) else { return };
             let backend = Backend { worker, aliases };
             let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, backend));
-            if let Err(error) = serve_worker(listener, context).await {
+            if let Err(error) = serve_worker(listener, context, shared.drained()).await {
                 tracing::error!(worker = index, %error, "a worker cannot serve");
                 shared.fail();
             }
@@ -144,6 +145,7 @@ pub fn open(
     let engine = start(config, Box::new(stop_at_once), main)?;
     match outcome.recv() {
         Ok(Ok(())) => {
+            before_serving();
             serve.send_replace(true);
             Ok(engine)
         }

@@ -10,7 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 
 use crate::admit::{BodyReservation, Gate};
-use crate::problem::{Kind, Problem};
+use meed_schemas::http::problem::{Kind, Problem};
 use crate::route::Payload;
 
 /// How a body is written.

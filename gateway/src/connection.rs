@@ -33,7 +33,7 @@ use crate::handle::{self, Call};
 use crate::identify::TraceParent;
 use crate::metrics::{Refused, Shed};
 use crate::operations;
-use crate::problem::{Kind, Problem};
+use meed_schemas::http::problem::{Kind, Problem};
 use crate::reply::Reply;
 use crate::route::{self, Access, Endpoint, Payload, RouteError};
 use crate::watch::{ConnectionState, Phase, Stream, TimeLimits};
@@ -66,11 +66,15 @@ struct Worker {
     builder: http1::Builder,
 }
 
-/// Serves the connections of `listener` on this thread until the node is drained: every connection has
-/// closed, or the drain time has passed. Must run inside a `LocalSet`.
+/// Serves the connections of `listener` on this thread until `stop`, and then until every connection has
+/// closed or the drain time has passed. Must run inside a `LocalSet`.
 ///
 /// Fails when the listener cannot be used.
-pub async fn serve_worker(listener: std::net::TcpListener, context: Rc<Context>) -> io::Result<()> {
+pub async fn serve_worker(
+    listener: std::net::TcpListener,
+    context: Rc<Context>,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let worker = Rc::new(Worker {
         builder: builder(context.shared.settings.head_bytes.as_usize()),
@@ -80,7 +84,7 @@ pub async fn serve_worker(listener: std::net::TcpListener, context: Rc<Context>)
     let sweep = spawn_local(sweep(worker.clone()));
     tokio::select! {
         () = accept(&listener, &worker) => {}
-        () = context.shared.drained() => {}
+        () = stop => {}
     }
     context.draining.set(true);
     take_queued(&listener, &worker).await;
@@ -418,4 +422,37 @@ async fn read_body<'a>(
     let collected = body::collect(incoming, limit, &context.shared.gate, &state.body_late).await;
     state.enter(Phase::Handling, context.clock.now_ms());
     Ok((collected?, format))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_client_that_closes_its_side_waits_for_its_answer() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let decided = Notify::new();
+        let service = service_fn(async |_: Request<Incoming>| {
+            decided.notified().await;
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
+        });
+        let serve = builder(16 << 10).serve_connection(TokioIo::new(server), service);
+        let ask = async {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
+            client.shutdown().await.unwrap();
+            // The server runs on this thread: it has seen the end by then.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            decided.notify_one();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let (answer, served) = tokio::join!(ask, serve);
+        assert!(answer.ends_with("\r\n\r\ndone"), "{answer}");
+        served.unwrap();
+    }
 }

@@ -7,13 +7,25 @@ use std::time::Instant;
 use bytes::Bytes;
 use hyper::header::HeaderMap;
 
+use meed_engine::permits::NoPermit;
+use meed_schemas::command::Command;
+use meed_schemas::http::problem::{Kind, Problem};
+use meed_schemas::http::{Operation, subject};
+
 use crate::auth::Caller;
 use crate::body::BodyFormat;
 use crate::context::Context;
 use crate::identify::TraceParent;
-use crate::problem::{Kind, Problem};
 use crate::reply::Reply;
 use crate::route::Route;
+
+mod operate;
+mod batch;
+mod read;
+mod accounts;
+mod desk;
+
+use desk::Desk;
 
 /// A request that passed every check which needs no engine.
 #[derive(Debug)]
@@ -42,6 +54,59 @@ pub struct Call<'a> {
 
 /// Answers a business route. A refusal is a problem; both are values.
 pub async fn handle(context: &Rc<Context>, call: Call<'_>) -> Result<Reply, Problem> {
-    tracing::debug!(worker = context.worker, request_id = call.request_id, "no engine");
-    Err(Problem::new(Kind::NotReady, "this node has no engine yet; nothing was executed"))
+    let Some(backend) = &context.backend else { return Err(Problem::of(Kind::NotReady)) };
+    let desk = Desk::new(context, backend, &call);
+    if let Err(none) = desk.node().permits.has_room() {
+        return Err(no_permit(none));
+    }
+    match &call.route {
+        Route::Earn { account } => desk.operate(Operation::Earn, account, "").await,
+        Route::Redeem { account } => desk.operate(Operation::Redeem, account, "").await,
+        Route::Adjust { account } | Route::AdminAdjust { account } => {
+            desk.operate(Operation::Adjust, account, "").await
+        }
+        Route::HoldCreate { account } => desk.operate(Operation::Hold, account, "").await,
+        Route::HoldCapture { account, hold } => desk.operate(Operation::Capture, account, hold).await,
+        Route::HoldVoid { account, hold } => desk.operate(Operation::Void, account, hold).await,
+        Route::Reverse { account, transaction } => desk.operate(Operation::Reverse, account, transaction).await,
+        Route::AccountPatch { account } => desk.operate(Operation::SetStatus, account, "").await,
+        Route::TierPut { account } => desk.operate(Operation::SetTier, account, "").await,
+        Route::PosTransaction {} => desk.operate(Operation::Pos, "", "").await,
+        Route::PosReturn {} => desk.operate(Operation::PosReturn, "", "").await,
+        Route::PosBatch {} => desk.batch(Some(Operation::Pos)).await,
+        Route::Batch {} => desk.batch(None).await,
+        Route::Balance { account } => desk.read(account, Command::Balance).await,
+        Route::Lots { account } => desk.read(account, Command::Lots).await,
+        Route::HoldList { account } => desk.read(account, Command::Holds).await,
+        Route::HoldGet { account, hold } => {
+            desk.read(account, Command::HoldStatus { hold: subject(hold) }).await
+        }
+        Route::Transaction { account, transaction } => {
+            desk.read(account, Command::Transaction { position: subject(transaction) }).await
+        }
+        Route::History { account } => desk.history(account).await,
+        Route::Outcome { account, key } => desk.outcome_of_key(account, key).await,
+        Route::OutcomeQuery { account } => desk.outcome_of_query(account).await,
+        Route::AccountGet { account } => desk.read(account, Command::Account).await,
+        Route::AccountPut { account } => desk.open_account(account).await,
+        Route::AccountLookup {} => desk.lookup().await,
+        Route::AliasPut { account, alias } => desk.put_alias(account, alias).await,
+        Route::AliasDelete { account, alias } => desk.delete_alias(account, alias).await,
+        Route::AliasList { account } => desk.list_aliases(account).await,
+        Route::ProgramPut { program } => desk.put_program(program).await,
+        Route::ProgramGet { program } => desk.get_program(program),
+        // Open routes are answered before.
+        _ => Err(Problem::of(Kind::NotFound)),
+    }
+}
+
+/// Why a request has no permit, as its refusal.
+fn no_permit(none: NoPermit) -> Problem {
+    match none {
+        NoPermit::Draining => Problem::of(Kind::Draining),
+        NoPermit::CheckpointLag => {
+            Problem::new(Kind::Overloaded, "The state store is behind; nothing was executed. Send it again later.")
+        }
+        NoPermit::Node | NoPermit::Shard => Problem::of(Kind::Overloaded),
+    }
 }

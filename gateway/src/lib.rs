@@ -30,11 +30,10 @@ pub mod metrics;
 
 pub mod reply;
 
-pub mod problem;
-
 pub mod logging;
 
 pub mod config;
+mod values;
 
 pub use connection::serve_worker;
 pub use context::{Context, Shared};

@@ -17,7 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::context::Shared;
 use crate::identify::RequestIds;
 use crate::metrics;
-use crate::problem::{self, Kind, Problem};
+use meed_schemas::http::json;
+use meed_schemas::http::problem::{self, Kind, Problem};
 use crate::reply::{Media, Reply};
 use crate::route::Route;
 
@@ -45,7 +46,11 @@ pub fn answer(
             concat!("{\"name\":\"meed\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\",\"api\":\"v1\"}"),
         ),
         Route::ProblemGet { problem } => match Kind::from_name(problem) {
-            Some(kind) => Reply::json(StatusCode::OK, problem::explanation(kind)),
+            Some(kind) => {
+                let mut body = Vec::with_capacity(256);
+                problem::write_explanation(&mut body, kind);
+                Reply::json(StatusCode::OK, body)
+            }
             None => return Err(Problem::new(Kind::NotFound, "there is no problem with this name")),
         },
         _ => return Err(Problem::of(Kind::NotFound)),
@@ -93,9 +98,9 @@ fn write_checks(out: &mut Vec<u8>, checks: &[(&'static str, Result<(), String>)]
         if index > 0 {
             out.push(b',');
         }
-        problem::write_json_string(out, name);
+        json::string(out, name);
         out.push(b':');
-        problem::write_json_string(out, state.as_ref().err().map_or("ok", |why| why));
+        json::string(out, state.as_ref().err().map_or("ok", String::as_str));
     }
     out.push(b'}');
 }

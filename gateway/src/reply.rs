@@ -7,7 +7,7 @@ use hyper::header::{
 };
 use hyper::{Response, StatusCode};
 
-use crate::problem::{Kind, Problem};
+use meed_schemas::http::problem::{Kind, Problem};
 
 /// The header with which a request is named in logs and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -84,10 +84,12 @@ impl Reply {
     /// A refusal.
     pub fn problem(problem: &Problem, request_id: &str) -> Self {
         let status = StatusCode::from_u16(problem.kind.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        let mut body = Vec::with_capacity(320 + problem.detail.len());
+        problem.write(&mut body, request_id);
         Self {
             retry_after_seconds: problem.retry_after_seconds,
             challenge: problem.kind == Kind::Unauthorized,
-            ..Self::new(status, Media::Problem, problem.body(request_id))
+            ..Self::new(status, Media::Problem, body)
         }
     }
 

@@ -342,6 +342,11 @@ impl<'a> Query<'a> {
         Ok(Self(parameters))
     }
 
+    /// Every parameter, name and value.
+    pub fn pairs(&self) -> &[(Cow<'a, str>, Cow<'a, str>)] {
+        &self.0
+    }
+
     /// The value of a parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| &**value)

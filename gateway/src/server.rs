@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Builder;
+use tokio::sync::{Notify, watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -94,11 +95,70 @@ fn listen(address: SocketAddr, shared: bool, backlog: i32) -> Result<TcpListener
     bound().map_err(StartError::system("listen on", address))
 }
 
-/// Answers on `listeners` while the engine starts: health, readiness, and 503 for everything else. Ends when
-/// `shared` is drained.
+/// The sockets of a node, and what answers on them while there is no engine: health, readiness, metrics,
+/// and 503 for everything else.
+#[derive(Debug)]
+pub struct Front {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Where it serves metrics.
+    pub metrics_address: Option<SocketAddr>,
+    /// What its threads share.
+    pub shared: Arc<Shared>,
+    listeners: Vec<TcpListener>,
+    waiting_room: JoinHandle<()>,
+    leave: Arc<Notify>,
+    operations: JoinHandle<()>,
+}
+
+impl Front {
+    /// Binds, and answers.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, credentials that cannot be used.
+    pub fn open(mut settings: Settings) -> Result<Self, StartError> {
+        settings.max_connections = connections_within_file_limit(settings.max_connections);
+        let workers = worker_count(&settings);
+        let listeners = bind(settings.listen.0, workers, settings.listen_backlog)?;
+        let address =
+            listeners[0].local_addr().map_err(StartError::system("read the address of", settings.listen.0))?;
+        let metrics_listener = match settings.metrics_listen.0 {
+            Some(address) => Some(listen(address, false, METRICS_BACKLOG)?),
+            None => None,
+        };
+        let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        // The waiting room counts for itself, behind the workers.
+        let shared = Shared::new(settings, workers + 1)?;
+        let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
+        let clones = clones.map_err(StartError::system("share", "the listeners"))?;
+        let leave = Arc::new(Notify::new());
+        let waiting_room = {
+            let shared = shared.clone();
+            start_waiting_room(clones, move || Context::new(shared, workers), leave.clone())?
+        };
+        let operations = start_operations(metrics_listener, shared.clone())?;
+        Ok(Self { address, metrics_address, shared, listeners, waiting_room, leave, operations })
+    }
+
+    /// Stops answering on the sockets; what was asked is answered. The engine's workers serve from then on.
+    fn hand_over(waiting_room: JoinHandle<()>, leave: &Notify) {
+        leave.notify_one();
+        // It logged what went wrong.
+        let _ = waiting_room.join();
+    }
+
+    /// Waits until the threads have ended, which [`Shared::drain`] begins.
+    pub fn join(self) {
+        Self::hand_over(self.waiting_room, &self.leave);
+        let _ = self.operations.join();
+    }
+}
+
+/// Answers on `listeners` until told to leave.
 fn start_waiting_room(
     listeners: Vec<TcpListener>,
-    shared: Arc<Shared>,
+    context: impl FnOnce() -> Context + Send + 'static,
+    leave: Arc<Notify>,
 ) -> Result<JoinHandle<()>, StartError> {
     let run = move || {
         let runtime = match Builder::new_current_thread().enable_all().build() {
@@ -109,9 +169,22 @@ fn start_waiting_room(
             }
         };
         LocalSet::new().block_on(&runtime, async move {
-            let context = Rc::new(Context::new(shared, 0));
-            let serve = |listener| tokio::task::spawn_local(serve_worker(listener, context.clone()));
-            for served in listeners.into_iter().map(serve).collect::<Vec<_>>() {
+            let context = Rc::new(context());
+            let (stop, stopping) = watch::channel(false);
+            let serve = |listener| {
+                let mut stopping = stopping.clone();
+                let stopped = async move {
+                    let _ = stopping.wait_for(|stop| *stop).await;
+                };
+                tokio::task::spawn_local(serve_worker(listener, context.clone(), stopped))
+            };
+            let serving: Vec<_> = listeners.into_iter().map(serve).collect();
+            tokio::select! {
+                () = leave.notified() => {}
+                () = context.shared.drained() => {}
+            }
+            stop.send_replace(true);
+            for served in serving {
                 if let Ok(Err(error)) = served.await {
                     tracing::error!(%error, "cannot answer while the node starts");
                 }
@@ -189,36 +262,23 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         .build()
         .map_err(StartError::system("start", "the signal runtime"))?;
     runtime.block_on(async {
-        let watch = || StartError::system("watch", "signals");
+        let failed = || StartError::system("watch", "signals");
         let mut signals = Signals {
-            terminate: signal(SignalKind::terminate()).map_err(watch())?,
-            interrupt: signal(SignalKind::interrupt()).map_err(watch())?,
+            terminate: signal(SignalKind::terminate()).map_err(failed())?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
         };
         let set_shards = loaded.source("shards") != Some(Source::Default);
-        let mut settings = loaded.settings;
-        settings.max_connections = connections_within_file_limit(settings.max_connections);
+        let settings = loaded.settings;
         let shards = set_shards.then_some(settings.shards);
         let programs = backend::read_programs(&settings.programs)?;
         // Before the engine registers its measures.
         metrics::recorder();
-        let listeners = bind(settings.listen.0, worker_count(&settings), settings.listen_backlog)?;
-        let address = listeners[0]
-            .local_addr()
-            .map_err(StartError::system("read the address of", settings.listen.0))?;
-        let metrics_listener = match settings.metrics_listen.0 {
-            Some(address) => Some(listen(address, false, METRICS_BACKLOG)?),
-            None => None,
-        };
-        let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        let waiting = Shared::new(settings.clone(), 1)?;
-        let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
-        let clones = clones.map_err(StartError::system("share", "the listeners"))?;
-        let waiting_room = start_waiting_room(clones, waiting.clone())?;
-        let shared = Shared::new(settings.clone(), worker_count(&settings))?;
-        let operations = start_operations(metrics_listener, shared.clone())?;
+        let Front { address, metrics_address, shared, listeners, waiting_room, leave, operations } =
+            Front::open(settings.clone())?;
         let opening = {
             let (config, shared) = (backend::engine_config(&settings, shards), shared.clone());
-            tokio::task::spawn_blocking(move || backend::open(config, &shared, listeners, programs))
+            let hand_over = move || Front::hand_over(waiting_room, &leave);
+            tokio::task::spawn_blocking(move || backend::open(config, &shared, listeners, programs, hand_over))
         };
         let opened = tokio::select! {
             opened = opening => opened,
@@ -230,7 +290,6 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         };
         shared.set_engine(engine.node().clone());
         shared.set_check(CHECK_STARTED, Ok(()));
-        waiting.drain();
         backend::log_recovery(&engine);
         announce(address, metrics_address, &settings.data);
         tokio::select! {
@@ -249,10 +308,8 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
             stopped = stop => stopped?,
             () = signals.any() => end_at_once(),
         }
-        for thread in [waiting_room, operations] {
-            // It logged what went wrong.
-            let _ = thread.join();
-        }
+        // It logged what went wrong.
+        let _ = operations.join();
         if shared.has_failed() {
             return Err(StartError::Engine(Error::Stopped("a worker could not serve".into())));
         }
@@ -286,7 +343,7 @@ fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, data: &std
     }
     let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
     text += &format!(
-        "data in {}\ntry: curl -i http://{}/api/v1/points/m-1/earn -d '{{\"points\":100,\"reference_id\":\"first\"}}'\n",
+        "data in {}\ntry: curl -i http://{}/api/v1/points/m-1/earn --json '{{\"points\":100,\"reference_id\":\"first\"}}'\n",
         data.display(),
         address
     );

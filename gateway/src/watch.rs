@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::config::Settings;
 use crate::context::Context;
-use crate::problem::{Kind, Problem};
+use meed_schemas::http::problem::{Kind, Problem};
 use crate::reply::Reply;
 use crate::route::Endpoint;
 

@@ -421,7 +421,9 @@ impl Shard {
                 return Ok(());
             }
         }
-        self.forget_blank(hash, &envelope.request.identity);
+        if saw == 0 {
+            self.forget_blank(hash, &envelope.request.identity);
+        }
         Ok(())
     }
 

@@ -1,0 +1,180 @@
+//! Accounts, their aliases, and programs.
+
+use meed_engine::aliases::{Alias, Answer, PutOutcome, normalize};
+use meed_schemas::command::{Command, Keys};
+use meed_schemas::http::problem::{Kind, Problem};
+use meed_schemas::http::{decode_lookup, decode_nothing, views};
+use meed_schemas::ids::{Identity, check_id};
+use meed_schemas::outcome::Reply as Outcome;
+use meed_schemas::program::Document;
+use meed_schemas::record::RecordKind;
+
+use super::desk::{Desk, bad, refused, status};
+use crate::reply::Reply;
+use crate::route::Query;
+
+impl Desk<'_> {
+    /// `PUT /accounts/{account}`: 201 new, 200 there.
+    pub(super) async fn open_account(&self, account: &str) -> Result<Reply, Problem> {
+        decode_nothing(&self.call.body).map_err(bad)?;
+        Self::check_identifier(account, "account")?;
+        let program = self.program()?;
+        let account_id = self.account_id(account, "account").await?;
+        let request = self.request(self.member(&account_id), Command::Open, Keys::default());
+        let (code, view) = match self.ask(request).await? {
+            Outcome::Executed { record, .. } if record.kind == RecordKind::Open => {
+                let request = self.request(self.member(&account_id), Command::Account, Keys::default());
+                (201, self.ask(request).await?)
+            }
+            other => (200, other),
+        };
+        match view {
+            Outcome::Account(view) => {
+                let mut body = Vec::with_capacity(256);
+                views::write_account(&mut body, &self.member(&account_id), &view, &self.facts(program));
+                Ok(Reply::json(status(code), body))
+            }
+            Outcome::Refused(refusal) => Err(refused(program, &refusal)),
+            _ => Err(Problem::of(Kind::OutcomeUnknown)),
+        }
+    }
+
+    /// `POST /accounts/lookup`.
+    pub(super) async fn lookup(&self) -> Result<Reply, Problem> {
+        let identifier = decode_lookup(&self.call.body).map_err(bad)?;
+        Self::check_identifier(&identifier, "user_identifier")?;
+        self.program()?;
+        let account_id = self.account_id(&identifier, "user_identifier").await?;
+        self.require_account(&account_id).await?;
+        let mut body = Vec::with_capacity(64);
+        views::write_lookup(&mut body, &account_id);
+        Ok(Reply::json(status(200), body))
+    }
+
+    /// Refuses an account that does not exist.
+    async fn require_account(&self, account_id: &str) -> Result<(), Problem> {
+        let request = self.request(self.member(account_id), Command::Account, Keys::default());
+        match self.ask(request).await? {
+            Outcome::Account(_) => Ok(()),
+            Outcome::Refused(refusal) => Err(refused(self.program()?, &refusal)),
+            _ => Err(Problem::of(Kind::OutcomeUnknown)),
+        }
+    }
+
+    /// `PUT /accounts/{account}/aliases/{alias}`: durable before the answer.
+    pub(super) async fn put_alias(&self, account: &str, alias: &str) -> Result<Reply, Problem> {
+        decode_nothing(&self.call.body).map_err(bad)?;
+        let alias = parse_alias(alias)?;
+        Self::check_identifier(account, "account")?;
+        self.program()?;
+        let account_id = self.account_id(account, "account").await?;
+        self.require_account(&account_id).await?;
+        let put = self.backend.aliases.put(&self.call.caller.program, &alias, &account_id).await;
+        let code = match put.map_err(|error| self.alias_fault(error))? {
+            Answer::Done(PutOutcome::New) => 201,
+            Answer::Done(PutOutcome::Same) => 200,
+            Answer::Done(PutOutcome::TakenBy(_)) => return Err(Problem::of(Kind::AliasTaken)),
+            Answer::Done(PutOutcome::TooMany) => {
+                return Err(Problem::of(Kind::LimitExceeded).with("limit", "aliases"));
+            }
+            Answer::Overloaded => return Err(Problem::of(Kind::Overloaded)),
+        };
+        let mut body = Vec::with_capacity(96);
+        views::write_alias(&mut body, &account_id, alias.as_str());
+        Ok(Reply::json(status(code), body))
+    }
+
+    /// `DELETE /accounts/{account}/aliases/{alias}`: 204, also when it is absent.
+    pub(super) async fn delete_alias(&self, account: &str, alias: &str) -> Result<Reply, Problem> {
+        let alias = parse_alias(alias)?;
+        Self::check_identifier(account, "account")?;
+        self.program()?;
+        let account_id = self.account_id(account, "account").await?;
+        let deleted = self.backend.aliases.delete(&self.call.caller.program, &account_id, &alias).await;
+        match deleted.map_err(|error| self.alias_fault(error))? {
+            Answer::Done(_) => Ok(Reply::json(status(204), "")),
+            Answer::Overloaded => Err(Problem::of(Kind::Overloaded)),
+        }
+    }
+
+    /// `GET /accounts/{account}/aliases`.
+    pub(super) async fn list_aliases(&self, account: &str) -> Result<Reply, Problem> {
+        Query::parse(self.call.query, &[]).map_err(|e| Problem::invalid(e.field, e.detail))?;
+        Self::check_identifier(account, "account")?;
+        self.program()?;
+        let account_id = self.account_id(account, "account").await?;
+        self.require_account(&account_id).await?;
+        let listed = self.backend.aliases.list(&self.call.caller.program, &account_id).await;
+        match listed.map_err(|error| self.alias_fault(error))? {
+            Answer::Done(aliases) => {
+                let mut body = Vec::with_capacity(128);
+                views::write_aliases(&mut body, &account_id, aliases.iter().map(String::as_str));
+                Ok(Reply::json(status(200), body))
+            }
+            Answer::Overloaded => Err(Problem::of(Kind::Overloaded)),
+        }
+    }
+
+    /// `PUT /programs/{program}`: 201 new, 200 with its version. Durable and seen by every shard before the
+    /// answer.
+    pub(super) async fn put_program(&self, name: &str) -> Result<Reply, Problem> {
+        Self::check_program(name)?;
+        let parsed = Document::parse(&self.call.body).map_err(|error| {
+            Problem::invalid(error.field.clone(), format!("`{}` {}", error.field, error.detail))
+        })?;
+        let document = parsed.to_canonical_json().into_boxed_str();
+        let identity = Identity::program_account(name);
+        let request = self.request(identity, Command::PutProgram { document }, Keys::default());
+        let (version, effective_from, created) = match self.ask(request).await? {
+            Outcome::Executed { record, .. } => {
+                (record.program_version, Some(record.recorded_at), record.program_version == 1)
+            }
+            Outcome::Program { version, .. } => {
+                let programs = self.node().programs();
+                let from = programs.get(name).and_then(|p| p.version(version).map(|v| v.effective_from));
+                (version, from, false)
+            }
+            Outcome::Refused(meed_schemas::outcome::Refusal::InvalidRequest { field, detail }) => {
+                return Err(Problem::invalid(field, format!("`{field}` {detail}")));
+            }
+            Outcome::Refused(refusal) => return Err(Problem::of(meed_schemas::http::problem::kind_of(&refusal))),
+            _ => return Err(Problem::of(Kind::OutcomeUnknown)),
+        };
+        let mut body = Vec::with_capacity(1_024);
+        views::write_program(&mut body, name, version, effective_from, &parsed);
+        Ok(Reply::json(status(if created { 201 } else { 200 }), body))
+    }
+
+    /// `GET /programs/{program}?version=`.
+    pub(super) fn get_program(&self, name: &str) -> Result<Reply, Problem> {
+        let query = Query::parse(self.call.query, &["version"]).map_err(|e| Problem::invalid(e.field, e.detail))?;
+        Self::check_program(name)?;
+        let wanted = match query.get("version").map(str::parse::<u32>) {
+            Some(Ok(version)) if version > 0 => Some(version),
+            Some(_) => return Err(Problem::invalid("version", "`version` must be an integer of at least 1")),
+            None => None,
+        };
+        let programs = self.node().programs();
+        let Some(program) = programs.get(name) else { return Err(Problem::of(Kind::UnknownProgram)) };
+        let version = match wanted {
+            Some(number) => program.version(number).ok_or_else(|| {
+                Problem::new(Kind::NotFound, format!("The program has {} versions.", program.newest().number))
+            })?,
+            None => program.newest(),
+        };
+        let mut body = Vec::with_capacity(1_024);
+        views::write_program(&mut body, name, version.number, Some(version.effective_from), &version.document);
+        Ok(Reply::json(status(200), body))
+    }
+
+    fn check_program(name: &str) -> Result<(), Problem> {
+        if !check_id(name) {
+            return Err(Problem::invalid("program", "`program` must be 1 to 128 printable ASCII characters without space / ? # %"));
+        }
+        Ok(())
+    }
+}
+
+fn parse_alias(text: &str) -> Result<Alias, Problem> {
+    normalize(text).map_err(|error| Problem::invalid("alias", format!("`alias` {error}")))
+}

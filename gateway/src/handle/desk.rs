@@ -1,0 +1,235 @@
+//! What every business request needs: its program, its account, a way to the engine, and an answer.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use meed_engine::aliases::{Answer, normalize};
+use meed_engine::node::Node;
+use meed_engine::program::{Program, Programs};
+use meed_engine::secrets::Secrets;
+use meed_schemas::command::{Command, Keys, Request, RequestId};
+use meed_schemas::http::problem::{self, Kind, Problem};
+use meed_schemas::http::{BadRequest, BusinessKey, Facts, idempotency_key, status_of, write_answer};
+use meed_schemas::ids::{Identity, Position, check_account_id, is_alias};
+use meed_schemas::money::Currency;
+use meed_schemas::outcome::{Refusal, Reply as Outcome};
+use meed_schemas::program::Document;
+use meed_schemas::record::{Record, RecordKind};
+
+use super::{Call, no_permit};
+use crate::backend::Backend;
+use crate::context::Context;
+use crate::reply::{Media, Reply};
+
+/// Layers of keys, hashed with each: a business key can never be taken for an `Idempotency-Key`.
+const LAYER_IDEMPOTENCY: u8 = 0;
+const LAYER_BUSINESS: u8 = 1;
+/// The header with the key of an operation.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Bytes that a permit counts for a command beside its body.
+const COMMAND_BYTES: usize = 512;
+
+/// One request at work.
+pub(super) struct Desk<'a> {
+    pub(super) context: &'a Context,
+    pub(super) backend: &'a Backend,
+    pub(super) call: &'a Call<'a>,
+    programs: std::sync::Arc<Programs>,
+}
+
+/// Rendering facts of one program.
+pub(super) struct ProgramFacts<'a> {
+    pub(super) program: &'a Program,
+    pub(super) secrets: &'a Secrets,
+}
+
+impl Facts for ProgramFacts<'_> {
+    fn document(&self, version: u32) -> &Document {
+        // Every version that a record names is kept; the newest stands in only for damage.
+        let version = self.program.version(version).unwrap_or_else(|| self.program.newest());
+        &version.document
+    }
+
+    fn write_redemption_code(&self, redeem: Position, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.secrets.redemption_code(redeem).as_bytes());
+    }
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(context: &'a Context, backend: &'a Backend, call: &'a Call<'a>) -> Self {
+        Self { context, backend, call, programs: backend.worker.node().programs() }
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        self.backend.worker.node()
+    }
+
+    /// The program of the request.
+    pub(super) fn program(&self) -> Result<&Program, Problem> {
+        let found = self.programs.get(&self.call.caller.program);
+        found.map(|program| &**program).ok_or_else(|| Problem::of(Kind::UnknownProgram))
+    }
+
+    /// The currency by which amounts are read: the program's, or where there is no program the one with the
+    /// most digits, so that a body is refused before its program only for what is wrong in any.
+    pub(super) fn currency(&self) -> Option<Currency> {
+        match self.program() {
+            Ok(program) => Some(program.newest().currency()),
+            Err(_) => Currency::from_code("CLF"),
+        }
+    }
+
+    pub(super) fn facts<'p>(&'p self, program: &'p Program) -> ProgramFacts<'p> {
+        ProgramFacts { program, secrets: &self.node().secrets }
+    }
+
+    /// The `Idempotency-Key` of the request.
+    pub(super) fn header_key(&self) -> Result<Option<&'a str>, Problem> {
+        let mut values = self.call.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Problem::invalid("Idempotency-Key", "`Idempotency-Key` is given twice"));
+        }
+        idempotency_key(value.as_bytes()).map(Some).map_err(|error| error.problem())
+    }
+
+    /// The hash of an `Idempotency-Key`.
+    pub(super) fn hash_idempotency(&self, key: &str) -> u128 {
+        self.node().secrets.hash_key(LAYER_IDEMPOTENCY, key.as_bytes())
+    }
+
+    /// The hash of a business key.
+    pub(super) fn hash_business(&self, key: &BusinessKey<'_>) -> u128 {
+        let mut bytes = Vec::with_capacity(64);
+        key.write_canonical(&mut bytes);
+        self.node().secrets.hash_key(LAYER_BUSINESS, &bytes)
+    }
+
+    /// Checks the form of an account id or alias, before anything is looked up.
+    pub(super) fn check_identifier(identifier: &str, field: &'static str) -> Result<(), Problem> {
+        if !is_alias(identifier) {
+            return if check_account_id(identifier) {
+                Ok(())
+            } else {
+                Err(Problem::invalid(field, format!("`{field}` must be 1 to 128 printable ASCII characters without space / ? # %")))
+            };
+        }
+        normalize(identifier).map(|_| ()).map_err(|error| Problem::invalid(field, format!("`{field}` {error}")))
+    }
+
+    /// The account id that an identifier names.
+    ///
+    /// # Errors
+    /// A malformed one is 400, an unknown alias 404.
+    pub(super) async fn account_id<'t>(&self, identifier: &'t str, field: &'static str) -> Result<Cow<'t, str>, Problem> {
+        Self::check_identifier(identifier, field)?;
+        if !is_alias(identifier) {
+            return Ok(Cow::Borrowed(identifier));
+        }
+        let alias = normalize(identifier).map_err(|error| Problem::invalid(field, format!("`{field}` {error}")))?;
+        let program = &*self.call.caller.program;
+        match self.backend.aliases.resolve(program, &alias).await {
+            Ok(Answer::Done(Some(account))) => Ok(Cow::Owned(account.as_ref().to_owned())),
+            Ok(Answer::Done(None)) => Err(Problem::of(Kind::UnknownAccount)),
+            Ok(Answer::Overloaded) => Err(Problem::of(Kind::Overloaded)),
+            Err(error) => Err(self.alias_fault(error)),
+        }
+    }
+
+    /// The alias store has stopped, so nothing can be promised any more.
+    pub(super) fn alias_fault(&self, error: meed_engine::error::Error) -> Problem {
+        self.node().fault(error);
+        Problem::of(Kind::NotReady)
+    }
+
+    /// A request to the engine.
+    pub(super) fn request(&self, identity: Identity, command: Command, keys: Keys) -> Request {
+        let mut canonical = Vec::with_capacity(96);
+        let fingerprint = if keys == Keys::default() {
+            0
+        } else {
+            command.write_canonical(&mut canonical);
+            self.node().secrets.fingerprint(&canonical)
+        };
+        let traceparent = if command.is_read() { None } else { self.call.trace_parent.as_ref() };
+        Request {
+            identity,
+            command,
+            keys,
+            fingerprint,
+            request_id: request_id(self.call.request_id),
+            traceparent: traceparent.map(|t| t.as_str().into()),
+        }
+    }
+
+    pub(super) fn member(&self, account_id: &str) -> Identity {
+        Identity::member(&self.call.caller.program, account_id)
+    }
+
+    /// Sends one request and waits for its answer, or the deadline.
+    pub(super) async fn ask(&self, request: Request) -> Result<Outcome, Problem> {
+        let bytes = u32::try_from(self.call.body.len() + COMMAND_BYTES).unwrap_or(u32::MAX);
+        let worker = &self.backend.worker;
+        let admitted = worker.admit(std::slice::from_ref(&request), bytes, self.admission_wait()).await;
+        match admitted {
+            Ok(admitted) => Ok(worker.call(request, &admitted).await),
+            Err(none) => Err(no_permit(none)),
+        }
+    }
+
+    pub(super) fn admission_wait(&self) -> Duration {
+        Duration::from_millis(self.context.shared.settings.admission_wait_ms)
+    }
+
+    /// The answer that an executed record or a refusal gives.
+    pub(super) fn answer(&self, program: &Program, outcome: Outcome) -> Result<Reply, Problem> {
+        match outcome {
+            Outcome::Executed { record, replayed } => {
+                let mut reply = self.answer_of(program, &record);
+                reply.replayed = replayed;
+                Ok(reply)
+            }
+            Outcome::Refused(refusal) => Err(refused(program, &refusal)),
+            Outcome::RefusedBefore { refusal, request_id } => {
+                let mut body = Vec::with_capacity(384);
+                problem::write_refusal(&mut body, &refusal, &request_id, 0);
+                let mut reply = Reply::new(status(problem::refusal_status(&refusal)), Media::Problem, body);
+                reply.replayed = true;
+                Ok(reply)
+            }
+            // No other answer is one of an operation.
+            _ => Err(Problem::of(Kind::OutcomeUnknown)),
+        }
+    }
+
+    fn answer_of(&self, program: &Program, record: &Record) -> Reply {
+        let mut body = Vec::with_capacity(512);
+        write_answer(&mut body, record, &self.facts(program));
+        let media = if record.kind == RecordKind::Refusal { Media::Problem } else { Media::Json };
+        Reply::new(status(status_of(record)), media, Bytes::from(body))
+    }
+}
+
+/// A refusal as a problem.
+pub(super) fn refused(program: &Program, refusal: &Refusal) -> Problem {
+    problem::problem_of(refusal, program.newest().currency().minor_digits)
+}
+
+pub(super) fn bad(error: BadRequest) -> Problem {
+    error.problem()
+}
+
+pub(super) fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// The request id, as the number that this node made it from where it is one of its own form.
+fn request_id(text: &str) -> RequestId {
+    let own = text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    match u64::from_str_radix(text, 16) {
+        Ok(number) if own => RequestId::Made(number),
+        _ => RequestId::Given(text.into()),
+    }
+}
