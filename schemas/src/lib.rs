@@ -9,7 +9,7 @@ pub mod codec;
 pub mod outcome;
 pub mod record;
 pub mod command;
-pub mod money;
 pub mod program;
+pub mod money;
 pub mod time;
 pub mod ids;
