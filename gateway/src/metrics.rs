@@ -36,10 +36,8 @@ const BUCKETS: [(u64, &str); 16] = [
 ];
 
 /// Statuses that have a cell of their own; any other is `other`.
-const CODES: [u16; 22] = [
-    200, 201, 204, 207, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 502, 503, 504, 202,
-    302,
-];
+const CODES: [u16; 22] =
+    [200, 201, 204, 207, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 502, 503, 504, 202, 302];
 
 /// Why a connection was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +66,8 @@ pub enum Shed {
     NotReady,
 }
 
-const SHED: [(Shed, &str); 4] = [
-    (Shed::Rate, "rate"),
-    (Shed::Overload, "overload"),
-    (Shed::Draining, "draining"),
-    (Shed::NotReady, "not_ready"),
-];
+const SHED: [(Shed, &str); 4] =
+    [(Shed::Rate, "rate"), (Shed::Overload, "overload"), (Shed::Draining, "draining"), (Shed::NotReady, "not_ready")];
 
 #[derive(Debug, Default)]
 struct EndpointCells {
@@ -185,9 +179,8 @@ pub fn recorder() -> PrometheusHandle {
 
 /// Fixed buckets, which add up over nodes; quantiles do not.
 fn builder() -> PrometheusBuilder {
-    let seconds = [
-        0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-    ];
+    let seconds =
+        [0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
     let counts = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4];
     let bytes = [512.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
     let sets: [(&str, &[f64]); 3] = [("_seconds", &seconds), ("_records", &counts), ("_bytes", &bytes)];
@@ -277,8 +270,16 @@ pub fn render_engine(out: &mut String, node: &Node) {
         ("meed_accounts_resident", "Accounts in memory.", resident),
         ("meed_accounts_passivated", "Accounts that exist and are not in memory.", passivated),
         ("meed_accounts_resident_bytes", "Memory of the accounts in memory, as accounted.", bytes),
-        ("meed_checkpoint_lag_records", "Records that no checkpoint covers; a restart replays them.", node.lag_records()),
-        ("meed_settling_suspended", "1 while nothing that fell due in a gap of the clock is settled.", u64::from(!node.settles_everything())),
+        (
+            "meed_checkpoint_lag_records",
+            "Records that no checkpoint covers; a restart replays them.",
+            node.lag_records(),
+        ),
+        (
+            "meed_settling_suspended",
+            "1 while nothing that fell due in a gap of the clock is settled.",
+            u64::from(!node.settles_everything()),
+        ),
     ];
     for (name, help, value) in gauges {
         head(out, name, "gauge", help);
@@ -297,7 +298,9 @@ pub fn render_engine(out: &mut String, node: &Node) {
         ("meed_points_expired_total", "Points expired unspent.", |s| s.expired),
         ("meed_points_reversed_total", "Points taken back by reversals of awards.", |s| s.reversed),
         ("meed_points_returned_total", "Points given back by reversals of redemptions.", |s| s.returned),
-        ("meed_points_shortfall_total", "Points that reversals asked back and that were no longer there.", |s| s.shortfall),
+        ("meed_points_shortfall_total", "Points that reversals asked back and that were no longer there.", |s| {
+            s.shortfall
+        }),
     ];
     let gauges: [(&str, &str, fn(&Sums) -> i128); 6] = [
         ("meed_points_outstanding", "Total and pending points of all accounts: the liability.", Sums::outstanding),

@@ -89,7 +89,19 @@ impl Sums {
 
     fn fields(&self) -> [i128; 11] {
         let Self { accounts, issued, redeemed, adjusted, reversed, returned, expired, shortfall, .. } = *self;
-        [accounts, issued, redeemed, adjusted, reversed, returned, expired, shortfall, self.pending, self.held, self.debt]
+        [
+            accounts,
+            issued,
+            redeemed,
+            adjusted,
+            reversed,
+            returned,
+            expired,
+            shortfall,
+            self.pending,
+            self.held,
+            self.debt,
+        ]
     }
 
     fn fields_mut(&mut self) -> [&mut i128; 11] {

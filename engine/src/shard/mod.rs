@@ -8,8 +8,8 @@ pub mod due;
 pub mod filter;
 pub mod table;
 
-use std::collections::{BinaryHeap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use meed_schemas::command::{Command, Request};
@@ -18,12 +18,12 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::Record;
 use meed_schemas::time::{DAY_MS, Millis};
 
-pub use checkpoint::{ShardReport, decode_state, encode_state};
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Totals, Turn, Verdict, needs, turn};
 use crate::commit::Lane;
 use crate::error::{Error, Result};
 use crate::program::Programs;
 use crate::store::{FactQuery, KeyClass, ShardCheckpoint, week_of};
+pub use checkpoint::{ShardReport, decode_state, encode_state};
 use filter::KeyFilter;
 use table::{Live, Parked, Resident, Table};
 
@@ -542,9 +542,8 @@ impl Shard {
             self.hand.pop_back_if(|last| *last == hash);
             self.resident_bytes = self.resident_bytes.saturating_sub(live.account.heap_bytes());
             self.table.remove(hash, identity);
-            self.resident_bytes = self
-                .resident_bytes
-                .saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
+            self.resident_bytes =
+                self.resident_bytes.saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
         }
     }
 }

@@ -97,9 +97,8 @@ impl Table {
     /// Adds an account that is not there.
     pub fn insert(&mut self, hash: u64, identity: Identity, resident: Resident) {
         let seed = self.seed;
-        self.entries.insert_unique(hash, Entry { identity, resident }, |e| {
-            xxh3_64_with_seed(e.identity.as_bytes(), seed)
-        });
+        self.entries
+            .insert_unique(hash, Entry { identity, resident }, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed));
     }
 
     /// Forgets an account.
