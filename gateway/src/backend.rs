@@ -22,22 +22,7 @@ use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
 
 use crate::config::{SettingError, Settings};
 use crate::connection::serve_worker;
-use crate::context::{Context, Shared};
-
-/// What a worker's requests need of the engine.
-#[derive(Clone)]
-pub struct Backend {
-    /// The worker whose thread this is.
-    pub worker: Worker,
-    /// The aliases.
-    pub aliases: Aliases,
-}
-
-impl std::fmt::Debug for Backend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Backend({})", self.worker.index())
-    }
-}
+use crate::context::{Backend, Context, Shared};
 
 /// The engine's part of the settings. `shards` only when somebody set it: a folder keeps its own.
 pub fn engine_config(settings: &Settings, shards: Option<u16>) -> EngineConfig {

@@ -24,6 +24,8 @@ pub struct Live {
     pub writes_under_way: u16,
     /// Due instant as the store's due index has it, or will have it after the writes under way.
     pub due_in_store: Option<i64>,
+    /// The earliest due instant that sits in the shard's queue for it; `Millis::MAX` for none.
+    pub queued_due: i64,
     /// Commands that wait for something to be loaded, in order.
     pub waiting: VecDeque<Parked>,
 }
@@ -76,11 +78,6 @@ impl Table {
         xxh3_64_with_seed(identity.as_bytes(), self.seed)
     }
 
-    /// How many accounts are in memory or being loaded.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// What is known of an account.
     pub fn get_mut(&mut self, hash: u64, identity: &Identity) -> Option<&mut Resident> {
         self.entries.find_mut(hash, |e| e.identity == *identity).map(|e| &mut e.resident)
@@ -127,6 +124,7 @@ impl Live {
             touched: true,
             writes_under_way: 0,
             due_in_store,
+            queued_due: i64::MAX,
             waiting: VecDeque::new(),
         })
     }
