@@ -177,7 +177,9 @@ impl History {
     fn check(&mut self) {
         let now = self.world.now;
         self.naive.settle(now);
-        for r in &self.world.last { println!("{} {} {:?} {:?}", r.kind.name(), r.points, r.moves, r.detail); }
+        for r in &self.world.last {
+            println!("{} {} {:?} {:?}", r.kind.name(), r.points, r.moves, r.detail);
+        }
         let balances = self.world.balance(Command::Balance).balances;
         assert_eq!(self.world.lots(), self.naive.lots());
         assert_eq!((balances.pending, balances.debt), (self.naive.pending(), self.naive.debt));

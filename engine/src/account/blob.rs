@@ -209,14 +209,8 @@ impl Account {
             if head > 7 {
                 return Err(CodecError::Invalid("operations"));
             }
-            let mut operation = Operation {
-                target,
-                fingerprint,
-                recorded_at,
-                refusal: head & 1 != 0,
-                has: [false; 2],
-                hashes: [0; 2],
-            };
+            let mut operation =
+                Operation { target, fingerprint, recorded_at, refusal: head & 1 != 0, has: [false; 2], hashes: [0; 2] };
             for business in [false, true] {
                 if head >> (1 + u8::from(business)) & 1 != 0 {
                     operation.add_key(KeyBinding { business, hash: r.u128("operations")? });
