@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use meed_engine::aliases::Aliases;
 use meed_engine::config::EngineConfig;
 use meed_engine::error::{Error, Result};
 use meed_engine::permits::PermitLimits;

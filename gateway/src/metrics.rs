@@ -255,6 +255,9 @@ pub fn render(workers: &[Arc<WorkerMetrics>]) -> String {
     out
 }
 
+/// Name, help and value of a metric of each program.
+type ProgramMetric = (&'static str, &'static str, fn(&Sums) -> i128);
+
 /// What the engine tells of itself, in the same format.
 pub fn render_engine(out: &mut String, node: &Node) {
     let reports = node.reports();
@@ -292,7 +295,7 @@ pub fn render_engine(out: &mut String, node: &Node) {
             (0..node.shards()).filter(|s| node.worker_of(*s) == worker).map(|s| node.permits.under_way_in(s)).sum();
         let _ = writeln!(out, "meed_mailbox_depth{{worker=\"{worker}\"}} {depth}");
     }
-    let counters: [(&str, &str, fn(&Sums) -> i128); 6] = [
+    let counters: [ProgramMetric; 6] = [
         ("meed_points_issued_total", "Points awarded.", |s| s.issued),
         ("meed_points_redeemed_total", "Points spent.", |s| s.redeemed),
         ("meed_points_expired_total", "Points expired unspent.", |s| s.expired),
@@ -302,7 +305,7 @@ pub fn render_engine(out: &mut String, node: &Node) {
             s.shortfall
         }),
     ];
-    let gauges: [(&str, &str, fn(&Sums) -> i128); 6] = [
+    let gauges: [ProgramMetric; 6] = [
         ("meed_points_outstanding", "Total and pending points of all accounts: the liability.", Sums::outstanding),
         ("meed_points_pending", "Points that are not yet available.", |s| s.pending),
         ("meed_points_held", "Points pinned by holds.", |s| s.held),

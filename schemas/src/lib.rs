@@ -11,5 +11,6 @@ pub mod record;
 pub mod command;
 pub mod program;
 pub mod money;
+pub mod wire;
 pub mod time;
 pub mod ids;

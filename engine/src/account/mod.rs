@@ -8,6 +8,7 @@ mod turn;
 mod decide;
 mod settle;
 mod views;
+mod session;
 mod keys;
 mod tier;
 mod apply;
@@ -26,8 +27,9 @@ use self::facts::{ClosedHold, Overlay};
 use self::wallet::Wallet;
 
 pub use self::facts::{FactKey, FactValue, Facts, Fetch, Fetches, Outcome, Spilled};
+pub use self::session::{Context, Turn, Verdict};
 pub use self::totals::{Sums, Totals};
-pub use self::turn::{Context, Turn, Verdict, needs, turn};
+pub use self::turn::{needs, turn};
 pub use self::wallet::LOTS_MAX;
 
 /// How many of the newest remembered operations keep their keys in the state.

@@ -7,7 +7,7 @@ use meed_schemas::ids::Position;
 use meed_schemas::record::{Detail, LotKey, Move, MoveOp, RecordKind, VoidReason};
 use meed_schemas::time::{Millis, NEVER};
 
-use super::turn::{Session, Step};
+use super::session::{Session, Step};
 use super::wallet::{Moves, live};
 
 /// Settles everything due at or before now.

@@ -9,10 +9,9 @@ use meed_schemas::record::{Detail, KeyBinding, MoveOp};
 use meed_schemas::time::NEVER;
 use smallvec::SmallVec;
 
-use super::decide::{reversed_so_far, transaction};
 use super::facts::{FactKey, Fetch, Fetches};
 use super::keys::{Found, key_fact};
-use super::turn::{Session, Step, Stop, Verdict};
+use super::session::{Session, Step, Stop, Verdict, reversed_so_far, transaction};
 use super::{Account, Hold};
 
 /// Answers a read.

@@ -30,7 +30,10 @@ use crate::commit::Lane;
 use crate::error::{Error, Result};
 use fetch::{absent_keys, fetch, scoped};
 use filter::KeyFilter;
+use smallvec::SmallVec;
 use table::{Live, Parked, Resident, Table};
+
+type Records = SmallVec<[Record; 2]>;
 
 /// One shard.
 #[derive(Debug)]
@@ -226,12 +229,29 @@ impl Shard {
         if let Verdict::Load(fetches) = verdict {
             return self.park_first(hash, envelope, facts, &fetches, world, lane, out);
         }
+        self.answer(&envelope, verdict, &mut records, saw, lane, out);
+        if saw == 0 {
+            self.forget_blank(hash, &envelope.request.identity);
+        }
+        Ok(())
+    }
+
+    /// Holds what a turn answers until the journal has what it saw.
+    fn answer(
+        &self,
+        envelope: &Envelope,
+        verdict: Verdict,
+        records: &mut Records,
+        saw: u64,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) {
         match verdict {
             Verdict::Executed(index) => {
                 let reply = Reply::Executed { record: Box::new(records.swap_remove(index)), replayed: false };
-                Self::hold_reply(self.id, &envelope, saw, reply, lane, out);
+                Self::hold_reply(self.id, envelope, saw, reply, lane, out);
             }
-            Verdict::Reply(reply) => Self::hold_reply(self.id, &envelope, saw, reply, lane, out),
+            Verdict::Reply(reply) => Self::hold_reply(self.id, envelope, saw, reply, lane, out),
             Verdict::Replay(position) => {
                 let outcome = envelope.request.command == Command::Outcome;
                 out.replays += u64::from(!outcome);
@@ -241,12 +261,8 @@ impl Shard {
                     out.ready.extend(lane.hold(self.id, saw, Held::Read { position, purpose }));
                 }
             }
-            Verdict::Load(_) => {}
+            Verdict::Load(_) => unreachable!("a load is no answer"),
         }
-        if saw == 0 {
-            self.forget_blank(hash, &envelope.request.identity);
-        }
-        Ok(())
     }
 
     /// Hands records that a turn has applied to the worker's batch.

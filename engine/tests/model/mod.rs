@@ -218,6 +218,11 @@ impl World {
         assert_eq!(points, b.total + b.pending, "the sum of points is total and pending");
         let sums = self.totals.of("p");
         assert_eq!(sums.outstanding(), i128::from(points));
+        assert_eq!(sums.accounts, 1);
+        let mut bytes = Vec::new();
+        self.totals.encode(&mut bytes);
+        assert_eq!(Totals::decode(&bytes).unwrap(), self.totals);
+        assert!(bytes.len() < 2 || Totals::decode(&bytes[..bytes.len() - 1]).is_err());
         assert_eq!((sums.pending, sums.held, sums.debt), (b.pending.into(), b.held.into(), b.debt.into()));
         assert!(b.debt == 0 || b.available() == -b.debt, "debt is paid first: {b:?}");
         if let Some(last) = self.last.last() {

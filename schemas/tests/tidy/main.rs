@@ -15,8 +15,7 @@ const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Files over the bound: (path, lines, reason).
-const LONG_FILES: &[(&str, usize, &str)] =
-    &[("schemas/src/codec.rs", 617, "one file owns the record format, its tests included")];
+const LONG_FILES: &[(&str, usize, &str)] = &[];
 
 /// Functions over the bound: (path, name, lines, reason).
 const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[

@@ -7,15 +7,12 @@ use meed_schemas::record::{AmountAward, Detail, LotKey, Move, MoveOp, Record, Re
 use meed_schemas::time::{Millis, NEVER};
 
 use super::spend;
-use super::{Operation, check_status, check_time};
+use super::{Operation, Shown, check_status, check_time};
 use crate::account::apply::ExpiredBefore;
-use crate::account::turn::{Session, Step};
+use crate::account::session::{Session, Step};
 use crate::account::wallet::{LOTS_MAX, Moves};
 use crate::account::{SPEND_MONTH_MAX, SPEND_MONTHS_MAX};
 use crate::program::{Version, award::award};
-
-/// The indexes of an operation's last primary record and of the record that the answer shows.
-pub(super) type Shown = (usize, usize);
 
 /// An award that nothing refuses any more.
 struct Award {

@@ -7,13 +7,12 @@ use meed_schemas::record::{Detail, MoveOp, RecordKind, VoidReason};
 use meed_schemas::time::Millis;
 use smallvec::SmallVec;
 
-use super::award::Shown;
-use super::{Operation, check_status};
+use super::{Operation, Shown, check_status};
 use crate::account::OPEN_HOLDS_MAX;
 use crate::account::facts::{ClosedHold, FactKey, Fetch};
 use crate::account::keys::Found;
+use crate::account::session::{Session, Step, Stop};
 use crate::account::settle::release;
-use crate::account::turn::{Session, Step, Stop};
 use crate::account::wallet::{Moves, live};
 
 /// (expiry, points) of a hold.
