@@ -87,6 +87,7 @@ impl Node {
     }
 
     /// A start that is refused: exit code and message.
+    #[track_caller]
     pub(crate) fn refused(data: &Path, flags: &[&str]) -> (Option<i32>, String) {
         match Self::try_start(data, flags) {
             Ok(_) => panic!("it started"),
