@@ -242,9 +242,11 @@ fn main() {
         }
     };
     println!(
-        "ready in {:?}: recovered in {:?}, {} records replayed",
+        "ready in {:?}: recovered in {:?} (journal {:?}, store {:?}), {} records replayed",
         starting.elapsed(),
         engine.recovered.took,
+        engine.recovered.journal_took,
+        engine.recovered.store_took,
         engine.recovered.replayed_records
     );
     let before = resident_bytes();
