@@ -11,8 +11,8 @@ use meed_schemas::ids::check_id;
 use sha2::{Digest, Sha256};
 
 use crate::config::{CredentialSetting, SettingError};
-use meed_schemas::http::problem::{Kind, Problem};
 use crate::route::{Access, Route, hexadecimal};
+use meed_schemas::http::problem::{Kind, Problem};
 
 /// The program of a request that names none.
 pub const PROGRAM_DEFAULT: &str = "default";
@@ -73,8 +73,7 @@ impl Credentials {
     pub fn new(settings: &[CredentialSetting]) -> Result<Self, SettingError> {
         let mut by_digest = HashMap::with_capacity(settings.len());
         for setting in settings {
-            let refuse =
-                |detail: String| Err(SettingError(format!("credential `{}`: {detail}", setting.name)));
+            let refuse = |detail: String| Err(SettingError(format!("credential `{}`: {detail}", setting.name)));
             let Some(digest) = parse_digest(&setting.token_sha256) else {
                 return refuse("`token_sha256` must be 64 hexadecimal digits".to_owned());
             };
@@ -127,8 +126,7 @@ impl Credentials {
         if named.is_some_and(|named| named != program) {
             return forbidden("this credential belongs to another program than the header Program names");
         }
-        if let (false, Route::ProgramPut { program: other } | Route::ProgramGet { program: other }) =
-            (any, route)
+        if let (false, Route::ProgramPut { program: other } | Route::ProgramGet { program: other }) = (any, route)
             && other != program
         {
             return forbidden("this credential belongs to another program");
@@ -237,8 +235,7 @@ mod tests {
         assert_eq!(decide(&[("authorization", "x")], &earn), Err(Kind::Unauthorized));
         let admin = Credentials::new(&[setting("a", "shop", &["admin"])]).unwrap();
         let headers = headers(&[("authorization", "Bearer a")]);
-        let put =
-            |program: &'static str| admin.caller(&headers, &Route::ProgramPut { program: program.into() });
+        let put = |program: &'static str| admin.caller(&headers, &Route::ProgramPut { program: program.into() });
         assert!(put("shop").is_ok());
         assert_eq!(put("other").unwrap_err().kind, Kind::Forbidden);
     }
@@ -257,10 +254,7 @@ mod tests {
     #[test]
     fn bad_credentials_are_refused_by_name() {
         for (bad, part) in [
-            (
-                CredentialSetting { token_sha256: "ab".into(), ..setting("t", "p", &["read"]) },
-                "64 hexadecimal",
-            ),
+            (CredentialSetting { token_sha256: "ab".into(), ..setting("t", "p", &["read"]) }, "64 hexadecimal"),
             (setting("t", "a b", &["read"]), "program id"),
             (setting("t", "p", &["root"]), "no role `root`"),
             (setting("t", "p", &[]), "names none"),

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -172,8 +172,7 @@ async fn load_programs(worker: &Worker, programs: &[ProgramFile]) -> Result<()> 
         };
         let bytes = u32::try_from(program.document.len()).unwrap_or(u32::MAX);
         let admitted = worker.admit(std::slice::from_ref(&request), bytes, PATIENCE).await;
-        let admitted =
-            admitted.map_err(|_| Error::Setting("the limits leave no room to load a program".to_owned()))?;
+        let admitted = admitted.map_err(|_| Error::Setting("the limits leave no room to load a program".to_owned()))?;
         match worker.call(request, &admitted).await {
             Reply::Executed { .. } | Reply::Program { .. } => {}
             Reply::Refused(Refusal::InvalidRequest { field, detail }) => {

@@ -10,8 +10,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 
 use crate::admit::{BodyReservation, Gate};
-use meed_schemas::http::problem::{Kind, Problem};
 use crate::route::Payload;
+use meed_schemas::http::problem::{Kind, Problem};
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +79,7 @@ fn parse_media_type(text: &str) -> Option<BodyFormat> {
 }
 
 fn too_large(limit: usize) -> Problem {
-    Problem::new(
-        Kind::PayloadTooLarge,
-        format!("the body may have at most {limit} bytes; nothing was executed"),
-    )
+    Problem::new(Kind::PayloadTooLarge, format!("the body may have at most {limit} bytes; nothing was executed"))
 }
 
 /// Reads a body of at most `limit` bytes. A length beyond it is refused before a byte is read; a body in

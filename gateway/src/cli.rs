@@ -139,11 +139,8 @@ fn grammar() -> Clap {
                 .help("Most lines")
                 .value_parser(value_parser!(u64).range(1..)),
         );
-    let config = Clap::new("config")
-        .about("Settings")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(
+    let config =
+        Clap::new("config").about("Settings").subcommand_required(true).arg_required_else_help(true).subcommand(
             Clap::new("show")
                 .about("Print the effective settings as TOML, and where each comes from")
                 .args(setting_arguments()),
@@ -218,8 +215,7 @@ fn load_settings(
     let file = match path {
         None => None,
         Some(path) => {
-            let text = read(&path)
-                .map_err(|error| SettingError(format!("cannot read {}: {error}", path.display())))?;
+            let text = read(&path).map_err(|error| SettingError(format!("cannot read {}: {error}", path.display())))?;
             Some((path, text))
         }
     };
@@ -312,9 +308,7 @@ mod tests {
         assert_eq!((account, from, limit), (Some(("p".to_owned(), "m-1".to_owned())), 7, Some(3)));
         let help = run("serve --help", &[]).unwrap_err();
         assert_eq!(help.code, EXIT_DONE);
-        for part in
-            ["Exit codes", "Network:", "[default: 127.0.0.1:8080]", "--admission-wait-ms", "[[credentials]]"]
-        {
+        for part in ["Exit codes", "Network:", "[default: 127.0.0.1:8080]", "--admission-wait-ms", "[[credentials]]"] {
             assert!(help.message.contains(part), "{part}");
         }
     }

@@ -232,8 +232,7 @@ impl Loaded {
                 group = declared.group;
                 let _ = writeln!(text, "{}# {group}", if text.is_empty() { "" } else { "\n" });
             }
-            let _ =
-                writeln!(text, "{} = {}  # {}", declared.name, declared.value(&self.settings), source.text());
+            let _ = writeln!(text, "{} = {}  # {}", declared.name, declared.value(&self.settings), source.text());
         }
         for credential in &self.settings.credentials {
             let roles: Vec<String> = credential.roles.iter().map(|role| quoted(role)).collect();
@@ -284,14 +283,11 @@ pub fn load(
 
 fn load_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), SettingError> {
     let at = path.display();
-    let table: toml::Table =
-        text.parse().map_err(|error| SettingError(format!("{at} is not TOML: {error}")))?;
+    let table: toml::Table = text.parse().map_err(|error| SettingError(format!("{at} is not TOML: {error}")))?;
     for (name, value) in &table {
         if name == "credentials" {
-            loaded.settings.credentials = value
-                .clone()
-                .try_into()
-                .map_err(|error| SettingError(format!("{at}: in `credentials`: {error}")))?;
+            loaded.settings.credentials =
+                value.clone().try_into().map_err(|error| SettingError(format!("{at}: in `credentials`: {error}")))?;
             continue;
         }
         let found = DECLARED.iter().enumerate().find(|(_, declared)| declared.name == name);

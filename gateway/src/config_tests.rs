@@ -26,11 +26,8 @@ fn later_sources_win_and_are_named() {
 
 #[test]
 fn what_is_shown_can_be_loaded_again() {
-    let flags = [
-        flag("programs", "a.json,b \"c\".json"),
-        flag("metrics_listen", "off"),
-        flag("memory_bytes", "1_000_001"),
-    ];
+    let flags =
+        [flag("programs", "a.json,b \"c\".json"), flag("metrics_listen", "off"), flag("memory_bytes", "1_000_001")];
     let loaded = load(None, [], &flags).err();
     assert!(loaded.unwrap().0.contains("--memory-bytes must be from 1048576"), "bounds hold");
     let loaded = load(None, [], &flags[..2]).unwrap();
@@ -50,9 +47,7 @@ fn messages_name_what_is_wrong() {
     assert!(message(file("shards = 5000")).contains("from 1 to 4096"));
     assert!(message(file("shards =")).contains("is not TOML"));
     assert!(message(load(None, [], &[flag("journal", "cql")])).contains("this build has no CQL journal"));
-    assert!(
-        message(load(None, [flag("MEED_LISTEN", "nowhere")], &[])).contains("MEED_LISTEN must be HOST:PORT")
-    );
+    assert!(message(load(None, [flag("MEED_LISTEN", "nowhere")], &[])).contains("MEED_LISTEN must be HOST:PORT"));
     assert!(message(file("[[credentials]]\nname = \"a\"\ntoken = \"b\"")).contains("token"));
 }
 

@@ -33,10 +33,10 @@ use crate::handle::{self, Call};
 use crate::identify::TraceParent;
 use crate::metrics::{Refused, Shed};
 use crate::operations;
-use meed_schemas::http::problem::{Kind, Problem};
 use crate::reply::Reply;
 use crate::route::{self, Access, Endpoint, Payload, RouteError};
 use crate::watch::{ConnectionState, Phase, Stream, TimeLimits};
+use meed_schemas::http::problem::{Kind, Problem};
 
 /// Longest read or write buffer of a connection. A body comes in pieces of at most this.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -92,11 +92,7 @@ pub async fn serve_worker(
     let drain_timeout = Duration::from_millis(context.shared.settings.drain_timeout_ms);
     if tokio::time::timeout(drain_timeout, finish_all(&worker.table)).await.is_err() {
         let left = worker.table.connections.borrow().len();
-        tracing::warn!(
-            worker = context.worker,
-            connections = left,
-            "drain time is over; connections are cut"
-        );
+        tracing::warn!(worker = context.worker, connections = left, "drain time is over; connections are cut");
     }
     sweep.abort();
     Ok(())
@@ -137,10 +133,7 @@ async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
 /// Whether an accept failed because of the one client only.
 fn is_passing(error: &io::Error) -> bool {
     use ErrorKind::{ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkUnreachable};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted | HostUnreachable | NetworkUnreachable
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | HostUnreachable | NetworkUnreachable)
 }
 
 /// Takes the connections that the system has already accepted for us: closing the listener would reset

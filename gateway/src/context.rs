@@ -9,8 +9,8 @@ use meed_engine::node::Node;
 use tokio::sync::watch;
 
 use crate::admit::Gate;
-use crate::backend::Backend;
 use crate::auth::Credentials;
+use crate::backend::Backend;
 use crate::config::{SettingError, Settings};
 use crate::identify::RequestIds;
 use crate::metrics::WorkerMetrics;

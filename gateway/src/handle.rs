@@ -78,9 +78,7 @@ pub async fn handle(context: &Rc<Context>, call: Call<'_>) -> Result<Reply, Prob
         Route::Balance { account } => desk.read(account, Command::Balance).await,
         Route::Lots { account } => desk.read(account, Command::Lots).await,
         Route::HoldList { account } => desk.read(account, Command::Holds).await,
-        Route::HoldGet { account, hold } => {
-            desk.read(account, Command::HoldStatus { hold: subject(hold) }).await
-        }
+        Route::HoldGet { account, hold } => desk.read(account, Command::HoldStatus { hold: subject(hold) }).await,
         Route::Transaction { account, transaction } => {
             desk.read(account, Command::Transaction { position: subject(transaction) }).await
         }

@@ -67,9 +67,8 @@ impl TraceParent {
     /// Reads the text of the header.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let kept: [u8; Self::LENGTH] = text.get(..Self::LENGTH)?.try_into().ok()?;
-        let hexadecimal = |range: std::ops::Range<usize>| {
-            kept[range].iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-        };
+        let hexadecimal =
+            |range: std::ops::Range<usize>| kept[range].iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         let zero = |range: std::ops::Range<usize>| kept[range].iter().all(|digit| *digit == b'0');
         let fields = hexadecimal(0..2) && hexadecimal(3..35) && hexadecimal(36..52) && hexadecimal(53..55);
         let dashes = kept[2] == b'-' && kept[35] == b'-' && kept[52] == b'-';

@@ -10,8 +10,8 @@ use meed_gateway::{server, tools};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let command = cli::parse(std::env::args_os(), environment, |path| std::fs::read_to_string(path));
     ExitCode::from(match command {
         Ok(Command::Serve(loaded)) => server::run(*loaded),

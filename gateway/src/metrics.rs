@@ -33,10 +33,8 @@ const BUCKETS: [(u64, &str); 16] = [
 ];
 
 /// Statuses that have a cell of their own; any other is `other`.
-const CODES: [u16; 22] = [
-    200, 201, 204, 207, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 502, 503, 504, 202,
-    302,
-];
+const CODES: [u16; 22] =
+    [200, 201, 204, 207, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 500, 502, 503, 504, 202, 302];
 
 /// Why a connection was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,12 +63,8 @@ pub enum Shed {
     NotReady,
 }
 
-const SHED: [(Shed, &str); 4] = [
-    (Shed::Rate, "rate"),
-    (Shed::Overload, "overload"),
-    (Shed::Draining, "draining"),
-    (Shed::NotReady, "not_ready"),
-];
+const SHED: [(Shed, &str); 4] =
+    [(Shed::Rate, "rate"), (Shed::Overload, "overload"), (Shed::Draining, "draining"), (Shed::NotReady, "not_ready")];
 
 #[derive(Debug, Default)]
 struct EndpointCells {

@@ -17,10 +17,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use crate::context::Shared;
 use crate::identify::RequestIds;
 use crate::metrics;
-use meed_schemas::http::json;
-use meed_schemas::http::problem::{self, Kind, Problem};
 use crate::reply::{Media, Reply};
 use crate::route::Route;
+use meed_schemas::http::json;
+use meed_schemas::http::problem::{self, Kind, Problem};
 
 /// Time between two rounds of upkeep: histograms of the recorder grow until they are drained.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -32,12 +32,7 @@ const METRICS_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers a route that is open to everybody.
-pub fn answer(
-    shared: &Shared,
-    route: &Route<'_>,
-    query: Option<&str>,
-    request_id: &str,
-) -> Result<Reply, Problem> {
+pub fn answer(shared: &Shared, route: &Route<'_>, query: Option<&str>, request_id: &str) -> Result<Reply, Problem> {
     Ok(match route {
         Route::Health {} | Route::Livez {} | Route::HealthLive {} => live(),
         Route::Readyz {} | Route::HealthReady {} => ready(shared, is_verbose(query), request_id),
@@ -69,8 +64,7 @@ fn ready(shared: &Shared, verbose: bool, request_id: &str) -> Reply {
     let draining = shared.is_draining();
     let mut checks = shared.checks();
     checks.push(("draining", if draining { Err("the node is stopping".to_owned()) } else { Ok(()) }));
-    let failing =
-        checks.iter().find_map(|(name, state)| state.as_ref().err().map(|why| (*name, why.clone())));
+    let failing = checks.iter().find_map(|(name, state)| state.as_ref().err().map(|why| (*name, why.clone())));
     let Some((name, why)) = failing else {
         let mut out = b"{\"status\":\"ready\"".to_vec();
         if verbose {

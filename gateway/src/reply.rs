@@ -100,11 +100,7 @@ impl Reply {
     }
 
     /// The HTTP response. `headers` is an empty map whose memory is used again.
-    pub(crate) fn into_response(
-        self,
-        mut headers: HeaderMap,
-        request_id: HeaderValue,
-    ) -> Response<Full<Bytes>> {
+    pub(crate) fn into_response(self, mut headers: HeaderMap, request_id: HeaderValue) -> Response<Full<Bytes>> {
         headers.insert(REQUEST_ID, request_id);
         if !self.body.is_empty() {
             headers.insert(CONTENT_TYPE, self.media.value());

@@ -196,12 +196,9 @@ fn points<'a>(method: &Method, account: &'a str, rest: &[&'a str]) -> Found<'a> 
             _ => Err(RouteError::MethodNotAllowed("GET, HEAD, POST")),
         },
         ["holds", hold] => get(method, Route::HoldGet { account: account()?, hold: decode(hold)? }),
-        ["holds", hold, "capture"] => only(
-            method,
-            Method::POST,
-            "POST",
-            Route::HoldCapture { account: account()?, hold: decode(hold)? },
-        ),
+        ["holds", hold, "capture"] => {
+            only(method, Method::POST, "POST", Route::HoldCapture { account: account()?, hold: decode(hold)? })
+        }
         ["holds", hold, "void"] => {
             only(method, Method::POST, "POST", Route::HoldVoid { account: account()?, hold: decode(hold)? })
         }
@@ -360,8 +357,7 @@ mod tests {
 
     #[test]
     fn every_endpoint_is_reached_by_its_template_and_by_no_other_method() {
-        let methods =
-            [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+        let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
         let (_, endpoints) = ENDPOINTS.split_last().unwrap();
         for (index, &endpoint) in ENDPOINTS.iter().enumerate() {
             assert_eq!(endpoint as usize, index);
@@ -379,10 +375,7 @@ mod tests {
                 };
                 let allowed: Vec<&str> = allow.split(", ").filter(|name| *name != "HEAD").collect();
                 let names: Vec<&str> = taken.iter().map(|m| m.as_str()).collect();
-                assert!(
-                    allowed.iter().all(|a| names.contains(a)) && allowed.len() == names.len(),
-                    "{path}: {allow}"
-                );
+                assert!(allowed.iter().all(|a| names.contains(a)) && allowed.len() == names.len(), "{path}: {allow}");
             }
             let head = resolve(&Method::HEAD, &path).is_ok();
             assert_eq!(head, taken.contains(&&Method::GET), "HEAD {path}");
@@ -448,8 +441,7 @@ mod tests {
     #[test]
     fn queries_are_strict() {
         let query =
-            Query::parse(Some("op=earn&reference_id=a%26b+c&source"), &["op", "reference_id", "source"])
-                .unwrap();
+            Query::parse(Some("op=earn&reference_id=a%26b+c&source"), &["op", "reference_id", "source"]).unwrap();
         assert_eq!(query.get("reference_id"), Some("a&b+c"));
         assert_eq!(query.get("source"), Some(""));
         assert_eq!(query.get("nothing"), None);

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Builder;
-use tokio::sync::{Notify, watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 
 use meed_engine::error::Error;
@@ -191,16 +191,10 @@ fn start_waiting_room(
             }
         });
     };
-    thread::Builder::new()
-        .name("waiting-room".to_owned())
-        .spawn(run)
-        .map_err(StartError::system("start", "a thread"))
+    thread::Builder::new().name("waiting-room".to_owned()).spawn(run).map_err(StartError::system("start", "a thread"))
 }
 
-fn start_operations(
-    listener: Option<TcpListener>,
-    shared: Arc<Shared>,
-) -> Result<JoinHandle<()>, StartError> {
+fn start_operations(listener: Option<TcpListener>, shared: Arc<Shared>) -> Result<JoinHandle<()>, StartError> {
     let run = move || {
         let runtime = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,

@@ -124,9 +124,8 @@ pub struct ListenAddress(pub SocketAddr);
 
 impl Value for ListenAddress {
     fn parse(text: &str) -> Result<Self, String> {
-        let mut found = text
-            .to_socket_addrs()
-            .map_err(|_| format!("must be HOST:PORT such as 127.0.0.1:8080, not `{text}`"))?;
+        let mut found =
+            text.to_socket_addrs().map_err(|_| format!("must be HOST:PORT such as 127.0.0.1:8080, not `{text}`"))?;
         found.next().map(Self).ok_or_else(|| format!("`{text}` has no address"))
     }
     fn toml(&self) -> String {
@@ -143,9 +142,7 @@ impl Value for OptionalAddress {
         if text == "off" {
             return Ok(Self(None));
         }
-        ListenAddress::parse(text)
-            .map(|address| Self(Some(address.0)))
-            .map_err(|detail| format!("{detail}, or `off`"))
+        ListenAddress::parse(text).map(|address| Self(Some(address.0))).map_err(|detail| format!("{detail}, or `off`"))
     }
     fn toml(&self) -> String {
         quoted(&self.0.map_or_else(|| "off".to_owned(), |address| address.to_string()))

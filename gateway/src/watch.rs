@@ -16,9 +16,9 @@ use tokio::net::TcpStream;
 
 use crate::config::Settings;
 use crate::context::Context;
-use meed_schemas::http::problem::{Kind, Problem};
 use crate::reply::Reply;
 use crate::route::Endpoint;
+use meed_schemas::http::problem::{Kind, Problem};
 
 /// Most bytes that are read and thrown away for a client that still sends after its last answer.
 const LINGER_BYTES_MAX: usize = 1 << 20;
@@ -133,9 +133,7 @@ impl ConnectionState {
             Phase::Fresh | Phase::Head if waited_ms > limits.head_ms => &self.cut,
             Phase::Body if waited_ms > limits.body_ms => &self.body_late,
             // A client that takes its answer slowly is not idle.
-            Phase::Idle if waited_ms.min(now_ms.saturating_sub(self.active_ms.get())) > limits.idle_ms => {
-                &self.cut
-            }
+            Phase::Idle if waited_ms.min(now_ms.saturating_sub(self.active_ms.get())) > limits.idle_ms => &self.cut,
             Phase::Lingering if waited_ms > limits.linger_ms => &self.cut,
             _ => return,
         };
@@ -199,11 +197,7 @@ fn bare_status(answer: &[u8]) -> Option<&[u8]> {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let result = Pin::new(&mut this.inner).poll_read(cx, buffer);
@@ -277,8 +271,7 @@ mod tests {
 
     #[test]
     fn only_bare_answers_are_replaced() {
-        let bare =
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let bare = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(bare_status(bare), Some(&b"431"[..]));
         let ours = b"HTTP/1.1 404 Not Found\r\nrequest-id: 1\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(bare_status(ours), None);
@@ -290,13 +283,9 @@ mod tests {
     #[test]
     fn each_phase_has_its_limit() {
         let limits = TimeLimits { head_ms: 10, body_ms: 20, idle_ms: 30, linger_ms: 40 };
-        for (phase, limit_ms) in [
-            (Phase::Fresh, 10),
-            (Phase::Head, 10),
-            (Phase::Body, 20),
-            (Phase::Idle, 30),
-            (Phase::Lingering, 40),
-        ] {
+        for (phase, limit_ms) in
+            [(Phase::Fresh, 10), (Phase::Head, 10), (Phase::Body, 20), (Phase::Idle, 30), (Phase::Lingering, 40)]
+        {
             let state = ConnectionState::new(IpAddr::from([127, 0, 0, 1]), 100);
             state.enter(phase, 100);
             state.judge(100 + limit_ms, limits);

@@ -176,16 +176,12 @@ fn malformed_heads_are_refused_with_a_reason() {
 
 #[test]
 fn large_bodies_are_refused_by_length_and_by_count() {
-    let server = Server::start(Settings {
-        body_bytes: ByteSize(1024),
-        batch_body_bytes: ByteSize(100_000),
-        ..settings()
-    });
+    let server =
+        Server::start(Settings { body_bytes: ByteSize(1024), batch_body_bytes: ByteSize(100_000), ..settings() });
     // By length: before the body, which is never sent.
     let mut client = server.client();
-    let answer = client.ask(format!(
-        "POST {EARN} HTTP/1.1\r\nHost: m\r\nExpect: 100-continue\r\nContent-Length: 1025\r\n\r\n"
-    ));
+    let answer =
+        client.ask(format!("POST {EARN} HTTP/1.1\r\nHost: m\r\nExpect: 100-continue\r\nContent-Length: 1025\r\n\r\n"));
     assert_eq!((answer.status, answer.problem()), (413, "payload-too-large".to_owned()));
     assert!(client.is_closed());
     // By count.
@@ -226,10 +222,8 @@ fn bodies_in_pieces_share_a_bounded_memory() {
     let begin = format!("POST /api/v1/batch HTTP/1.1\r\nHost: m\r\nContent-Length: {}\r\n\r\n{{", 700_000);
     let mut first = server.client();
     first.send(&begin);
-    let in_flight = || {
-        meed_gateway::metrics::render(&server.node().shared.metrics)
-            .contains("\nmeed_http_requests_in_flight 1\n")
-    };
+    let in_flight =
+        || meed_gateway::metrics::render(&server.node().shared.metrics).contains("\nmeed_http_requests_in_flight 1\n");
     eventually("the first body is begun", in_flight);
     let mut second = server.client();
     let answer = second.ask(&begin);
@@ -335,8 +329,7 @@ fn connections_beyond_the_cap_of_an_address_are_told_so() {
 
 #[test]
 fn requests_beyond_the_rate_are_told_so() {
-    let settings =
-        Settings { requests_per_second_per_address: 1, request_burst_per_address: 2, ..settings() };
+    let settings = Settings { requests_per_second_per_address: 1, request_burst_per_address: 2, ..settings() };
     let server = Server::start(settings);
     let mut client = server.client();
     let statuses: Vec<Answer> = (0..3).map(|_| client.ask(post(EARN, JSON, "{}"))).collect();

@@ -26,10 +26,8 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = meed(&["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"])
-            .args(arguments)
-            .spawn()
-            .unwrap();
+        let mut child =
+            meed(&["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]).args(arguments).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut lines = Vec::new();
         for line in output.lines() {
@@ -132,9 +130,8 @@ fn credentials_of_the_file_are_asked_for() {
     let mut node = Running::start(&["--config", file.to_str().unwrap()]);
     let ask = |path: &str, token: &str| {
         let mut stream = TcpStream::connect(&node.address).unwrap();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: m\r\n{token}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
-        );
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: m\r\n{token}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}");
         stream.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -142,10 +139,7 @@ fn credentials_of_the_file_are_asked_for() {
     };
     let earn = "/api/v1/points/m-1/earn";
     let unknown = ask(earn, "");
-    assert!(
-        unknown.starts_with("HTTP/1.1 401 ") && unknown.contains("www-authenticate: Bearer\r\n"),
-        "{unknown}"
-    );
+    assert!(unknown.starts_with("HTTP/1.1 401 ") && unknown.contains("www-authenticate: Bearer\r\n"), "{unknown}");
     let token = "Authorization: Bearer secret\r\n";
     assert!(ask(earn, token).starts_with("HTTP/1.1 503 "));
     assert!(ask("/api/v1/points/m-1/adjust", token).starts_with("HTTP/1.1 403 "));

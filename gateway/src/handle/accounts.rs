@@ -119,9 +119,8 @@ impl Desk<'_> {
     /// answer.
     pub(super) async fn put_program(&self, name: &str) -> Result<Reply, Problem> {
         Self::check_program(name)?;
-        let parsed = Document::parse(&self.call.body).map_err(|error| {
-            Problem::invalid(error.field.clone(), format!("`{}` {}", error.field, error.detail))
-        })?;
+        let parsed = Document::parse(&self.call.body)
+            .map_err(|error| Problem::invalid(error.field.clone(), format!("`{}` {}", error.field, error.detail)))?;
         let document = parsed.to_canonical_json().into_boxed_str();
         let identity = Identity::program_account(name);
         let request = self.request(identity, Command::PutProgram { document }, Keys::default());
@@ -169,7 +168,10 @@ impl Desk<'_> {
 
     fn check_program(name: &str) -> Result<(), Problem> {
         if !check_id(name) {
-            return Err(Problem::invalid("program", "`program` must be 1 to 128 printable ASCII characters without space / ? # %"));
+            return Err(Problem::invalid(
+                "program",
+                "`program` must be 1 to 128 printable ASCII characters without space / ? # %",
+            ));
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use meed_engine::worker::CallMany;
 use meed_schemas::command::Request;
 use meed_schemas::http::problem::{self, Kind, Problem};
-use meed_schemas::http::{BatchError, BatchFormat, Decoded, Operation, decode_batch, status_of, write_answer};
 use meed_schemas::http::views::BatchWriter;
+use meed_schemas::http::{BatchError, BatchFormat, Decoded, Operation, decode_batch, status_of, write_answer};
 use meed_schemas::outcome::Reply as Outcome;
 
 use super::desk::{Desk, ProgramFacts, bad, refused, status};

@@ -113,7 +113,10 @@ impl<'a> Desk<'a> {
             return if check_account_id(identifier) {
                 Ok(())
             } else {
-                Err(Problem::invalid(field, format!("`{field}` must be 1 to 128 printable ASCII characters without space / ? # %")))
+                Err(Problem::invalid(
+                    field,
+                    format!("`{field}` must be 1 to 128 printable ASCII characters without space / ? # %"),
+                ))
             };
         }
         normalize(identifier).map(|_| ()).map_err(|error| Problem::invalid(field, format!("`{field}` {error}")))
@@ -123,7 +126,11 @@ impl<'a> Desk<'a> {
     ///
     /// # Errors
     /// A malformed one is 400, an unknown alias 404.
-    pub(super) async fn account_id<'t>(&self, identifier: &'t str, field: &'static str) -> Result<Cow<'t, str>, Problem> {
+    pub(super) async fn account_id<'t>(
+        &self,
+        identifier: &'t str,
+        field: &'static str,
+    ) -> Result<Cow<'t, str>, Problem> {
         Self::check_identifier(identifier, field)?;
         if !is_alias(identifier) {
             return Ok(Cow::Borrowed(identifier));

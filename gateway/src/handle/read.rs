@@ -4,7 +4,8 @@ use meed_engine::reader::PageQuery;
 use meed_schemas::command::{Command, Keys};
 use meed_schemas::http::problem::{Kind, Problem};
 use meed_schemas::http::{
-    Cursor, decode_list_query, decode_outcome_query, encode_cursor, idempotency_key, views, write_outcome, write_row, write_transaction,
+    Cursor, decode_list_query, decode_outcome_query, encode_cursor, idempotency_key, views, write_outcome, write_row,
+    write_transaction,
 };
 use meed_schemas::outcome::{HistoryHead, Reply as Outcome};
 
@@ -65,9 +66,9 @@ impl Desk<'_> {
             };
             records = self.node().reader().page(page).await.ok_or_else(|| Problem::of(Kind::Overloaded))?;
         }
-        let next = records.get(query.limit).map(|record| {
-            encode_cursor(Cursor { kind: query.kind, next: record.position }, &identity, seal)
-        });
+        let next = records
+            .get(query.limit)
+            .map(|record| encode_cursor(Cursor { kind: query.kind, next: record.position }, &identity, seal));
         records.truncate(query.limit);
         let mut body = Vec::with_capacity(128 + records.len() * 512);
         let facts = self.facts(program);
