@@ -116,7 +116,7 @@ pub(crate) fn check_problem(value: &Value, status: u16, name: &str) {
         assert!(value[member].as_str().is_some_and(|text| !text.is_empty()), "{member}: {value}");
     }
     assert!(value["instance"].as_str().unwrap().starts_with("/requests/"), "{value}");
-    let retryable = matches!(status, 408 | 429 | 503 | 504) || name == "key-in-progress";
+    let retryable = matches!(status, 408 | 429 | 503 | 504) || matches!(name, "key-in-progress" | "unknown-outcome");
     assert_eq!(value["retryable"], retryable, "{value}");
 }
 
