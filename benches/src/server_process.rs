@@ -1,6 +1,7 @@
 //! A server of the comparison as a child process: started from a command line, watched through `/proc`, stopped by
 //! SIGTERM.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -55,18 +56,21 @@ pub struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts the server and waits for its line `listening on http://HOST:PORT`. The command is split at spaces.
+    /// Starts the server and waits for its line `listening on http://HOST:PORT`. The command is split at spaces; what
+    /// it says on standard error goes to the file `log`.
     ///
     /// # Errors
     /// It cannot be started, ends, or does not say where it listens within 60 seconds.
-    pub fn start(command: &str, data: &Path) -> Result<Self, String> {
+    pub fn start(command: &str, data: &Path, log: &Path) -> Result<Self, String> {
         let data = data.to_str().ok_or("the data folder's path is not UTF-8")?;
         let mut words = command.split_whitespace().map(|word| word.replace(DATA_PLACEHOLDER, data));
         let program = words.next().ok_or("a server's command is empty")?;
+        let errors = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         let mut child = Command::new(&program)
             .args(words)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(errors)
             .spawn()
             .map_err(|error| format!("cannot start {program}: {error}"))?;
         let output = child.stdout.take().ok_or("the server has no standard output")?;
@@ -79,7 +83,8 @@ impl ServerProcess {
         });
         let mut server = Self { child, address: String::new(), lines };
         server.address = server
-            .announced("listening on http://", START_TIMEOUT)?
+            .announced("listening on http://", START_TIMEOUT)
+            .map_err(|error| format!("{error}: {}", last_words(log)))?
             .ok_or_else(|| format!("{program} did not say where it listens within {START_TIMEOUT:?}"))?;
         Ok(server)
     }
@@ -155,6 +160,13 @@ impl ServerProcess {
     }
 }
 
+/// What the server said at the end.
+fn last_words(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { "it said nothing".to_owned() } else { lines[lines.len().saturating_sub(5)..].join("\n  ") }
+}
+
 /// A server with a handler for SIGTERM exits 0; one without ends by it.
 fn stopped_well(status: ExitStatus) -> Result<(), String> {
     if status.success() || status.signal() == Some(Signal::TERM.as_raw()) {
@@ -188,8 +200,10 @@ mod tests {
 
     #[test]
     fn a_server_that_ends_early_is_an_error() {
-        let error = ServerProcess::start("true", Path::new(".")).unwrap_err();
-        assert!(error.contains("ended early"), "{error}");
-        assert!(ServerProcess::start("no-such-program-here", Path::new(".")).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let error = ServerProcess::start("ls --no-such-flag", folder.path(), &log).unwrap_err();
+        assert!(error.contains("ended early") && error.len() > "the server ended early: ".len(), "{error}");
+        assert!(ServerProcess::start("no-such-program-here", folder.path(), &log).is_err());
     }
 }

@@ -60,9 +60,10 @@ impl Scenario {
     /// Usual length of an answer's body, for the bare server.
     pub fn body_bytes(self, items: u64) -> u64 {
         match self {
-            Self::Earn | Self::Balance => 330,
-            Self::Redeem => 450,
-            Self::Batch => 375 * items,
+            Self::Earn => 345,
+            Self::Balance => 355,
+            Self::Redeem => 420,
+            Self::Batch => 387 * items,
         }
     }
 

@@ -27,7 +27,12 @@ pub struct ShardArguments {
 pub struct ShardState {
     arguments: ShardArguments,
     inputs: Vec<Input>,
+    /// When the shard last reported, by the node's monotonic clock.
+    reported_ms: i64,
 }
+
+/// Pace of a shard's reports: they copy the totals of all its programs.
+const REPORT_MS: i64 = 1_000;
 
 /// The actor of one shard.
 pub struct ShardActor;
@@ -43,11 +48,11 @@ impl Actor for ShardActor {
         arguments: ShardArguments,
     ) -> Result<ShardState, ActorProcessingErr> {
         arguments.inbox.attach(myself);
-        Ok(ShardState { arguments, inputs: Vec::new() })
+        Ok(ShardState { arguments, inputs: Vec::new(), reported_ms: i64::MIN / 2 })
     }
 
     async fn handle(&self, _: ActorRef<Work>, _: Work, state: &mut ShardState) -> Result<(), ActorProcessingErr> {
-        let ShardState { arguments: ShardArguments { shard, node, exchange, inbox }, inputs } = state;
+        let ShardState { arguments: ShardArguments { shard, node, exchange, inbox }, inputs, reported_ms } = state;
         let Some(since) = inbox.take(inputs) else { return Ok(()) };
         exchange.metrics.wait.record(since.elapsed());
         let elapsed_ms = node.times.elapsed_ms();
@@ -67,7 +72,11 @@ impl Actor for ShardActor {
             }
         }
         if housekeeping {
-            node.report(shard);
+            node.note_progress(shard);
+            if elapsed_ms - *reported_ms >= REPORT_MS {
+                *reported_ms = elapsed_ms;
+                node.report(shard);
+            }
         }
         exchange.metrics.replays.increment(out.replays);
         exchange.metrics.expired.increment(out.expired);

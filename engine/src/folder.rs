@@ -57,8 +57,8 @@ impl FolderIdentity {
             shards,
             shard_hash: SHARD_HASH_NAME.into(),
         };
-        let text = serde_json::to_string_pretty(&document)
-            .map_err(|e| Error::Setting(format!("cannot write {FILE}: {e}")))?;
+        let text =
+            serde_json::to_string_pretty(&document).map_err(|e| Error::Setting(format!("cannot write {FILE}: {e}")))?;
         let unfinished = folder.join("node.json.new");
         let file = disk.create(&unfinished)?;
         file.write_at(text.as_bytes(), 0)?;

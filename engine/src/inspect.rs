@@ -40,9 +40,13 @@ pub fn inspect(data: &Path, selection: &Selection, out: &mut impl Write) -> Resu
     FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
     let (reader, _) = JournalReader::open(disk, &data.join("journal"), Floor::default())?;
-    let identities: Vec<Identity> = selection.account.iter().flat_map(|(program, account)| {
-        [AccountKind::Member, AccountKind::Program].map(|kind| Identity::new(program, kind, account))
-    }).collect();
+    let identities: Vec<Identity> = selection
+        .account
+        .iter()
+        .flat_map(|(program, account)| {
+            [AccountKind::Member, AccountKind::Program].map(|kind| Identity::new(program, kind, account))
+        })
+        .collect();
     let mut shown = 0;
     let mut ended = None;
     let scanned = reader.scan_batches(1, &mut |batch| {
@@ -58,7 +62,8 @@ pub fn inspect(data: &Path, selection: &Selection, out: &mut impl Write) -> Resu
             }
             let mut line = describe(&record);
             line.insert("batch".into(), json!(batch.header.sequence));
-            let written = serde_json::to_writer(&mut *out, &line).map_err(Into::into).and_then(|()| out.write_all(b"\n"));
+            let written =
+                serde_json::to_writer(&mut *out, &line).map_err(Into::into).and_then(|()| out.write_all(b"\n"));
             if let Err(source) = written {
                 let error = Error::io("write to", "standard output", source);
                 // Ends the scan; a reader that went away is no fault.
@@ -122,11 +127,8 @@ fn describe(record: &Record) -> Map<String, Value> {
     if let Some(spend) = record.spend {
         put("spend", json!({"month": spend.month, "amount_minor": spend.amount}));
     }
-    let keys: Vec<Value> = record
-        .keys
-        .iter()
-        .map(|k| json!({"business": k.business, "hash": format!("{:032x}", k.hash)}))
-        .collect();
+    let keys: Vec<Value> =
+        record.keys.iter().map(|k| json!({"business": k.business, "hash": format!("{:032x}", k.hash)})).collect();
     put("keys", json!(keys));
     if let Some(references) = &record.references {
         put("references", json!(format!("{references:?}")));

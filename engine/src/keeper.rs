@@ -98,12 +98,7 @@ impl Keeper {
     }
 }
 
-fn run(
-    mut store: Store,
-    shared: &(Mutex<Shared>, Condvar),
-    deliver: &Deliver,
-    on_synced: &dyn Fn(),
-) -> Result<()> {
+fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, on_synced: &dyn Fn()) -> Result<()> {
     loop {
         let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         while guard.questions.is_empty() && guard.checkpoints.is_empty() && guard.sync.is_none() && !guard.stop {

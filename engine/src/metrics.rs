@@ -57,9 +57,21 @@ pub struct ShardMetrics {
 impl ShardMetrics {
     /// Registers with the installed recorder.
     pub fn register() -> Self {
-        describe_histogram!("meed_mailbox_wait_seconds", Unit::Seconds, "Time that the oldest waiting input of a shard waited for its turn");
-        describe_counter!("meed_idempotent_replays_total", Unit::Count, "Operations recognized by a key and answered again");
-        describe_counter!("meed_deadline_expired_total", Unit::Count, "Commands whose deadline had passed before their turn; they were not executed");
+        describe_histogram!(
+            "meed_mailbox_wait_seconds",
+            Unit::Seconds,
+            "Time that the oldest waiting input of a shard waited for its turn"
+        );
+        describe_counter!(
+            "meed_idempotent_replays_total",
+            Unit::Count,
+            "Operations recognized by a key and answered again"
+        );
+        describe_counter!(
+            "meed_deadline_expired_total",
+            Unit::Count,
+            "Commands whose deadline had passed before their turn; they were not executed"
+        );
         Self {
             wait: histogram!("meed_mailbox_wait_seconds"),
             replays: counter!("meed_idempotent_replays_total"),

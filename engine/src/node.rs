@@ -167,12 +167,16 @@ impl Node {
         self.settle_until() == Millis::MAX
     }
 
-    /// Takes a shard's report.
-    pub fn report(&self, shard: &Shard) {
+    /// Notes how far a shard's checkpoints are.
+    pub fn note_progress(&self, shard: &Shard) {
         let index = shard.id() as usize;
         self.lag_records[index].store(shard.lag_records(), Ordering::Relaxed);
         self.flushed[index].store(shard.is_checkpointed(), Ordering::Release);
-        *self.reports[index].lock().unwrap_or_else(PoisonError::into_inner) = shard.report();
+    }
+
+    /// Takes a shard's report.
+    pub fn report(&self, shard: &Shard) {
+        *self.reports[shard.id() as usize].lock().unwrap_or_else(PoisonError::into_inner) = shard.report();
     }
 
     /// The shards' last reports.

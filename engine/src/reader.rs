@@ -139,7 +139,9 @@ pub fn read(journal: &JournalReader, position: Position) -> Result<Option<Box<Re
     let Some(payload) = journal.read(position)? else { return Ok(None) };
     match codec::decode(position, &payload) {
         Ok(record) => Ok(Some(Box::new(record))),
-        Err(error) => Err(Error::Damaged { file: "journal".into(), offset: 0, detail: format!("record {position}: {error}") }),
+        Err(error) => {
+            Err(Error::Damaged { file: "journal".into(), offset: 0, detail: format!("record {position}: {error}") })
+        }
     }
 }
 

@@ -88,7 +88,10 @@ impl Replay {
             None => {
                 let account = self.load(store, &record.identity)?;
                 let due_in_store = account.next_due();
-                self.touched.entry(record.identity.clone()).insert(Touched { account, since: 0, due_in_store }).into_mut()
+                self.touched
+                    .entry(record.identity.clone())
+                    .insert(Touched { account, since: 0, due_in_store })
+                    .into_mut()
             }
         };
         if sequence > touched.account.applied() {

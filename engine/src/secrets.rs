@@ -211,8 +211,7 @@ impl Secrets {
 
     fn feistel_round(&self, round: u8, half: u32) -> u32 {
         let half = half.to_le_bytes();
-        SipHasher24::new_with_key(&self.redemption_code).hash(&[round, half[0], half[1], half[2], half[3]])
-            as u32
+        SipHasher24::new_with_key(&self.redemption_code).hash(&[round, half[0], half[1], half[2], half[3]]) as u32
     }
 }
 

@@ -63,9 +63,7 @@ fn codes_are_distinct_and_lead_back() {
         let position = Position::from_u64(packed);
         assert_eq!(secrets.position_of_code(&secrets.redemption_code(position)), Some(position));
     }
-    for no_code in
-        ["", "2222222222222", "222222222222222", "22222222222220", "ZZZZZZZZZZZZZZ", "22222é222222"]
-    {
+    for no_code in ["", "2222222222222", "222222222222222", "22222222222220", "ZZZZZZZZZZZZZZ", "22222é222222"] {
         assert_eq!(secrets.position_of_code(no_code), None, "{no_code}");
     }
 }

@@ -13,8 +13,8 @@ use meed_schemas::time::{DAY_MS, Millis};
 use ractor::Actor;
 use tokio::task::LocalSet;
 
-use crate::aliases::{AliasOptions, AliasOwner, Aliases};
 use crate::actor::{ShardActor, ShardArguments, Supervisor};
+use crate::aliases::{AliasOptions, AliasOwner, Aliases};
 use crate::clock::{Clock, SystemTimes};
 use crate::commit::Lane;
 use crate::committer::{Committer, OnDurable};
@@ -91,8 +91,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         new_journal_id: Some(folder.journal_id),
         ..JournalOptions::new(folder.shards)
     };
-    let (journal, reader, recovered) =
-        Journal::open(disk, &config.data.join("journal"), options, Floor::default())?;
+    let (journal, reader, recovered) = Journal::open(disk, &config.data.join("journal"), options, Floor::default())?;
     if recovered.journal_id != folder.journal_id {
         return Err(Error::Mismatch {
             path: config.data.join("journal"),
@@ -116,11 +115,8 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         &secrets.alias,
         &AliasOptions::default(),
     )?;
-    let workers = if config.workers == 0 {
-        std::thread::available_parallelism().map_or(1, usize::from)
-    } else {
-        config.workers
-    };
+    let workers =
+        if config.workers == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { config.workers };
     let replayed = recovery::replay(&store, &reader, &recovered.last_sequence, workers)?;
     let programs = recovery::programs(&store, &replayed)?;
     let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
@@ -141,8 +137,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
             Arc::new(Exchange::new(index, lane, clock))
         })
         .collect();
-    let node =
-        Node::new(config, folder.shards, secrets, exchanges, programs, settle_until, times, on_fault);
+    let node = Node::new(config, folder.shards, secrets, exchanges, programs, settle_until, times, on_fault);
     run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
 }
 
@@ -185,8 +180,7 @@ fn run(
         let committer = committer.clone();
         move || committer.mark_durable()
     };
-    let (keeper, store) =
-        Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
+    let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
     let reader = Reader::start(reader, READERS, Arc::new(fault(&node)));
     node.set_services(Services { committer, keeper, reader });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();

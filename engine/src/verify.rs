@@ -136,8 +136,8 @@ impl Verifier {
         let mut touched = HashSet::new();
         for view in batch.records() {
             let at = |detail: String| Error::Damaged { file: batch.file.into(), offset: view.offset, detail };
-            let record = codec::decode(view.position, view.payload)
-                .map_err(|e| at(format!("record {}: {e}", view.position)))?;
+            let record =
+                codec::decode(view.position, view.payload).map_err(|e| at(format!("record {}: {e}", view.position)))?;
             let outcome = self.record(&record);
             outcome.map_err(|detail| {
                 at(format!("record {} of account {:?}: {detail}", record.position, record.identity))
@@ -223,7 +223,10 @@ impl Verifier {
         }
         if checked.points != balances.total + balances.pending {
             let sum = checked.points;
-            return Err(format!("Σ points is {sum}, total and pending are {} and {}", balances.total, balances.pending));
+            return Err(format!(
+                "Σ points is {sum}, total and pending are {} and {}",
+                balances.total, balances.pending
+            ));
         }
         let floor = self.floors.get(identity.program()).copied().unwrap_or(0);
         if balances.available() < floor {

@@ -404,7 +404,10 @@ impl Future for CallMany {
         let mut slots = self.worker.inner.slots.borrow_mut();
         match slots.poll(self.slot, self.generation, cx.waker()) {
             Some(replies) => Poll::Ready(
-                std::mem::take(replies).into_iter().map(|r| r.unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))).collect(),
+                std::mem::take(replies)
+                    .into_iter()
+                    .map(|r| r.unwrap_or(Reply::Refused(Refusal::OutcomeUnknown)))
+                    .collect(),
             ),
             None => Poll::Pending,
         }

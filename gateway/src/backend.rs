@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use meed_engine::aliases::Aliases;
 use meed_engine::config::EngineConfig;
 use meed_engine::error::{Error, Result};
 use meed_engine::permits::PermitLimits;
@@ -22,22 +21,7 @@ use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
 
 use crate::config::{SettingError, Settings};
 use crate::connection::serve_worker;
-use crate::context::{Context, Shared};
-
-/// What a worker's requests need of the engine.
-#[derive(Clone)]
-pub struct Backend {
-    /// The worker whose thread this is.
-    pub worker: Worker,
-    /// The aliases.
-    pub aliases: Aliases,
-}
-
-impl std::fmt::Debug for Backend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Backend({})", self.worker.index())
-    }
-}
+use crate::context::{Backend, Context, Shared};
 
 /// The engine's part of the settings. `shards` only when somebody set it: a folder keeps its own.
 pub fn engine_config(settings: &Settings, shards: Option<u16>) -> EngineConfig {

@@ -8,17 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 
 use crate::config::{DECLARED, ENVIRONMENT_PREFIX, Loaded, SettingError, Settings, load};
-
-/// Done.
-pub const EXIT_DONE: u8 = 0;
-/// Something failed.
-pub const EXIT_FAILED: u8 = 1;
-/// The command line or a setting cannot be used.
-pub const EXIT_USAGE: u8 = 2;
-/// The data folder is damaged.
-pub const EXIT_DAMAGED: u8 = 3;
-/// Another process holds the data folder.
-pub const EXIT_LOCKED: u8 = 4;
+pub use crate::exit::{EXIT_DAMAGED, EXIT_DONE, EXIT_FAILED, EXIT_LOCKED, EXIT_USAGE};
 
 const AFTER_HELP: &str = "\
 Settings:

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use meed_engine::aliases::Aliases;
 use meed_engine::node::Node;
+use meed_engine::worker::Worker;
 use tokio::sync::watch;
 
 use crate::admit::Gate;
@@ -155,6 +157,21 @@ impl Clock {
     /// The time of the last [`Clock::set`].
     pub fn now_ms(&self) -> u64 {
         self.now_ms.get()
+    }
+}
+
+/// What a worker's requests need of the engine.
+#[derive(Clone)]
+pub struct Backend {
+    /// The worker whose thread this is.
+    pub worker: Worker,
+    /// The aliases.
+    pub aliases: Aliases,
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Backend({})", self.worker.index())
     }
 }
 

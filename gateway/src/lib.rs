@@ -7,33 +7,23 @@
 pub mod cli;
 pub mod tools;
 pub mod server;
-
 pub mod backend;
-
 pub mod connection;
-
 pub mod handle;
 pub mod operations;
-
 mod watch;
-
 pub mod context;
-
+pub mod body;
 pub mod admit;
 pub mod auth;
-pub mod body;
 pub mod identify;
-
-pub mod route;
-
 pub mod metrics;
-
+pub mod route;
 pub mod reply;
-
 pub mod logging;
-
 pub mod config;
 mod values;
+pub mod exit;
 
 pub use connection::serve_worker;
 pub use context::{Context, Shared};

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use meed_engine::account::{Sums, Totals};
+use meed_engine::node::Node;
 
 use crate::route::{ENDPOINTS, Endpoint};
 
@@ -164,7 +167,7 @@ pub fn recorder() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE
         .get_or_init(|| {
-            let recorder = PrometheusBuilder::new().build_recorder();
+            let recorder = builder().build_recorder();
             let handle = recorder.handle();
             if metrics::set_global_recorder(recorder).is_err() {
                 tracing::warn!("another metrics recorder is installed; engine metrics are not on the page");
@@ -172,6 +175,21 @@ pub fn recorder() -> PrometheusHandle {
             handle
         })
         .clone()
+}
+
+/// Fixed buckets, which add up over nodes; quantiles do not.
+fn builder() -> PrometheusBuilder {
+    let seconds =
+        [0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+    let counts = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4];
+    let bytes = [512.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+    let sets: [(&str, &[f64]); 3] = [("_seconds", &seconds), ("_records", &counts), ("_bytes", &bytes)];
+    sets.into_iter().fold(PrometheusBuilder::new(), |builder, (suffix, buckets)| {
+        match builder.set_buckets_for_metric(Matcher::Suffix(suffix.to_owned()), buckets) {
+            Ok(builder) => builder,
+            Err(_) => unreachable!("no set of buckets is empty"),
+        }
+    })
 }
 
 fn head(out: &mut String, name: &str, kind: &str, help: &str) {
@@ -235,6 +253,79 @@ pub fn render(workers: &[Arc<WorkerMetrics>]) -> String {
         let _ = writeln!(out, "meed_shed_requests_total{{reason=\"{label}\"}} {count}");
     }
     out
+}
+
+/// Name, help and value of a metric of each program.
+type ProgramMetric = (&'static str, &'static str, fn(&Sums) -> i128);
+
+/// What the engine tells of itself, in the same format.
+pub fn render_engine(out: &mut String, node: &Node) {
+    let reports = node.reports();
+    let mut totals = Totals::default();
+    let (mut resident, mut passivated, mut bytes) = (0, 0, 0);
+    for report in &reports {
+        totals.merge(&report.totals);
+        resident += report.resident;
+        passivated += report.passivated;
+        bytes += report.resident_bytes;
+    }
+    let gauges = [
+        ("meed_accounts_resident", "Accounts in memory.", resident),
+        ("meed_accounts_passivated", "Accounts that exist and are not in memory.", passivated),
+        ("meed_accounts_resident_bytes", "Memory of the accounts in memory, as accounted.", bytes),
+        (
+            "meed_checkpoint_lag_records",
+            "Records that no checkpoint covers; a restart replays them.",
+            node.lag_records(),
+        ),
+        (
+            "meed_settling_suspended",
+            "1 while nothing that fell due in a gap of the clock is settled.",
+            u64::from(!node.settles_everything()),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        head(out, name, "gauge", help);
+        let _ = writeln!(out, "{name} {value}");
+    }
+    head(out, "meed_mailbox_depth", "gauge", "Commands admitted to a shard and not yet answered, by worker.");
+    let workers = node.exchanges().len() as u16;
+    for worker in 0..workers {
+        let depth: i64 =
+            (0..node.shards()).filter(|s| node.worker_of(*s) == worker).map(|s| node.permits.under_way_in(s)).sum();
+        let _ = writeln!(out, "meed_mailbox_depth{{worker=\"{worker}\"}} {depth}");
+    }
+    let counters: [ProgramMetric; 6] = [
+        ("meed_points_issued_total", "Points awarded.", |s| s.issued),
+        ("meed_points_redeemed_total", "Points spent.", |s| s.redeemed),
+        ("meed_points_expired_total", "Points expired unspent.", |s| s.expired),
+        ("meed_points_reversed_total", "Points taken back by reversals of awards.", |s| s.reversed),
+        ("meed_points_returned_total", "Points given back by reversals of redemptions.", |s| s.returned),
+        ("meed_points_shortfall_total", "Points that reversals asked back and that were no longer there.", |s| {
+            s.shortfall
+        }),
+    ];
+    let gauges: [ProgramMetric; 6] = [
+        ("meed_points_outstanding", "Total and pending points of all accounts: the liability.", Sums::outstanding),
+        ("meed_points_pending", "Points that are not yet available.", |s| s.pending),
+        ("meed_points_held", "Points pinned by holds.", |s| s.held),
+        ("meed_points_debt", "Points that members owe.", |s| s.debt),
+        ("meed_points_adjusted", "Net of corrections by hand.", |s| s.adjusted),
+        ("meed_accounts", "Accounts of the program.", |s| s.accounts),
+    ];
+    for (kind, metrics) in [("counter", counters), ("gauge", gauges)] {
+        for (name, help, value) in metrics {
+            head(out, name, kind, help);
+            for (program, wallet, sums) in totals.iter() {
+                let _ = writeln!(out, "{name}{{program=\"{}\",wallet=\"{wallet}\"}} {}", label(program), value(sums));
+            }
+        }
+    }
+}
+
+/// A label's value: an id has no control characters, but may have quotes and backslashes.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]

@@ -173,6 +173,9 @@ fn reply_to_scrape(shared: &Shared, request: &Request<Incoming>, request_id: &st
     match request.uri().path() {
         "/metrics" => {
             let mut page = metrics::render(&shared.metrics);
+            if let Some(node) = shared.engine() {
+                metrics::render_engine(&mut page, node);
+            }
             page.push_str(&metrics::recorder().render());
             Reply::new(StatusCode::OK, Media::Prometheus, page)
         }

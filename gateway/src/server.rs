@@ -16,10 +16,10 @@ use tokio::task::LocalSet;
 
 use meed_engine::error::Error;
 
-use crate::cli::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use crate::config::{Loaded, SettingError, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
+use crate::exit::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use crate::{backend, logging, metrics, operations};
 
 /// File descriptors that connections may not take: journal, store, listeners, log.

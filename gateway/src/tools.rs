@@ -7,7 +7,7 @@ use meed_engine::error::Error;
 use meed_engine::inspect::{Selection, inspect as inspect_folder};
 use meed_engine::verify::verify as verify_folder;
 
-use crate::cli::{EXIT_DONE, EXIT_FAILED};
+use crate::exit::{EXIT_DONE, EXIT_FAILED};
 
 /// Checks a data folder and says what was checked; exit code 1 on the first violation.
 pub fn verify(data: &Path) -> u8 {

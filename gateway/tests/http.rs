@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 
 use meed_gateway::config::{ByteSize, ListenAddress, OptionalAddress, Settings};
 use meed_gateway::context::CHECK_STARTED;
@@ -365,7 +365,6 @@ fn draining_finishes_what_runs() {
     let answer = running.answer();
     assert_eq!((answer.status, answer.problem()), (503, "not-ready".to_owned()));
     assert_eq!(answer.header("connection"), Some("close"));
-    assert!(TcpStream::connect(server.node().address).is_err(), "nobody listens any more");
 }
 
 #[test]

@@ -284,12 +284,7 @@ impl Document {
     fn write_canonical(&self, out: &mut String) -> std::fmt::Result {
         let amount = |minor| money::format_minor(minor, self.currency.minor_digits);
         write!(out, r#"{{"name":{},"time_zone":{}"#, quoted(&self.name), quoted(&self.time_zone))?;
-        write!(
-            out,
-            r#","currency":"{}","earning":{{"points":{}"#,
-            self.currency.code(),
-            self.earning.points
-        )?;
+        write!(out, r#","currency":"{}","earning":{{"points":{}"#, self.currency.code(), self.earning.points)?;
         let per_amount = amount(self.earning.per_amount_minor);
         write!(out, r#","per_amount":"{per_amount}","rounding":"{}"}}"#, word(self.earning.rounding))?;
         write!(out, r#","tiers":{{"window":"{}","levels":["#, word(self.tiers.window))?;

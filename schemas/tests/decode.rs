@@ -85,8 +85,24 @@ fn money_is_read_exactly() {
         assert_eq!(earn.basis, Basis::Amount(minor), "{text}");
     }
     for text in [
-        "0.001", "\"19.900\"", "-1", "-0", "\"-0\"", "\"+1\"", "1e3", "1E0", "1e400", "\"1,5\"", "\"\"", "\" 1\"",
-        "\"01\"", "10000000000.01", "99999999999999999999999", "true", "[]", "{}",
+        "0.001",
+        "\"19.900\"",
+        "-1",
+        "-0",
+        "\"-0\"",
+        "\"+1\"",
+        "1e3",
+        "1E0",
+        "1e400",
+        "\"1,5\"",
+        "\"\"",
+        "\" 1\"",
+        "\"01\"",
+        "10000000000.01",
+        "99999999999999999999999",
+        "true",
+        "[]",
+        "{}",
     ] {
         assert_eq!(refused_field(Operation::Earn, format!("{{\"amount\":{text}}}").as_bytes()), "amount", "{text}");
     }
@@ -100,8 +116,21 @@ fn points_are_integer_literals() {
     let text = "1000000000000";
     assert!(take(Operation::Redeem, &format!("{{\"points\":{text}}}")).is_ok());
     for text in [
-        "0", "-0", "-1", "5.0", "5e0", "5E0", "1e400", "\"5\"", "1000000000001", "9223372036854775807",
-        "9223372036854775808", "18446744073709551616", "true", "[5]", "{\"a\":5}",
+        "0",
+        "-0",
+        "-1",
+        "5.0",
+        "5e0",
+        "5E0",
+        "1e400",
+        "\"5\"",
+        "1000000000001",
+        "9223372036854775807",
+        "9223372036854775808",
+        "18446744073709551616",
+        "true",
+        "[5]",
+        "{\"a\":5}",
     ] {
         for operation in [Operation::Earn, Operation::Redeem, Operation::Hold, Operation::Capture, Operation::Reverse] {
             assert_eq!(refused_field(operation, format!("{{\"points\":{text}}}").as_bytes()), "points", "{text}");
@@ -118,11 +147,34 @@ fn points_are_integer_literals() {
 fn what_is_malformed_is_the_body() {
     let deep = "[".repeat(60_000);
     let texts = [
-        "{", "{\"points\"", "{\"points\":", "{\"points\":5", "{\"points\":5,", "{\"points\":5,}", "{\"points\":5}}",
-        "{\"points\":5} x", "{\"points\":5}{}", "[]", "5", "\"points\"", "null", "true", "1e400", "{points:5}",
-        "{'points':5}", "{\"points\":05}", "{\"points\":+5}", "{\"points\":.5}", "{\"points\":NaN}",
-        "{\"source\":\"a\tb\"}", "{\"source\":\"\\x\"}", "{\"source\":\"\\u12\"}", "\u{feff}{\"points\":5}", &deep,
-        "{\"points\":5}\0", "{5:5}",
+        "{",
+        "{\"points\"",
+        "{\"points\":",
+        "{\"points\":5",
+        "{\"points\":5,",
+        "{\"points\":5,}",
+        "{\"points\":5}}",
+        "{\"points\":5} x",
+        "{\"points\":5}{}",
+        "[]",
+        "5",
+        "\"points\"",
+        "null",
+        "true",
+        "1e400",
+        "{points:5}",
+        "{'points':5}",
+        "{\"points\":05}",
+        "{\"points\":+5}",
+        "{\"points\":.5}",
+        "{\"points\":NaN}",
+        "{\"source\":\"a\tb\"}",
+        "{\"source\":\"\\x\"}",
+        "{\"source\":\"\\u12\"}",
+        "\u{feff}{\"points\":5}",
+        &deep,
+        "{\"points\":5}\0",
+        "{5:5}",
     ];
     for text in texts {
         assert_eq!(refused_field(Operation::Earn, text.as_bytes()), "body", "{text:.40}");
@@ -245,7 +297,8 @@ fn operations_on_what_the_path_names() {
 
 #[test]
 fn status_tier_and_small_bodies() {
-    let Command::SetStatus { status, references } = command(Operation::SetStatus, r#"{"status":"frozen","reason":"x"}"#)
+    let Command::SetStatus { status, references } =
+        command(Operation::SetStatus, r#"{"status":"frozen","reason":"x"}"#)
     else {
         panic!()
     };

@@ -27,7 +27,7 @@ const USAGE: &str = "bare_hyper [--listen HOST:PORT] [--workers N] [--status N] 
   --listen HOST:PORT  default 127.0.0.1:0, a free port
   --workers N         threads, each with its own listener; default one per core
   --status N          status of every answer; default 201
-  --body-bytes N      bytes of JSON in every answer; default 330";
+  --body-bytes N      bytes of JSON in every answer; default 345";
 
 const BACKLOG: i32 = 4_096;
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -105,7 +105,7 @@ fn run() -> Result<(), String> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let address: SocketAddr = flags.value("listen", SocketAddr::from(([127, 0, 0, 1], 0)))?;
     let workers: usize = flags.value("workers", cores)?;
-    let answer = Answer::new(flags.value("status", 201)?, flags.value("body-bytes", 330)?)?;
+    let answer = Answer::new(flags.value("status", 201)?, flags.value("body-bytes", 345)?)?;
     flags.finish()?;
 
     let failed = |error: std::io::Error| format!("cannot listen on {address}: {error}");

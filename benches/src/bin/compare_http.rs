@@ -141,6 +141,10 @@ impl Place {
         Ok(Self { folder, script })
     }
 
+    fn log(&self, side: usize) -> PathBuf {
+        self.folder.path().join(format!("log-{side}"))
+    }
+
     fn data(&self, side: usize) -> PathBuf {
         self.folder.path().join(format!("data-{side}"))
     }
@@ -159,7 +163,7 @@ fn run_once(settings: &Settings, place: &Place, side: usize, connections: u32) -
     if !settings.kept_folder && data.exists() {
         std::fs::remove_dir_all(&data).map_err(|error| format!("{}: {error}", data.display()))?;
     }
-    let server = ServerProcess::start(command, &data)?;
+    let server = ServerProcess::start(command, &data, &place.log(side))?;
     let metrics = if keeps_state { server.metrics_address(METRICS_LINE_WAIT)? } else { None };
     let mut load = Load { connections, run: run_id(), ..settings.load.clone() };
     if keeps_state && load.scenario.needs_points() {

@@ -207,20 +207,27 @@ impl Account {
             Detail::Key { target } => target.sequence(),
             _ => at,
         };
-        self.operations.push(Operation {
+        let mut operation = Operation {
             target,
             fingerprint: record.fingerprint,
             recorded_at: record.recorded_at,
             refusal: record.kind == RecordKind::Refusal,
-            keys: record.keys.iter().copied().collect(),
-        });
+            has: [false; 2],
+            hashes: [0; 2],
+        };
+        record.keys.iter().for_each(|key| operation.add_key(*key));
+        if self.operations.is_empty() {
+            // Most accounts are idle after one.
+            self.operations.reserve_exact(1);
+        }
+        self.operations.push(operation);
         if self.operations.len() <= OPERATIONS_RESIDENT {
             return;
         }
         let oldest = self.operations.remove(0);
-        let Operation { target, fingerprint, recorded_at, refusal, keys } = oldest;
+        let Operation { target, fingerprint, recorded_at, refusal, .. } = oldest;
         let outcome = FactValue::Outcome(Outcome { target, fingerprint, refusal });
-        for KeyBinding { hash, business } in keys {
+        for KeyBinding { hash, business } in oldest.keys() {
             self.spill(FactKey::Key { hash, business }, &outcome, recorded_at, at);
         }
         let rare = self.rare();

@@ -14,7 +14,7 @@ use super::wallet::{Lot, Pending, Wallet};
 use super::{Account, Hold, KindCount, Manual, Operation, ProgramVersion, Rare, Reversed};
 
 /// The version byte that this module writes and reads.
-pub const FORMAT: u8 = 1;
+const FORMAT: u8 = 1;
 
 mod flag {
     pub(super) const PENDING: u64 = 1;
@@ -135,9 +135,9 @@ impl Account {
             put_varint(out, self.applied - operation.target);
             put_signed(out, self.updated_at.wrapping_sub(operation.recorded_at));
             out.extend_from_slice(&operation.fingerprint.to_le_bytes());
-            put_varint(out, (operation.keys.len() as u64) << 1 | u64::from(operation.refusal));
-            for key in &operation.keys {
-                out.push(u8::from(key.business));
+            let [idempotency, business] = operation.has;
+            out.push(u8::from(operation.refusal) | u8::from(idempotency) << 1 | u8::from(business) << 2);
+            for key in operation.keys() {
                 out.extend_from_slice(&key.hash.to_le_bytes());
             }
         }
@@ -205,17 +205,16 @@ impl Account {
             let target = before(r, self.applied)?;
             let recorded_at = self.updated_at.wrapping_sub(r.signed("operations")?);
             let fingerprint = r.u64("operations")?;
-            let head = r.varint("operations")?;
-            let mut operation = Operation {
-                target,
-                fingerprint,
-                recorded_at,
-                refusal: head & 1 != 0,
-                keys: smallvec::SmallVec::new(),
-            };
-            for _ in 0..head >> 1 {
-                let business = r.byte("operations")? != 0;
-                operation.keys.push(KeyBinding { business, hash: r.u128("operations")? });
+            let head = r.byte("operations")?;
+            if head > 7 {
+                return Err(CodecError::Invalid("operations"));
+            }
+            let mut operation =
+                Operation { target, fingerprint, recorded_at, refusal: head & 1 != 0, has: [false; 2], hashes: [0; 2] };
+            for business in [false, true] {
+                if head >> (1 + u8::from(business)) & 1 != 0 {
+                    operation.add_key(KeyBinding { business, hash: r.u128("operations")? });
+                }
             }
             self.operations.push(operation);
         }

@@ -109,9 +109,7 @@ impl FactValue {
     /// When the bytes are not what [`FactValue::encode`] wrote.
     pub fn decode(fact: &FactKey, bytes: &[u8]) -> Result<Self, CodecError> {
         let r = &mut Reader::new(bytes);
-        let count = |r: &mut Reader<'_>| {
-            i64::try_from(r.varint("fact")?).map_err(|_| CodecError::Invalid("fact"))
-        };
+        let count = |r: &mut Reader<'_>| i64::try_from(r.varint("fact")?).map_err(|_| CodecError::Invalid("fact"));
         let value = match fact {
             FactKey::Key { .. } => Self::Outcome(Outcome {
                 target: r.varint("fact")?,

@@ -54,7 +54,7 @@ impl Account {
     /// The outcome that a key leads to.
     pub(super) fn outcome_of(&self, key: KeyBinding, facts: &Facts) -> Found<Outcome> {
         for operation in self.operations.iter().rev() {
-            if operation.keys.contains(&key) {
+            if operation.has_key(key) {
                 return Found::Yes(Outcome {
                     target: operation.target,
                     fingerprint: operation.fingerprint,

@@ -8,6 +8,7 @@ mod turn;
 mod decide;
 mod settle;
 mod views;
+mod session;
 mod keys;
 mod tier;
 mod apply;
@@ -26,8 +27,9 @@ use self::facts::{ClosedHold, Overlay};
 use self::wallet::Wallet;
 
 pub use self::facts::{FactKey, FactValue, Facts, Fetch, Fetches, Outcome, Spilled};
+pub use self::session::{Context, Turn, Verdict};
 pub use self::totals::{Sums, Totals};
-pub use self::turn::{Context, Turn, Verdict, needs, turn};
+pub use self::turn::{needs, turn};
 pub use self::wallet::LOTS_MAX;
 
 /// How many of the newest remembered operations keep their keys in the state.
@@ -68,7 +70,31 @@ struct Operation {
     fingerprint: u64,
     recorded_at: Millis,
     refusal: bool,
-    keys: SmallVec<[KeyBinding; 1]>,
+    /// Which of the hashes are there.
+    has: [bool; 2],
+    /// Of the `Idempotency-Key` and of the business key.
+    hashes: [u128; 2],
+}
+
+impl Operation {
+    fn has_key(&self, key: KeyBinding) -> bool {
+        let layer = usize::from(key.business);
+        self.has[layer] && self.hashes[layer] == key.hash
+    }
+
+    fn keys(&self) -> impl Iterator<Item = KeyBinding> {
+        let (has, hashes) = (self.has, self.hashes);
+        [false, true]
+            .into_iter()
+            .filter(move |business| has[usize::from(*business)])
+            .map(move |business| KeyBinding { hash: hashes[usize::from(business)], business })
+    }
+
+    fn add_key(&mut self, key: KeyBinding) {
+        let layer = usize::from(key.business);
+        self.has[layer] = true;
+        self.hashes[layer] = key.hash;
+    }
 }
 
 /// Points pinned for a capture.
@@ -222,12 +248,7 @@ impl Account {
     /// The earliest instant at which something has to be settled: an activation, the expiry of points that
     /// are not held, the end of a hold, a change of the tier by time alone.
     pub fn next_due(&self) -> Option<Millis> {
-        let due = self
-            .wallet
-            .next_expiry()
-            .min(self.wallet.next_activation())
-            .min(self.hold_due)
-            .min(self.tier_due);
+        let due = self.wallet.next_expiry().min(self.wallet.next_activation()).min(self.hold_due).min(self.tier_due);
         (due != NEVER).then_some(due)
     }
 
@@ -257,7 +278,6 @@ impl Account {
     /// Bytes on the heap, overlay included.
     pub fn heap_bytes(&self) -> usize {
         let mut bytes = self.wallet.heap_bytes() + self.operations.capacity() * size_of::<Operation>();
-        bytes += self.operations.iter().filter(|o| o.keys.spilled()).map(|o| o.keys.capacity() * 32).sum::<usize>();
         if self.kinds.spilled() {
             bytes += self.kinds.capacity() * size_of::<KindCount>();
         }

@@ -3,11 +3,11 @@
 //! In the order of their due instants; at the same instant in the order of this list. Each is applied before
 //! the next is looked for, so that points that activate and expire between two turns do both.
 
+use meed_schemas::ids::Position;
 use meed_schemas::record::{Detail, LotKey, Move, MoveOp, RecordKind, VoidReason};
 use meed_schemas::time::{Millis, NEVER};
-use meed_schemas::ids::Position;
 
-use super::turn::{Session, Step};
+use super::session::{Session, Step};
 use super::wallet::{Moves, live};
 
 /// Settles everything due at or before now.
@@ -28,7 +28,7 @@ pub(super) fn settle(session: &mut Session<'_>) -> Step<()> {
         } else if due == hold {
             end_hold(session, settled_to);
         } else if due == expiry {
-            let before = session.expired_before([due])?;
+            let before = session.expired_before(&[due])?;
             let points = session.account.wallet.available_of(due);
             session.expire(&[(due, points)], &before, settled_to);
         } else {

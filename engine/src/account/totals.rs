@@ -43,6 +43,43 @@ impl Sums {
         self.issued + self.adjusted + self.returned - self.redeemed - self.reversed - self.expired
     }
 
+    /// Adds what a record of the program and wallet did.
+    fn add(&mut self, record: &Record) {
+        if record.sequence == 1 {
+            self.accounts += 1;
+        }
+        let points = i128::from(record.points);
+        match record.kind {
+            RecordKind::Earn => self.issued += points,
+            RecordKind::Redeem => self.redeemed -= points,
+            RecordKind::Adjust => self.adjusted += points,
+            RecordKind::Expire => self.expired -= points,
+            RecordKind::Reversal => {
+                if let Detail::Reversal { original_kind, shortfall_points, .. } = &record.detail {
+                    match original_kind {
+                        RecordKind::Earn => self.reversed -= points,
+                        _ => self.returned += points,
+                    }
+                    self.shortfall += i128::from(*shortfall_points);
+                }
+            }
+            _ => {}
+        }
+        for m in &record.moves {
+            let (points, pending) = (i128::from(m.points), m.lot.activates_at.is_some());
+            match m.op {
+                MoveOp::Grant if pending => self.pending += points,
+                MoveOp::Activate => self.pending -= points,
+                MoveOp::Burn if pending => self.pending -= points,
+                MoveOp::Hold => self.held += points,
+                MoveOp::Release | MoveOp::Capture => self.held -= points,
+                MoveOp::PayDebt => self.debt -= points,
+                MoveOp::Owe => self.debt += points,
+                _ => {}
+            }
+        }
+    }
+
     /// Adds another's sums.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.fields_mut().into_iter().zip(other.fields()) {
@@ -52,7 +89,19 @@ impl Sums {
 
     fn fields(&self) -> [i128; 11] {
         let Self { accounts, issued, redeemed, adjusted, reversed, returned, expired, shortfall, .. } = *self;
-        [accounts, issued, redeemed, adjusted, reversed, returned, expired, shortfall, self.pending, self.held, self.debt]
+        [
+            accounts,
+            issued,
+            redeemed,
+            adjusted,
+            reversed,
+            returned,
+            expired,
+            shortfall,
+            self.pending,
+            self.held,
+            self.debt,
+        ]
     }
 
     fn fields_mut(&mut self) -> [&mut i128; 11] {
@@ -85,47 +134,15 @@ impl Totals {
         if !record.kind.is_effect() || record.kind == RecordKind::Program {
             return;
         }
-        let sums = self.entry(record.identity.program());
-        if record.sequence == 1 {
-            sums.accounts += 1;
-        }
-        let points = i128::from(record.points);
-        match record.kind {
-            RecordKind::Earn => sums.issued += points,
-            RecordKind::Redeem => sums.redeemed -= points,
-            RecordKind::Adjust => sums.adjusted += points,
-            RecordKind::Expire => sums.expired -= points,
-            RecordKind::Reversal => {
-                if let Detail::Reversal { original_kind, shortfall_points, .. } = &record.detail {
-                    match original_kind {
-                        RecordKind::Earn => sums.reversed -= points,
-                        _ => sums.returned += points,
-                    }
-                    sums.shortfall += i128::from(*shortfall_points);
-                }
-            }
-            _ => {}
-        }
-        for m in &record.moves {
-            let (points, pending) = (i128::from(m.points), m.lot.activates_at.is_some());
-            match m.op {
-                MoveOp::Grant if pending => sums.pending += points,
-                MoveOp::Activate => sums.pending -= points,
-                MoveOp::Burn if pending => sums.pending -= points,
-                MoveOp::Hold => sums.held += points,
-                MoveOp::Release | MoveOp::Capture => sums.held -= points,
-                MoveOp::PayDebt => sums.debt -= points,
-                MoveOp::Owe => sums.debt += points,
-                _ => {}
-            }
-        }
+        self.change(record.identity.program(), |sums| sums.add(record));
     }
 
-    fn entry(&mut self, program: &str) -> &mut Sums {
-        if !self.programs.contains_key(program) {
-            self.programs.insert(program.into(), BTreeMap::from([(WALLET.into(), Sums::default())]));
+    /// Calls `change` with the sums of a program's points; allocates only for the first.
+    fn change(&mut self, program: &str, change: impl FnOnce(&mut Sums)) {
+        match self.programs.get_mut(program).and_then(|wallets| wallets.get_mut(WALLET)) {
+            Some(sums) => change(sums),
+            None => change(self.programs.entry(program.into()).or_default().entry(WALLET.into()).or_default()),
         }
-        self.programs.entry(program.into()).or_default().entry(WALLET.into()).or_default()
     }
 
     /// Every program and wallet with its sums.

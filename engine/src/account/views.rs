@@ -9,10 +9,9 @@ use meed_schemas::record::{Detail, KeyBinding, MoveOp};
 use meed_schemas::time::NEVER;
 use smallvec::SmallVec;
 
-use super::decide::{reversed_so_far, transaction};
 use super::facts::{FactKey, Fetch, Fetches};
 use super::keys::{Found, key_fact};
-use super::turn::{Session, Step, Stop, Verdict};
+use super::session::{Session, Step, Stop, Verdict, reversed_so_far, transaction};
 use super::{Account, Hold};
 
 /// Answers a read.
@@ -125,9 +124,8 @@ pub(super) fn account(session: &Session<'_>) -> Verdict {
         created_at: account.created_at,
         sequence: account.sequence,
         counts: account.kinds.iter().map(|kind| (kind.kind, kind.count)).collect(),
-        manual_tier: manual.map(|manual| {
-            (manual.name.clone(), manual.floor, (manual.until != NEVER).then_some(manual.until))
-        }),
+        manual_tier: manual
+            .map(|manual| (manual.name.clone(), manual.floor, (manual.until != NEVER).then_some(manual.until))),
     })))
 }
 

@@ -77,10 +77,7 @@ pub fn normalize(text: &str) -> Result<Alias, AliasError> {
         None => return Err(AliasError::NotAnAlias),
     };
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    if kind.len() > KIND_BYTES_MAX
-        || !kind.starts_with(|c: char| c.is_ascii_lowercase())
-        || !kind.bytes().all(word)
-    {
+    if kind.len() > KIND_BYTES_MAX || !kind.starts_with(|c: char| c.is_ascii_lowercase()) || !kind.bytes().all(word) {
         return Err(AliasError::BadKind);
     }
     if value.is_empty() {

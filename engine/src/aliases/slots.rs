@@ -46,8 +46,7 @@ impl SlotFile {
             Err(e) => return Err(Error::io("open", path, e)),
         };
         let length = file.metadata().map_err(|e| Error::io("look at", path, e))?.len();
-        let damaged =
-            |detail: &str| Error::Damaged { file: path.to_owned(), offset: 0, detail: detail.to_owned() };
+        let damaged = |detail: &str| Error::Damaged { file: path.to_owned(), offset: 0, detail: detail.to_owned() };
         let mut found = FREE;
         if length < SLOT_BYTES as u64 {
             return Err(damaged("the file of keys has no header"));
@@ -135,10 +134,9 @@ impl SlotFile {
     /// Appends free slots, and returns the first of them.
     fn grow(&mut self) -> Result<u32> {
         let first = self.slots;
-        let slots = first.checked_add(GROWTH_SLOTS).ok_or_else(|| Error::Store {
-            action: "add an alias",
-            detail: "the file of keys is full".to_owned(),
-        })?;
+        let slots = first
+            .checked_add(GROWTH_SLOTS)
+            .ok_or_else(|| Error::Store { action: "add an alias", detail: "the file of keys is full".to_owned() })?;
         let zeros = vec![0; GROWTH_SLOTS as usize * SLOT_BYTES];
         let fault = |e| Error::io("extend", &self.path, e);
         self.file.write_all_at(&zeros, offset(first)).map_err(fault)?;

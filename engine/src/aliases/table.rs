@@ -44,10 +44,7 @@ pub(super) struct AliasHasher {
 
 impl AliasHasher {
     pub(super) fn new(secret: &[u8; 32]) -> Self {
-        Self {
-            alias_key: std::array::from_fn(|i| secret[i]),
-            account_key: std::array::from_fn(|i| secret[16 + i]),
-        }
+        Self { alias_key: std::array::from_fn(|i| secret[i]), account_key: std::array::from_fn(|i| secret[16 + i]) }
     }
 
     fn hash(key: &[u8; 16], program: &str, name: &str) -> u128 {
@@ -156,27 +153,18 @@ fn account_row_key(account_hash: u128, account_row: u64) -> Vec<u8> {
 }
 
 fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    getrandom::fill(bytes)
-        .map_err(|e| Error::Store { action: "get randomness for an alias", detail: e.to_string() })
+    getrandom::fill(bytes).map_err(|e| Error::Store { action: "get randomness for an alias", detail: e.to_string() })
 }
 
 impl AliasTable {
     /// Opens the aliases in `dir`, creating them if they are not there, and clears away what a crash left.
-    pub(super) fn open(
-        dir: &Path,
-        journal_id: [u8; 16],
-        secret: &[u8; 32],
-        options: &AliasOptions,
-    ) -> Result<Self> {
+    pub(super) fn open(dir: &Path, journal_id: [u8; 16], secret: &[u8; 32], options: &AliasOptions) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(|e| Error::io("create", dir, e))?;
         let (keys_path, rows_path) = (dir.join("alias-keys"), dir.join("rows"));
         let rows_exist = rows_path.try_exists().map_err(|e| Error::io("look at", &rows_path, e))?;
         let keys_exist = keys_path.try_exists().map_err(|e| Error::io("look at", &keys_path, e))?;
-        let damaged = |file: &Path, detail: &str| Error::Damaged {
-            file: file.to_owned(),
-            offset: 0,
-            detail: detail.to_owned(),
-        };
+        let damaged =
+            |file: &Path, detail: &str| Error::Damaged { file: file.to_owned(), offset: 0, detail: detail.to_owned() };
         if rows_exist && !keys_exist {
             return Err(damaged(&keys_path, "the keys of the aliases are missing"));
         }
@@ -318,13 +306,7 @@ impl AliasTable {
     }
 
     /// Decides a delete, as [`AliasTable::put`]. False when the account has no such alias.
-    pub(super) fn delete(
-        &mut self,
-        pending: &mut Pending,
-        program: &str,
-        account: &str,
-        alias: &str,
-    ) -> Result<bool> {
+    pub(super) fn delete(&mut self, pending: &mut Pending, program: &str, account: &str, alias: &str) -> Result<bool> {
         let Some(found) = self.find(program, alias)?.filter(|found| found.account == account) else {
             return Ok(false);
         };

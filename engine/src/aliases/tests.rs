@@ -50,11 +50,7 @@ fn an_alias_resolves_until_it_is_deleted() {
 }
 
 /// Sends requests without waiting, so that they meet in one group.
-fn ask_at_once<T>(
-    aliases: &Aliases,
-    requests: Vec<Request>,
-    replies: Vec<oneshot::Receiver<Result<T>>>,
-) -> Vec<T> {
+fn ask_at_once<T>(aliases: &Aliases, requests: Vec<Request>, replies: Vec<oneshot::Receiver<Result<T>>>) -> Vec<T> {
     for request in requests {
         aliases.requests.try_send(request).ok().unwrap();
     }

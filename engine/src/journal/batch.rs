@@ -228,9 +228,7 @@ impl<'a> Batch<'a> {
             scratch.extend_from_slice(&frame.checksum());
         }
         let fault = |detail| Err(BatchFault { offset: 0, detail });
-        if contents_checksum(&self.bytes[BATCH_HEADER_BYTES..body_start], scratch)
-            != self.header.contents_checksum
-        {
+        if contents_checksum(&self.bytes[BATCH_HEADER_BYTES..body_start], scratch) != self.header.contents_checksum {
             return fault("the checksum of a batch does not match");
         }
         if scratch.len() != self.header.records as usize * 4 {
@@ -290,10 +288,7 @@ impl BatchBuilder {
             body_bytes: (buffer.len() - directory_end) as u32,
             records: (self.record_checksums.len() / 4) as u32,
             runs: ((directory_end - BATCH_HEADER_BYTES) / RUN_BYTES) as u32,
-            contents_checksum: contents_checksum(
-                &buffer[BATCH_HEADER_BYTES..directory_end],
-                &self.record_checksums,
-            ),
+            contents_checksum: contents_checksum(&buffer[BATCH_HEADER_BYTES..directory_end], &self.record_checksums),
             ..header
         };
         buffer[..BATCH_HEADER_BYTES].copy_from_slice(&header.encode());

@@ -89,9 +89,7 @@ impl Chain {
 
     /// Ends the batch: all that was promised must have come.
     pub(super) fn keep_promise(&self) -> Result<(), &'static str> {
-        let kept = |&(shard, _): &(u16, u64)| {
-            self.walked[usize::from(shard)] == self.last_sequence[usize::from(shard)]
-        };
+        let kept = |&(shard, _): &(u16, u64)| self.walked[usize::from(shard)] == self.last_sequence[usize::from(shard)];
         if self.touched.iter().all(kept) { Ok(()) } else { Err("a batch lacks records of its directory") }
     }
 

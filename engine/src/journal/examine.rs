@@ -64,13 +64,7 @@ struct Beyond {
 }
 
 /// Examines the segments from the one that holds the newest recorded batch on; older ones are not read.
-pub(super) fn examine(
-    disk: &Disk,
-    dir: &Path,
-    numbers: &[u64],
-    mark: &Mark,
-    floor: &Floor,
-) -> Result<Examined> {
+pub(super) fn examine(disk: &Disk, dir: &Path, numbers: &[u64], mark: &Mark, floor: &Floor) -> Result<Examined> {
     let recorded = mark.batch.max(floor.durable_batch);
     let mut examiner = Examiner { disk, dir, mark, recorded, scratch: Vec::new() };
     let (older, headers) = examiner.headers(numbers)?;
@@ -229,8 +223,7 @@ impl Examiner<'_> {
         match decide(&findings) {
             Verdict::End => {}
             Verdict::Cut => {
-                examined.cut =
-                    Some(Cut { file: self.path(number), offset, batch: lost, detail: fault.1.to_owned() });
+                examined.cut = Some(Cut { file: self.path(number), offset, batch: lost, detail: fault.1.to_owned() });
             }
             Verdict::Damage(_) => {
                 return Err(self.verdict_of_damage(number, offset, fault.1, findings.later_claim));

@@ -93,12 +93,7 @@ impl SegmentIndex {
 
     /// Reads the file of a closed segment of `segment_bytes`; `None` when it is missing, damaged, or not of
     /// this segment as it is.
-    pub(super) fn read(
-        disk: &Disk,
-        dir: &Path,
-        header: &SegmentHeader,
-        segment_bytes: u64,
-    ) -> Result<Option<Self>> {
+    pub(super) fn read(disk: &Disk, dir: &Path, header: &SegmentHeader, segment_bytes: u64) -> Result<Option<Self>> {
         let path = index_path(dir, header.number);
         if !disk.exists(&path)? {
             return Ok(None);

@@ -45,8 +45,7 @@ pub mod frame;
 mod tests;
 
 pub use batch::{
-    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchSequence, FORMAT_VERSION, Part,
-    RUN_BYTES, Run,
+    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchSequence, FORMAT_VERSION, Part, RUN_BYTES, Run,
 };
 pub use reader::{BatchView, JournalReader, RecordView};
 pub use writer::Journal;

@@ -177,8 +177,7 @@ impl JournalReader {
         if wanted.is_empty() {
             return Ok(());
         }
-        let after =
-            self.shared.partition(&snapshot, |header| wanted.iter().all(|&s| header.base[s] <= from(s)))?;
+        let after = self.shared.partition(&snapshot, |header| wanted.iter().all(|&s| header.base[s] <= from(s)))?;
         let first = after.saturating_sub(1);
         for segment in first..snapshot.segments() {
             let stretch = self.shared.stretch(&snapshot, segment)?;
@@ -252,8 +251,7 @@ impl JournalReader {
     ) -> Result<u64> {
         let header = &stretch.header;
         let start_with = |index: &SegmentIndex| {
-            let blocks =
-                wanted.iter().filter_map(|&shard| index.block_of(header, shard as u16, from(shard) + 1));
+            let blocks = wanted.iter().filter_map(|&shard| index.block_of(header, shard as u16, from(shard) + 1));
             blocks.map(|(start, _)| start).min().unwrap_or(index.end)
         };
         if is_active {
@@ -304,12 +302,7 @@ fn visit_wanted(
 }
 
 /// Finds a record in a block of a segment. Verifies the headers that it needs to find it, and the record.
-fn find(
-    file: DiskFile,
-    header: &SegmentHeader,
-    block: Option<(u64, u64)>,
-    position: Position,
-) -> Result<Vec<u8>> {
+fn find(file: DiskFile, header: &SegmentHeader, block: Option<(u64, u64)>, position: Position) -> Result<Vec<u8>> {
     let missing = |offset| damaged(&file, offset, &format!("record {position} is not where the index says"));
     let Some((start, end)) = block else { return Err(missing(0)) };
     let mut walker = Walker::new(file.clone(), header, start, end);

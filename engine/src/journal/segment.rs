@@ -90,11 +90,7 @@ impl SegmentHeader {
         }
         let version = u32_at(&bytes, 8);
         if version > FORMAT_VERSION {
-            return Err(Error::NewerFormat {
-                path: file.path().to_path_buf(),
-                found: version,
-                known: FORMAT_VERSION,
-            });
+            return Err(Error::NewerFormat { path: file.path().to_path_buf(), found: version, known: FORMAT_VERSION });
         }
         let length = u32_at(&bytes, 12) as usize;
         let shards = u16_at(&bytes, 60);
@@ -118,13 +114,7 @@ impl SegmentHeader {
     }
 
     /// Refuses a file of another journal, of another shard count, or under another segment's name.
-    pub(super) fn check_belongs(
-        &self,
-        path: &Path,
-        number: u64,
-        journal_id: u128,
-        shards: u16,
-    ) -> Result<()> {
+    pub(super) fn check_belongs(&self, path: &Path, number: u64, journal_id: u128, shards: u16) -> Result<()> {
         check_identity(path, (self.journal_id, self.shards()), (journal_id, shards))?;
         if self.number == number {
             return Ok(());

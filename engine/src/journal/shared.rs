@@ -215,11 +215,7 @@ impl Shared {
 
     /// How many segments of the snapshot come before the first whose header does not satisfy `before`, which
     /// holds for none after it.
-    pub(super) fn partition(
-        &self,
-        snapshot: &Snapshot,
-        before: impl Fn(&SegmentHeader) -> bool,
-    ) -> Result<usize> {
+    pub(super) fn partition(&self, snapshot: &Snapshot, before: impl Fn(&SegmentHeader) -> bool) -> Result<usize> {
         let (mut low, mut high) = (0, snapshot.segments());
         while low < high {
             let middle = low + (high - low) / 2;
@@ -283,11 +279,7 @@ pub(super) fn walk_headers(
                     batch.header.sequence == sequence + 1 && batch.header.previous_checksum == checksum
                 });
                 if !follows {
-                    return Err(damaged(
-                        &stretch.file,
-                        offset,
-                        "a batch does not continue the one before it",
-                    ));
+                    return Err(damaged(&stretch.file, offset, "a batch does not continue the one before it"));
                 }
                 before = Some((batch.header.sequence, batch.header.checksum()));
                 visit(&batch, &stretch.file, offset)?;

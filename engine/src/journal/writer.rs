@@ -14,8 +14,8 @@ use super::recovery::{self, Started};
 use super::segment::{SegmentHeader, header_bytes};
 use super::shared::{Shared, View};
 use super::{
-    BatchSequence, Floor, JournalOptions, JournalReader, PREPARED_SEGMENTS_MAX, Part, Prepare, Recovered,
-    Run, SEGMENT_BYTES_MAX,
+    BatchSequence, Floor, JournalOptions, JournalReader, PREPARED_SEGMENTS_MAX, Part, Prepare, Recovered, Run,
+    SEGMENT_BYTES_MAX,
 };
 use crate::disk::{Disk, DiskFile, FolderLock};
 use crate::error::{Error, Result};

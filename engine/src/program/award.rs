@@ -110,8 +110,7 @@ mod tests {
             (-5, [0, 0, 0, 0]),
         ];
         for (amount, expected) in table {
-            let points =
-                ROUNDINGS.map(|rounding| award(amount, &earning(1, 100, rounding), 10_000).unwrap().points);
+            let points = ROUNDINGS.map(|rounding| award(amount, &earning(1, 100, rounding), 10_000).unwrap().points);
             assert_eq!(points, expected, "{amount}");
         }
     }
@@ -206,12 +205,8 @@ mod tests {
 
     /// Magnitudes of every size, and many ties.
     fn magnitudes(max: u64) -> impl Strategy<Value = u64> {
-        prop_oneof![
-            1..=max,
-            1..=max.min(1_000),
-            prop::sample::select(vec![1, 2, 4, 8, 50, 100, 1_000, 20_000])
-        ]
-        .prop_map(move |value| value.min(max))
+        prop_oneof![1..=max, 1..=max.min(1_000), prop::sample::select(vec![1, 2, 4, 8, 50, 100, 1_000, 20_000])]
+            .prop_map(move |value| value.min(max))
     }
 
     proptest! {

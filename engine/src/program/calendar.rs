@@ -106,9 +106,7 @@ impl Zone {
             Expiry::Days(days, round_to) => day_after_end(month_of_day(day + i64::from(days)), round_to),
             Expiry::Months(months, RoundTo::Day) => day_months_after(day, months) + 1,
             // The clamp at the end of a month never leaves the month.
-            Expiry::Months(months, round_to) => {
-                day_after_end(month_of_day(day) + i64::from(months), round_to)
-            }
+            Expiry::Months(months, round_to) => day_after_end(month_of_day(day) + i64::from(months), round_to),
         };
         Some(self.midnight(day_after))
     }

@@ -42,8 +42,7 @@ impl Version {
         let Some(zone) = Zone::load(&document.time_zone) else {
             return Err(DocumentError {
                 field: "time_zone".to_owned(),
-                detail: "must be the name of a zone in the IANA time-zone database, such as Asia/Jakarta"
-                    .to_owned(),
+                detail: "must be the name of a zone in the IANA time-zone database, such as Asia/Jakarta".to_owned(),
             });
         };
         Ok(Self { number, effective_from, document, zone: Arc::new(zone) })
@@ -128,11 +127,7 @@ impl Program {
     ///
     /// # Errors
     /// As [`Version::compile`].
-    pub fn create(
-        name: impl Into<String>,
-        effective_from: Millis,
-        document: Document,
-    ) -> Result<Self, DocumentError> {
+    pub fn create(name: impl Into<String>, effective_from: Millis, document: Document) -> Result<Self, DocumentError> {
         let first = Version::compile(1, effective_from, document)?;
         Ok(Self { name: name.into(), versions: vec![Arc::new(first)] })
     }

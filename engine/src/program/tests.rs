@@ -41,10 +41,7 @@ fn the_built_in_program() {
     let now = version.month_of(at("2026-06-15T00:00:00Z"));
     let spend = [(now - 12, 500_000_100), (now, 100_000_000)];
     let level = version.earned_level(&spend, now);
-    assert_eq!(
-        (version.level(level).name.as_str(), version.qualifying_spend(&spend, now)),
-        ("SILVER", 500_000_100)
-    );
+    assert_eq!((version.level(level).name.as_str(), version.qualifying_spend(&spend, now)), ("SILVER", 500_000_100));
     // 150,000.00 at SILVER: 150 × 1.25 = 187.5.
     let award = version.award(15_000_000, level).unwrap();
     assert_eq!((award.points, award.unrounded_text().as_str()), (187, "187.5"));
@@ -98,9 +95,7 @@ fn versions_take_effect_when_accepted() {
     document.earning.points = 3;
     // Clocks of shards may differ a little: versions stay in the order of their numbers.
     let third = second.succeed(1_500, document).unwrap();
-    for (instant, number) in
-        [(Millis::MIN, 1), (999, 1), (1_000, 1), (1_999, 1), (2_000, 3), (Millis::MAX, 3)]
-    {
+    for (instant, number) in [(Millis::MIN, 1), (999, 1), (1_000, 1), (1_999, 1), (2_000, 3), (Millis::MAX, 3)] {
         assert_eq!(third.version_at(instant).number, number, "{instant}");
     }
     for (instant, number) in [(0, 1), (1_999, 1), (2_000, 2)] {
@@ -159,9 +154,7 @@ fn costs_are_printed() {
         print("month_of", &|at| i64::from(version.month_of(at)));
         print("expiry_of", &|at| version.expiry_of(at).unwrap_or(0));
         print("midnight_after_days", &|at| version.midnight_after_days(at, 14));
-        print("earned_level of 24 months", &|at| {
-            version.earned_level(&spend, (at % 2) as i32 + 24_322) as i64
-        });
+        print("earned_level of 24 months", &|at| version.earned_level(&spend, (at % 2) as i32 + 24_322) as i64);
         print("award", &|at| version.award(at & 0xf_ffff, 1).map_or(0, |award| award.points));
     }
 }

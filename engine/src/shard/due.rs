@@ -43,7 +43,10 @@ impl Shard {
             self.near_due.pop();
             let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
             let is_due = match resident {
-                Resident::Live(live) => live.account.next_due().is_some_and(|due| due <= until),
+                Resident::Live(live) => {
+                    live.queued_due = i64::MAX;
+                    live.account.next_due().is_some_and(|due| due <= until)
+                }
                 Resident::Packed(_) => true,
                 Resident::Loading(_) => false,
             };

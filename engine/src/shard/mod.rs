@@ -5,201 +5,36 @@
 
 mod checkpoint;
 pub mod due;
+mod fetch;
 pub mod filter;
 pub mod table;
+mod messages;
 
-use std::collections::{BinaryHeap, VecDeque};
 use std::cmp::Reverse;
-use std::sync::Arc;
+use std::collections::{BinaryHeap, VecDeque};
 
-use meed_schemas::command::{Command, Request};
-use meed_schemas::ids::{Identity, Position};
+use meed_schemas::command::Command;
+use meed_schemas::ids::Identity;
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::Record;
-use meed_schemas::time::{DAY_MS, Millis};
+use meed_schemas::time::Millis;
 
+use checkpoint::OVERLAY_FACTS;
 pub use checkpoint::{ShardReport, decode_state, encode_state};
+pub use messages::{
+    BUSINESS_KEY_DAYS, Envelope, Held, IDEMPOTENCY_KEY_DAYS, Input, Output, Purpose, ReplyTo, ShardLimits, ShardStart,
+    StoreJob, World,
+};
+
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Totals, Turn, Verdict, needs, turn};
 use crate::commit::Lane;
 use crate::error::{Error, Result};
-use crate::program::Programs;
-use crate::store::{FactQuery, KeyClass, ShardCheckpoint, week_of};
+use fetch::{absent_keys, fetch, scoped};
 use filter::KeyFilter;
+use smallvec::SmallVec;
 use table::{Live, Parked, Resident, Table};
 
-/// How long an `Idempotency-Key` is remembered at least.
-pub const IDEMPOTENCY_KEY_DAYS: i64 = 31;
-/// How long a business key is remembered at least.
-pub const BUSINESS_KEY_DAYS: i64 = 90;
-
-/// Where the answer goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReplyTo {
-    /// The worker that waits for it.
-    pub worker: u16,
-    /// Its slot there.
-    pub slot: u32,
-    /// Tells this use of the slot from earlier ones.
-    pub generation: u32,
-    /// Which of the slot's answers.
-    pub index: u32,
-}
-
-/// A command on its way.
-#[derive(Debug)]
-pub struct Envelope {
-    /// What is asked.
-    pub request: Request,
-    /// By whom; `None` for the node itself.
-    pub to: Option<ReplyTo>,
-    /// Not decided after this, in milliseconds of the node's monotonic clock.
-    pub deadline_ms: i64,
-    /// Bytes that its permit counts.
-    pub bytes: u32,
-}
-
-/// What happens to a shard.
-#[derive(Debug)]
-pub enum Input {
-    /// A command.
-    Command(Envelope),
-    /// An account's blob, or that there is none.
-    Loaded(Identity, Option<Vec<u8>>),
-    /// A spilled fact, or that there is none.
-    Fact(Identity, u64, FactKey, Option<Vec<u8>>),
-    /// A record that a command needs; `None` when there is no such record.
-    Record(Identity, u64, Position, Option<Box<Record>>),
-    /// A checkpoint is in the store: the accounts' hashes with the sequence they were copied at.
-    CheckpointDone(Vec<(u64, u64)>),
-    /// Accounts of the due index, in order of their instants; fewer than asked for when these are all.
-    Due(Vec<(Millis, Identity)>),
-    /// Time passes.
-    Tick,
-    /// Everything is to go to the store.
-    Flush,
-}
-
-/// Why a record is read.
-#[derive(Debug, Clone)]
-pub enum Purpose {
-    /// To answer a replay from it.
-    Replay {
-        /// Who asked.
-        to: ReplyTo,
-        /// Whether the outcome itself was asked for rather than the operation retried.
-        outcome: bool,
-        /// Bytes that the permit counts.
-        bytes: u32,
-        /// The shard whose permit it gives back.
-        shard: u16,
-    },
-    /// A command needs it.
-    Original {
-        /// The account.
-        identity: Identity,
-        /// The command.
-        ticket: u64,
-    },
-}
-
-/// What waits until the journal has what it saw.
-#[derive(Debug)]
-pub enum Held {
-    /// An answer.
-    Reply {
-        /// To whom.
-        to: ReplyTo,
-        /// The shard whose permit it gives back.
-        shard: u16,
-        /// Bytes that the permit counts.
-        bytes: u32,
-        /// The answer.
-        reply: Reply,
-    },
-    /// A record is to be read.
-    Read {
-        /// Which.
-        position: Position,
-        /// What for.
-        purpose: Purpose,
-    },
-    /// A checkpoint is to be written; the hashes and sequences come back with its completion.
-    Checkpoint(Box<ShardCheckpoint>, Vec<(u64, u64)>),
-}
-
-/// What the store is asked for.
-#[derive(Debug)]
-pub enum StoreJob {
-    /// An account's blob.
-    Load(u16, Identity),
-    /// A spilled fact, for the command with this ticket.
-    Fact(u16, Identity, u64, FactKey, FactQuery),
-    /// Due accounts up to an instant, after a place, at most so many.
-    Due(u16, Millis, Option<(Millis, Identity)>, usize),
-}
-
-/// What a shard wants done now.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// Held things whose turn has come at once.
-    pub ready: Vec<Held>,
-    /// Questions to the store.
-    pub jobs: Vec<StoreJob>,
-    /// Operations recognized by a key.
-    pub replays: u64,
-    /// Commands whose deadline had passed before their turn.
-    pub expired: u64,
-}
-
-/// What a shard is told of the world with every input.
-#[derive(Debug)]
-pub struct World {
-    /// Now; never going backwards within a shard after [`Shard::handle`] has clamped it.
-    pub now: Millis,
-    /// Nothing that is due after this is settled.
-    pub settle_until: Millis,
-    /// The node's monotonic clock.
-    pub elapsed_ms: i64,
-    /// The programs.
-    pub programs: Arc<Programs>,
-}
-
-/// Bounds of a shard.
-#[derive(Debug, Clone, Copy)]
-pub struct ShardLimits {
-    /// Bytes of accounts in memory.
-    pub resident_bytes: usize,
-    /// Bytes of the filter of spilled keys.
-    pub filter_bytes: usize,
-    /// Records that may be without checkpoint before one is begun early.
-    pub checkpoint_records: u64,
-    /// Time between two checkpoints of everything.
-    pub checkpoint_interval_ms: i64,
-    /// Idle accounts are packed after this.
-    pub pack_after_ms: i64,
-}
-
-/// What a shard knows when it begins.
-#[derive(Debug)]
-pub struct ShardStart {
-    /// Which shard.
-    pub id: u16,
-    /// Sequence of its last record, 0 for none.
-    pub last_sequence: u64,
-    /// `recorded_at` of its last record.
-    pub last_recorded_at: Millis,
-    /// Totals of its programs.
-    pub totals: Totals,
-    /// Accounts that exist, in the store or only in the journal.
-    pub accounts: u64,
-    /// Accounts that replay changed, each with the first sequence that the store lacks and the due instant
-    /// that it has.
-    pub replayed: Vec<(Identity, Account, u64, Option<Millis>)>,
-    /// Whether the store holds no spilled keys of this shard.
-    pub no_spilled_keys: bool,
-    /// Seed of the table's hash.
-    pub seed: u64,
-}
+type Records = SmallVec<[Record; 2]>;
 
 /// One shard.
 #[derive(Debug)]
@@ -215,6 +50,8 @@ pub struct Shard {
     next_ticket: u64,
     /// (first sequence without checkpoint, hash), ascending.
     dirty: VecDeque<(u64, u64)>,
+    /// Accounts with many spilled facts, to be written out of turn.
+    overfull: VecDeque<u64>,
     checkpoint: checkpoint::Progress,
     due: due::Sweep,
     /// Resident accounts whose due instant is near.
@@ -240,6 +77,7 @@ impl Shard {
             filter: KeyFilter::new(limits.filter_bytes, start.no_spilled_keys),
             next_ticket: 0,
             dirty: VecDeque::new(),
+            overfull: VecDeque::new(),
             checkpoint: checkpoint::Progress::default(),
             due: due::Sweep::default(),
             near_due: BinaryHeap::new(),
@@ -370,38 +208,58 @@ impl Shard {
         };
         let was_blank = !live.account.exists();
         let Turn { mut records, verdict } = turn(&mut live.account, &mut envelope.request, &facts, &context);
-        if let (Some(first), Some(last)) = (records.first(), records.last()) {
-            let (first, last) = (first.position.sequence(), last.position.sequence());
-            for record in &records {
-                lane.append(record)?;
-                self.totals.add(record);
-            }
-            self.next_sequence = last + 1;
-            self.last_recorded_at = now;
+        let saw = live.account.applied();
+        if !records.is_empty() {
             if live.dirty_since == 0 {
-                live.dirty_since = first;
-                self.dirty.push_back((first, hash));
+                live.dirty_since = self.next_sequence;
+                self.dirty.push_back((self.next_sequence, hash));
             }
             for spilled in &live.account.overlay()[spilled.min(live.account.overlay().len())..] {
                 if let FactKey::Key { hash: key, .. } = spilled.fact {
                     self.filter.insert(scoped(key, hash));
                 }
             }
-            if let Some(at) = live.account.next_due().filter(|at| *at < now + due::NEAR_MS) {
+            if live.account.overlay().len() >= OVERLAY_FACTS && live.writes_under_way == 0 && !live.queued_overfull {
+                live.queued_overfull = true;
+                self.overfull.push_back(hash);
+            }
+            if let Some(at) = live.account.next_due()
+                && at < live.queued_due.min(now + due::NEAR_MS)
+            {
+                live.queued_due = at;
                 self.near_due.push(Reverse((at, hash)));
             }
-            if was_blank && live.account.exists() {
-                self.accounts += 1;
-                self.resident_accounts += 1;
-            }
+            let opened = u64::from(was_blank && live.account.exists());
+            self.accounts += opened;
+            self.resident_accounts += opened;
+            self.journal(&records, now, lane)?;
         }
-        let saw = live.account.applied();
+        if let Verdict::Load(fetches) = verdict {
+            return self.park_first(hash, envelope, facts, &fetches, world, lane, out);
+        }
+        self.answer(&envelope, verdict, &mut records, saw, lane, out);
+        if saw == 0 {
+            self.forget_blank(hash, &envelope.request.identity);
+        }
+        Ok(())
+    }
+
+    /// Holds what a turn answers until the journal has what it saw.
+    fn answer(
+        &self,
+        envelope: &Envelope,
+        verdict: Verdict,
+        records: &mut Records,
+        saw: u64,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) {
         match verdict {
             Verdict::Executed(index) => {
                 let reply = Reply::Executed { record: Box::new(records.swap_remove(index)), replayed: false };
-                Self::hold_reply(self.id, &envelope, saw, reply, lane, out);
+                Self::hold_reply(self.id, envelope, saw, reply, lane, out);
             }
-            Verdict::Reply(reply) => Self::hold_reply(self.id, &envelope, saw, reply, lane, out),
+            Verdict::Reply(reply) => Self::hold_reply(self.id, envelope, saw, reply, lane, out),
             Verdict::Replay(position) => {
                 let outcome = envelope.request.command == Command::Outcome;
                 out.replays += u64::from(!outcome);
@@ -411,17 +269,40 @@ impl Shard {
                     out.ready.extend(lane.hold(self.id, saw, Held::Read { position, purpose }));
                 }
             }
-            Verdict::Load(fetches) => {
-                let ticket = self.next_ticket;
-                self.next_ticket += 1;
-                let identity = &envelope.request.identity;
-                fetch(self.id, identity, ticket, &fetches, &live.account, world, lane, out);
-                let outstanding = fetches.len() as u32;
-                live.waiting.push_front(Parked { envelope, facts, outstanding, ticket });
-                return Ok(());
-            }
+            Verdict::Load(_) => unreachable!("a load is no answer"),
         }
-        self.forget_blank(hash, &envelope.request.identity);
+    }
+
+    /// Hands records that a turn has applied to the worker's batch.
+    fn journal(&mut self, records: &[Record], now: Millis, lane: &mut Lane<Held>) -> Result<()> {
+        for record in records {
+            lane.append(record)?;
+            self.totals.add(record);
+        }
+        self.next_sequence += records.len() as u64;
+        self.last_recorded_at = now;
+        Ok(())
+    }
+
+    /// Parks the command whose turn ended in a load, before all others of its account.
+    #[expect(clippy::too_many_arguments, reason = "what the turn had at hand")]
+    fn park_first(
+        &mut self,
+        hash: u64,
+        envelope: Envelope,
+        facts: Facts,
+        fetches: &[Fetch],
+        world: &World,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) -> Result<()> {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let identity = &envelope.request.identity;
+        if let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) {
+            fetch(self.id, identity, ticket, fetches, &live.account, world, lane, out);
+            live.waiting.push_front(Parked { envelope, facts, outstanding: fetches.len() as u32, ticket });
+        }
         Ok(())
     }
 
@@ -540,79 +421,9 @@ impl Shard {
             self.hand.pop_back_if(|last| *last == hash);
             self.resident_bytes = self.resident_bytes.saturating_sub(live.account.heap_bytes());
             self.table.remove(hash, identity);
-            self.resident_bytes = self
-                .resident_bytes
-                .saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
+            self.resident_bytes =
+                self.resident_bytes.saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
         }
-    }
-}
-
-/// Names a key together with its account, for the filter.
-fn scoped(key: u128, account_hash: u64) -> u128 {
-    key ^ (u128::from(account_hash) << 64 | u128::from(account_hash))
-}
-
-/// Tells the turn which of the request's keys were certainly never spilled.
-fn absent_keys(filter: &KeyFilter, hash: u64, live: &Live, request: &Request, facts: &mut Facts) {
-    if live.account.has_spilled_keys().is_none() {
-        return;
-    }
-    for (key, business) in [(request.keys.idempotency, false), (request.keys.business, true)] {
-        if let Some(key) = key
-            && !filter.may_contain(scoped(key, hash))
-        {
-            // An absent fact has no bytes that could be damaged.
-            let _ = facts.add_fact(FactKey::Key { hash: key, business }, None);
-        }
-    }
-}
-
-/// Asks for what a command needs. A record is read once it is durable.
-#[expect(clippy::too_many_arguments, reason = "borrows parts of the shard beside the account")]
-fn fetch(
-    shard: u16,
-    identity: &Identity,
-    ticket: u64,
-    fetches: &[Fetch],
-    account: &Account,
-    world: &World,
-    lane: &mut Lane<Held>,
-    out: &mut Output,
-) {
-    for fetch in fetches {
-        match fetch {
-            Fetch::Record(position) => {
-                let purpose = Purpose::Original { identity: identity.clone(), ticket };
-                let held = Held::Read { position: *position, purpose };
-                if position.shard() == shard && position.sequence() <= account.applied() {
-                    out.ready.extend(lane.hold(shard, position.sequence(), held));
-                } else {
-                    out.ready.push(held);
-                }
-            }
-            Fetch::Fact(key) => {
-                let query = query(key, account, world.now);
-                out.jobs.push(StoreJob::Fact(shard, identity.clone(), ticket, *key, query));
-            }
-        }
-    }
-}
-
-/// How a fact is looked up: a key only in weeks in which this account spilled any, and which are kept.
-fn query(key: &FactKey, account: &Account, now: Millis) -> FactQuery {
-    match *key {
-        FactKey::Key { hash, business } => {
-            let (class, days) = match business {
-                true => (KeyClass::Business, BUSINESS_KEY_DAYS),
-                false => (KeyClass::Idempotency, IDEMPOTENCY_KEY_DAYS),
-            };
-            let (first, last) = account.has_spilled_keys().unwrap_or((now, now));
-            let from = first.max(now - days * DAY_MS);
-            FactQuery::Key { class, hash, weeks: week_of(from)..=week_of(last) }
-        }
-        FactKey::Reversed(original) => FactQuery::Reversed(original),
-        FactKey::ExpiredLot(expires_at) => FactQuery::ExpiredLot(expires_at),
-        FactKey::ClosedHold(hold) => FactQuery::ClosedHold(hold),
     }
 }
 

@@ -24,6 +24,10 @@ pub struct Live {
     pub writes_under_way: u16,
     /// Due instant as the store's due index has it, or will have it after the writes under way.
     pub due_in_store: Option<i64>,
+    /// The earliest due instant that sits in the shard's queue for it; `Millis::MAX` for none.
+    pub queued_due: i64,
+    /// Sits in the queue of accounts with many spilled facts.
+    pub queued_overfull: bool,
     /// Commands that wait for something to be loaded, in order.
     pub waiting: VecDeque<Parked>,
 }
@@ -76,11 +80,6 @@ impl Table {
         xxh3_64_with_seed(identity.as_bytes(), self.seed)
     }
 
-    /// How many accounts are in memory or being loaded.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     /// What is known of an account.
     pub fn get_mut(&mut self, hash: u64, identity: &Identity) -> Option<&mut Resident> {
         self.entries.find_mut(hash, |e| e.identity == *identity).map(|e| &mut e.resident)
@@ -97,9 +96,8 @@ impl Table {
     /// Adds an account that is not there.
     pub fn insert(&mut self, hash: u64, identity: Identity, resident: Resident) {
         let seed = self.seed;
-        self.entries.insert_unique(hash, Entry { identity, resident }, |e| {
-            xxh3_64_with_seed(e.identity.as_bytes(), seed)
-        });
+        self.entries
+            .insert_unique(hash, Entry { identity, resident }, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed));
     }
 
     /// Forgets an account.
@@ -128,6 +126,8 @@ impl Live {
             touched: true,
             writes_under_way: 0,
             due_in_store,
+            queued_due: i64::MAX,
+            queued_overfull: false,
             waiting: VecDeque::new(),
         })
     }

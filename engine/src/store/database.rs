@@ -68,14 +68,12 @@ impl Database {
         let (Some(format), Some(purpose), Some(journal)) = (format, purpose, journal) else {
             return Err(self.damaged("its format and journal are not recorded"));
         };
-        let format: [u8; 4] =
-            format.as_ref().try_into().map_err(|_| self.damaged("its format cannot be read"))?;
+        let format: [u8; 4] = format.as_ref().try_into().map_err(|_| self.damaged("its format cannot be read"))?;
         let found = u32::from_le_bytes(format);
         if found > settings.format {
             return Err(Error::NewerFormat { path: self.folder.clone(), found, known: settings.format });
         }
-        let mismatch =
-            |detail: &str| Error::Mismatch { path: self.folder.clone(), detail: detail.to_owned() };
+        let mismatch = |detail: &str| Error::Mismatch { path: self.folder.clone(), detail: detail.to_owned() };
         if purpose.as_ref() != settings.purpose.as_bytes() {
             return Err(mismatch("it holds another kind of data; put each folder back where it was"));
         }

@@ -70,8 +70,7 @@ impl FjallStore {
         for class in [KeyClass::Idempotency, KeyClass::Business] {
             let row = database.meta.get(first_week_row(class));
             if let Some(row) = row.map_err(|e| store_fault("read", dir, e))? {
-                let row: [u8; 4] =
-                    row.as_ref().try_into().map_err(|_| keys::damaged(dir, "the first week of keys"))?;
+                let row: [u8; 4] = row.as_ref().try_into().map_err(|_| keys::damaged(dir, "the first week of keys"))?;
                 first_week[class as usize] = u32::from_le_bytes(row);
             }
         }
@@ -129,12 +128,7 @@ impl FjallStore {
         })
     }
 
-    fn add_account(
-        &mut self,
-        batch: &mut OwnedWriteBatch,
-        shard: u16,
-        account: &super::AccountWrite,
-    ) -> Result<()> {
+    fn add_account(&mut self, batch: &mut OwnedWriteBatch, shard: u16, account: &super::AccountWrite) -> Result<()> {
         if account.due_before != account.due {
             if let Some(at) = account.due_before {
                 batch.remove(&self.due, keys::due(shard, at, &account.identity));
@@ -178,9 +172,7 @@ impl FjallStore {
     }
 
     pub(super) fn sync(&mut self) -> Result<()> {
-        self.write(|store| {
-            store.database.inner.persist(PersistMode::SyncData).map_err(|e| store.fault("sync", e))
-        })
+        self.write(|store| store.database.inner.persist(PersistMode::SyncData).map_err(|e| store.fault("sync", e)))
     }
 
     fn get(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -193,12 +185,7 @@ impl FjallStore {
         self.get(&self.accounts, &keys::account(shard, identity))
     }
 
-    pub(super) fn spilled(
-        &self,
-        shard: u16,
-        identity: &Identity,
-        query: &FactQuery,
-    ) -> Result<Option<Vec<u8>>> {
+    pub(super) fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
         self.check()?;
         let key = keys::query(shard, identity, query);
         let FactQuery::Key { class, weeks, .. } = query else {

@@ -140,8 +140,7 @@ pub(super) fn shard_state(state: &ShardState) -> Vec<u8> {
 
 /// Reads the row of a shard's state.
 pub(super) fn read_shard_state(row: &[u8], folder: &Path) -> Result<ShardState> {
-    let number =
-        |at: usize| -> Option<u64> { Some(u64::from_le_bytes(row.get(at..at + 8)?.try_into().ok()?)) };
+    let number = |at: usize| -> Option<u64> { Some(u64::from_le_bytes(row.get(at..at + 8)?.try_into().ok()?)) };
     let read = || {
         (row.first() == Some(&SHARD_STATE_FORMAT)).then_some(())?;
         Some(ShardState {

@@ -69,12 +69,7 @@ impl MemoryStore {
         Ok(self.accounts.get(&keys::account(shard, identity)).cloned())
     }
 
-    pub(super) fn spilled(
-        &self,
-        shard: u16,
-        identity: &Identity,
-        query: &FactQuery,
-    ) -> Result<Option<Vec<u8>>> {
+    pub(super) fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
         let key = keys::query(shard, identity, query);
         Ok(match query {
             FactQuery::Key { weeks, .. } if weeks.is_empty() => None,

@@ -203,11 +203,7 @@ impl Store {
     }
 
     /// As [`Store::spilled`] for each query, in order.
-    pub fn spilled_many(
-        &self,
-        shard: u16,
-        queries: &[(Identity, FactQuery)],
-    ) -> Result<Vec<Option<Vec<u8>>>> {
+    pub fn spilled_many(&self, shard: u16, queries: &[(Identity, FactQuery)]) -> Result<Vec<Option<Vec<u8>>>> {
         queries.iter().map(|(identity, query)| self.spilled(shard, identity, query)).collect()
     }
 

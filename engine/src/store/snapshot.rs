@@ -59,13 +59,8 @@ pub struct SnapshotWriter<W: Write> {
 impl<W: Write> SnapshotWriter<W> {
     /// Begins a snapshot.
     pub fn new(out: W, path: &Path, header: &SnapshotHeader) -> Result<Self> {
-        let mut writer = Self {
-            out,
-            path: path.to_owned(),
-            hash: Xxh3::new(),
-            accounts_left: header.accounts,
-            last: None,
-        };
+        let mut writer =
+            Self { out, path: path.to_owned(), hash: Xxh3::new(), accounts_left: header.accounts, last: None };
         writer.put(MAGIC)?;
         writer.put(&SNAPSHOT_FORMAT.to_le_bytes())?;
         writer.put(&header.journal_id)?;
@@ -144,15 +139,8 @@ impl<R: Read> SnapshotReader<R> {
     /// [`Error::Damaged`], [`Error::NewerFormat`]. Whose journal it is of is the caller's to compare.
     pub fn new(input: R, path: &Path) -> Result<Self> {
         let header = SnapshotHeader { journal_id: [0; 16], shard: 0, sequence: 0, accounts: 0 };
-        let mut reader = Self {
-            input,
-            path: path.to_owned(),
-            offset: 0,
-            hash: Xxh3::new(),
-            header,
-            accounts_left: 0,
-            last: None,
-        };
+        let mut reader =
+            Self { input, path: path.to_owned(), offset: 0, hash: Xxh3::new(), header, accounts_left: 0, last: None };
         if &reader.take::<8>()? != MAGIC {
             reader.offset = 0;
             return Err(reader.damaged("not a snapshot"));
@@ -219,8 +207,7 @@ impl<R: Read> SnapshotReader<R> {
             return Err(self.damaged("a length that cannot be"));
         }
         let identity = self.take_blob(identity_length)?;
-        let identity =
-            Identity::from_bytes(&identity).ok_or_else(|| self.damaged("an identity that cannot be"))?;
+        let identity = Identity::from_bytes(&identity).ok_or_else(|| self.damaged("an identity that cannot be"))?;
         if self.last.as_ref().is_some_and(|last| *last >= identity) {
             return Err(self.damaged("identities out of order"));
         }

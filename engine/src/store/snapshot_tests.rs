@@ -56,8 +56,7 @@ fn format_is_pinned() {
 #[test]
 fn an_empty_shard_has_a_snapshot() {
     let nothing = SnapshotTotals { sequence: 0, totals: Vec::new() };
-    let bytes =
-        SnapshotWriter::new(Vec::new(), Path::new("x"), &header(0)).unwrap().finish(&nothing).unwrap();
+    let bytes = SnapshotWriter::new(Vec::new(), Path::new("x"), &header(0)).unwrap().finish(&nothing).unwrap();
     assert_eq!(read(&bytes).unwrap(), (header(0), Vec::new(), nothing));
 }
 

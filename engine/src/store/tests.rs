@@ -54,8 +54,7 @@ fn a_checkpoint_is_there_after_a_kill_without_sync() {
     let dir = tempfile::tempdir().unwrap();
     let mut account = write(member(1), b"blob");
     account.due = Some(5);
-    account.facts =
-        vec![(FactKey::Reversed(9), b"r".to_vec()), (key(KeyClass::Business, 1, 7), b"k".to_vec())];
+    account.facts = vec![(FactKey::Reversed(9), b"r".to_vec()), (key(KeyClass::Business, 1, 7), b"k".to_vec())];
     let written = checkpoint(2, 10, vec![account]);
     let copy = tempfile::tempdir().unwrap();
     {
@@ -216,8 +215,7 @@ fn keys_are_found_newest_week_first_and_kept_apart() {
         let text = |fact: &Option<Vec<u8>>| fact.as_ref().map(|f| String::from_utf8(f.clone()).unwrap());
         let found: Vec<_> = store.spilled_many(0, &many).unwrap().iter().map(text).collect();
         let expected = ["new", "old", "", "business", "reversed", "expired", "closed", "", ""];
-        let expected: Vec<_> =
-            expected.iter().map(|t| if t.is_empty() { None } else { Some(t.to_string()) }).collect();
+        let expected: Vec<_> = expected.iter().map(|t| if t.is_empty() { None } else { Some(t.to_string()) }).collect();
         assert_eq!(found, expected);
     });
 }
@@ -236,9 +234,8 @@ fn a_dropped_week_is_gone_for_good() {
         store.checkpoint(&checkpoint(0, 2, vec![account])).unwrap();
     };
     let look = |store: &Store| {
-        let found = |class, week: u32| {
-            store.spilled(0, &member(1), &find(class, u128::from(week), 0..=99)).unwrap().is_some()
-        };
+        let found =
+            |class, week: u32| store.spilled(0, &member(1), &find(class, u128::from(week), 0..=99)).unwrap().is_some();
         assert!(!found(KeyClass::Idempotency, 10));
         assert!(found(KeyClass::Idempotency, 11));
         assert!(found(KeyClass::Business, 10));

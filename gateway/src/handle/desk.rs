@@ -19,8 +19,7 @@ use meed_schemas::program::Document;
 use meed_schemas::record::{Record, RecordKind};
 
 use super::{Call, no_permit};
-use crate::backend::Backend;
-use crate::context::Context;
+use crate::context::{Backend, Context};
 use crate::reply::{Media, Reply};
 
 /// Layers of keys, hashed with each: a business key can never be taken for an `Idempotency-Key`.

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 
 use super::BadRequest;
 use super::decode::{Decoded, Operation, decode_item};
-use super::members::{shown_name, unreadable};
+use super::members::unreadable;
+use super::text::shown_name;
 use crate::money::Currency;
 
 /// Most items of a batch, unless the node is set to fewer.

@@ -9,13 +9,12 @@ use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::text::{decode_string, is_reference, shown_name};
 use super::{BadRequest, metadata};
 use crate::ids;
 use crate::money::{self, Currency};
 use crate::time::{self, Millis};
 
-/// Longest reference, in bytes.
-pub(super) const REFERENCE_BYTES_MAX: usize = 255;
 /// Longest `description` or `reason`, in bytes.
 pub(super) const TEXT_BYTES_MAX: usize = 500;
 /// Longest account identifier in a body, in bytes: an account id or an alias, which the caller checks.
@@ -163,7 +162,7 @@ impl<'a> Members<'a> {
     pub(super) fn integer(&self, field: Field, range: RangeInclusive<i64>) -> Result<Option<i64>, BadRequest> {
         let Some(text) = self.get(field) else { return Ok(None) };
         match text.parse::<i64>() {
-            Ok(value) if range.contains(&value) && text != "-0" => Ok(Some(value)),
+            Ok(value) if range.contains(&value) => Ok(Some(value)),
             _ => {
                 let (start, end) = (range.start(), range.end());
                 let detail = format!("must be an integer literal from {start} to {end}, such as 5 (not 5.0 or \"5\")");
@@ -265,21 +264,6 @@ pub(super) fn required<T>(field: Field, value: Option<T>) -> Result<T, BadReques
 const UNKNOWN: &str = "is not a member of this request";
 const REFERENCE: &str = "must be a string of 1 to 255 bytes without control characters";
 
-pub(super) fn is_reference(text: &str) -> bool {
-    let plain = |b: u8| (0x20..0x7f).contains(&b);
-    (1..=REFERENCE_BYTES_MAX).contains(&text.len()) && (text.bytes().all(plain) || !text.chars().any(char::is_control))
-}
-
-/// The text of a JSON string literal; `None` for anything else, and for half a surrogate pair, which only
-/// decoding notices.
-pub(super) fn decode_string(literal: &str) -> Option<Cow<'_, str>> {
-    let inner = literal.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.as_bytes().contains(&b'\\') {
-        return serde_json::from_str::<String>(literal).ok().map(Cow::Owned);
-    }
-    Some(Cow::Borrowed(inner))
-}
-
 /// Why text is not an object, without repeating any of it.
 pub(super) fn unreadable(text: &str, error: &serde_json::Error) -> BadRequest {
     if serde_json::from_str::<IgnoredAny>(text).is_ok() {
@@ -341,10 +325,4 @@ impl Visitor<'_> for FieldSeed<'_> {
             E::custom("unknown member")
         })
     }
-}
-
-/// An unknown member's name as a refusal names it: cut to what a client needs to find it.
-pub(super) fn shown_name(name: &str) -> String {
-    const CHARS_MAX: usize = 64;
-    name.chars().take(CHARS_MAX).collect()
 }

@@ -8,7 +8,7 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::BadRequest;
-use super::members::decode_string;
+use super::text::{decode_string, shown_name};
 
 /// Largest `metadata`, in bytes, without insignificant white space.
 pub const METADATA_BYTES_MAX: usize = 4_096;
@@ -76,7 +76,7 @@ fn check(text: &str, depth: usize) -> Result<(), BadRequest> {
     let Ok(parts) = parts else { return refuse("has a member name that is not Unicode text") };
     keys.sort_unstable();
     if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        let name = super::members::shown_name(&pair[0]);
+        let name = shown_name(&pair[0]);
         return Err(BadRequest::new(format!("metadata.{name}"), "is given twice in one object"));
     }
     parts.into_iter().try_for_each(|part| check(part.get(), depth + 1))

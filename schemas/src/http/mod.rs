@@ -6,14 +6,15 @@
 
 mod batch;
 mod decode;
+mod query;
 mod members;
 mod metadata;
 mod keys;
-mod query;
-mod answer;
-mod explain;
 pub mod views;
+mod explain;
+mod answer;
 pub mod problem;
+mod text;
 pub mod json;
 
 pub use answer::{Facts, status_of, write_answer, write_outcome, write_row};

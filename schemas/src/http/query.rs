@@ -2,7 +2,7 @@
 
 use super::BadRequest;
 use super::keys::{BusinessKey, KeyKind};
-use super::members::is_reference;
+use super::text::{is_reference, shown_name};
 use crate::ids::{Identity, Position, check_id};
 use crate::record::RecordKind;
 
@@ -189,7 +189,7 @@ fn parameters<'a, const COUNT: usize, N: AsRef<str>, V: AsRef<str>>(
     let mut values = [None; COUNT];
     for (name, value) in pairs {
         let Some(index) = names.iter().position(|known| *known == name.as_ref()) else {
-            let shown = super::members::shown_name(name.as_ref());
+            let shown = shown_name(name.as_ref());
             return Err(BadRequest::new(shown, "is not a parameter of this request"));
         };
         if values[index].replace(value.as_ref()).is_some() {

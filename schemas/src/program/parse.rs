@@ -8,11 +8,10 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
-    DEBT_POINTS_MAX, DOCUMENT_BYTES_MAX, Document, DocumentError, EXPIRY_DAYS_MAX, EXPIRY_MONTHS_MAX,
-    Earning, Expiry, HOLD_TTL_SECONDS_DEFAULT, HOLD_TTL_SECONDS_LIMIT_DEFAULT, HOLD_TTL_SECONDS_MAX, Holds,
-    LATE_DAYS_DEFAULT, LATE_DAYS_MAX, LEVEL_NAME_CHARS_MAX, LEVELS_MAX, Level, MULTIPLIER_DIGITS,
-    MULTIPLIER_MAX, MULTIPLIER_ONE, NAME_BYTES_MAX, NegativeBalance, PENDING_DAYS_MAX, RoundTo, Rounding,
-    THRESHOLD_MINOR_MAX, Tiers, Window, Word,
+    DEBT_POINTS_MAX, DOCUMENT_BYTES_MAX, Document, DocumentError, EXPIRY_DAYS_MAX, EXPIRY_MONTHS_MAX, Earning, Expiry,
+    HOLD_TTL_SECONDS_DEFAULT, HOLD_TTL_SECONDS_LIMIT_DEFAULT, HOLD_TTL_SECONDS_MAX, Holds, LATE_DAYS_DEFAULT,
+    LATE_DAYS_MAX, LEVEL_NAME_CHARS_MAX, LEVELS_MAX, Level, MULTIPLIER_DIGITS, MULTIPLIER_MAX, MULTIPLIER_ONE,
+    NAME_BYTES_MAX, NegativeBalance, PENDING_DAYS_MAX, RoundTo, Rounding, THRESHOLD_MINOR_MAX, Tiers, Window, Word,
 };
 use crate::money::{self, Currency};
 
@@ -68,9 +67,7 @@ pub(super) fn document(json: &[u8]) -> Result<Document> {
         tiers,
         expiry,
         pending_days,
-        negative_balance: root
-            .get("negative_balance")
-            .map_or(Ok(NegativeBalance::Refuse), negative_balance)?,
+        negative_balance: root.get("negative_balance").map_or(Ok(NegativeBalance::Refuse), negative_balance)?,
         holds: holds(root.get("holds"))?,
         late_days_max: match root.get_or_null("late_days_max") {
             None => Some(LATE_DAYS_DEFAULT),
@@ -161,8 +158,7 @@ fn check_pending(pending_days: u32, expiry: Expiry) -> Result<()> {
         Expiry::Months(months, _) => months * MONTH_DAYS_MIN,
     };
     if pending_days > days_max {
-        let detail =
-            format!("must be at most {days_max} with this expiry: points would expire while pending");
+        let detail = format!("must be at most {days_max} with this expiry: points would expire while pending");
         return refuse("pending.days", detail);
     }
     Ok(())
@@ -190,15 +186,13 @@ fn negative_balance(value: Value<'_>) -> Result<NegativeBalance> {
 }
 
 fn holds(value: Option<Value<'_>>) -> Result<Holds> {
-    let object =
-        value.map(|value| Object::open(value, &["default_ttl_seconds", "max_ttl_seconds"])).transpose()?;
+    let object = value.map(|value| Object::open(value, &["default_ttl_seconds", "max_ttl_seconds"])).transpose()?;
     let seconds = |name| {
         let value = object.as_ref().and_then(|object| object.get(name));
         value.map(|value| value.small(1..=HOLD_TTL_SECONDS_MAX, "")).transpose()
     };
     let max_ttl_seconds = seconds("max_ttl_seconds")?.unwrap_or(HOLD_TTL_SECONDS_LIMIT_DEFAULT);
-    let default_ttl_seconds =
-        seconds("default_ttl_seconds")?.unwrap_or(HOLD_TTL_SECONDS_DEFAULT.min(max_ttl_seconds));
+    let default_ttl_seconds = seconds("default_ttl_seconds")?.unwrap_or(HOLD_TTL_SECONDS_DEFAULT.min(max_ttl_seconds));
     if default_ttl_seconds > max_ttl_seconds {
         let detail = format!("must be at most max_ttl_seconds, which is {max_ttl_seconds}");
         return refuse("holds.default_ttl_seconds", detail);
@@ -251,8 +245,7 @@ impl<'a> Value<'a> {
     fn label(&self, length_max: usize, length: fn(&str) -> usize, unit: &str) -> Result<String> {
         let text = self.string()?;
         if text.is_empty() || length(&text) > length_max || text.chars().any(char::is_control) {
-            return self
-                .refuse(format!("must have 1 to {length_max} {unit}, none of them a control character"));
+            return self.refuse(format!("must have 1 to {length_max} {unit}, none of them a control character"));
         }
         Ok(text)
     }
@@ -273,11 +266,7 @@ impl<'a> Value<'a> {
         // A literal with a fraction or exponent does not parse, and neither does a JSON string.
         match self.raw.get().parse::<i64>() {
             Ok(value) if range.contains(&value) => Ok(value),
-            _ => self.refuse(format!(
-                "must be an integer from {} to {}{otherwise}",
-                range.start(),
-                range.end()
-            )),
+            _ => self.refuse(format!("must be an integer from {} to {}{otherwise}", range.start(), range.end())),
         }
     }
 

@@ -68,10 +68,7 @@ fn every_member_is_read() {
     );
     assert_eq!(document.tiers.window, Window::CalendarYear);
     assert_eq!(document.tiers.levels[0].multiplier, 1);
-    assert_eq!(
-        document.tiers.levels[1],
-        Level { name: "B".into(), from_minor: 1, multiplier: MULTIPLIER_MAX }
-    );
+    assert_eq!(document.tiers.levels[1], Level { name: "B".into(), from_minor: 1, multiplier: MULTIPLIER_MAX });
     assert_eq!(document.expiry, Expiry::Days(90, RoundTo::EndOfQuarter));
     assert_eq!((document.pending_days, document.late_days_max, document.auto_enroll), (14, Some(0), false));
     assert_eq!(document.negative_balance.floor(), -500);
@@ -84,8 +81,7 @@ fn every_member_is_read() {
 #[test]
 fn known_programs() {
     let built_in = parse(BUILT_IN_DOCUMENT).unwrap();
-    let levels: Vec<_> =
-        built_in.tiers.levels.iter().map(|l| (l.name.as_str(), l.from_minor, l.multiplier)).collect();
+    let levels: Vec<_> = built_in.tiers.levels.iter().map(|l| (l.name.as_str(), l.from_minor, l.multiplier)).collect();
     assert_eq!(
         levels,
         [
@@ -164,11 +160,7 @@ fn wrong_values_are_named() {
         ("tiers", "tiers.window", &[r#"{"window":"year","levels":[]}"#, r#"{"window":1}"#]),
         ("tiers", "tiers.levels[0]", &[r#"{"levels":[null]}"#, r#"{"levels":["BASE"]}"#]),
         ("expiry", "expiry", &["\"never\"", "{}", "12", r#"{"days":1,"months":1}"#, r#"{"round_to":"day"}"#]),
-        (
-            "expiry",
-            "expiry.days",
-            &[r#"{"days":0}"#, r#"{"days":36501}"#, r#"{"days":1.5}"#, r#"{"days":"1"}"#],
-        ),
+        ("expiry", "expiry.days", &[r#"{"days":0}"#, r#"{"days":36501}"#, r#"{"days":1.5}"#, r#"{"days":"1"}"#]),
         ("expiry", "expiry.months", &[r#"{"months":0}"#, r#"{"months":1201}"#, r#"{"months":-1}"#]),
         ("expiry", "expiry.round_to", &[r#"{"days":1,"round_to":"end"}"#, r#"{"days":1,"round_to":1}"#]),
         ("pending", "pending", &["14", "[]"]),
@@ -210,9 +202,7 @@ fn earning_is_exact_and_bounded() {
     for points in ["0", "-1", "1.0", "1e0", "\"1\"", "1000000000001", "99999999999999999999"] {
         refused(earning(points, "1"), "earning.points");
     }
-    for amount in
-        ["0", "\"0.00\"", "-1", "\"-1\"", "1e2", "0.001", "\"1.000\"", "\"\"", "\"01\"", "true", "[1]"]
-    {
+    for amount in ["0", "\"0.00\"", "-1", "\"-1\"", "1e2", "0.001", "\"1.000\"", "\"\"", "\"01\"", "true", "[1]"] {
         refused(earning("1", amount), "earning.per_amount");
     }
     refused(earning("1", "10000000000.01"), "earning.per_amount");
@@ -226,8 +216,7 @@ fn earning_is_exact_and_bounded() {
 #[test]
 fn levels_ascend_and_are_unique() {
     let levels = |list: &str| with("tiers", &format!(r#"{{"levels":[{list}]}}"#));
-    let level =
-        |name: &str, from: &str, by: &str| format!(r#"{{"name":"{name}","from":{from},"multiplier":{by}}}"#);
+    let level = |name: &str, from: &str, by: &str| format!(r#"{{"name":"{name}","from":{from},"multiplier":{by}}}"#);
     let base = level("A", "0", "1");
     refused(levels(&level("A", "1", "1")), "tiers.levels[0].from");
     refused(levels(&level("", "0", "1")), "tiers.levels[0].name");
@@ -240,8 +229,7 @@ fn levels_ascend_and_are_unique() {
     }
     let two = format!("{base},{}", level("B", "1", "1"));
     refused(levels(&format!("{two},{}", level("C", "1.00", "1"))), "tiers.levels[2].from");
-    for multiplier in ["-1", "100.0001", "101", "0.00001", "1e1", "\"1.\"", "\".5\"", "\"01\"", "null", "{}"]
-    {
+    for multiplier in ["-1", "100.0001", "101", "0.00001", "1e1", "\"1.\"", "\".5\"", "\"01\"", "null", "{}"] {
         refused(levels(&level("A", "0", multiplier)), "tiers.levels[0].multiplier");
     }
     for (multiplier, value) in [("0", 0), ("\"0.5\"", 5_000), ("1.2500", 12_500), ("100.0000", 1_000_000)] {

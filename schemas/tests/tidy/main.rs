@@ -15,8 +15,7 @@ const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Files over the bound: (path, lines, reason).
-const LONG_FILES: &[(&str, usize, &str)] =
-    &[("schemas/src/codec.rs", 612, "one file owns the record format, its tests included")];
+const LONG_FILES: &[(&str, usize, &str)] = &[];
 
 /// Functions over the bound: (path, name, lines, reason).
 const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[
@@ -29,19 +28,9 @@ const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("hyper", &["gateway/", "loadtest/", "benches/"]),
     ("hyper_util", &["gateway/", "loadtest/", "benches/"]),
-    // The shard's shell, and what starts it.
-    ("ractor", &["engine/src/shard/", "engine/src/shard.rs", "engine/src/node/", "engine/src/node.rs"]),
-    (
-        "fjall",
-        &[
-            "engine/src/store/",
-            "engine/src/store.rs",
-            "engine/src/alias/",
-            "engine/src/alias.rs",
-            "engine/src/aliases/",
-            "engine/src/aliases.rs",
-        ],
-    ),
+    // The shard's shell, its mailbox, and what starts it.
+    ("ractor", &["engine/src/actor.rs", "engine/src/inbox.rs", "engine/src/start.rs"]),
+    ("fjall", &["engine/src/store.rs", "engine/src/store/", "engine/src/aliases.rs", "engine/src/aliases/"]),
 ];
 
 /// Crates whose `lib.rs` declares its modules in the order in which they use each other.
@@ -92,7 +81,16 @@ fn files() -> Vec<String> {
 
 fn sources() -> Vec<Source> {
     let rust = files().into_iter().filter(|path| path.ends_with(".rs"));
-    rust.map(|path| Source::new(std::fs::read_to_string(root().join(&path)).unwrap(), path)).collect()
+    let mut sources: Vec<Source> =
+        rust.map(|path| Source::new(std::fs::read_to_string(root().join(&path)).unwrap(), path)).collect();
+    let test_modules: Vec<String> = sources.iter().flat_map(Source::test_modules).collect();
+    for source in &mut sources {
+        let of_module = |module: &String| {
+            source.path.strip_prefix(module.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        };
+        source.is_test = source.is_test || test_modules.iter().any(of_module);
+    }
+    sources
 }
 
 /// Fails with all complaints at once.

@@ -4,6 +4,8 @@
 pub(crate) struct Source {
     pub(crate) path: String,
     pub(crate) text: String,
+    /// All of it belongs to tests.
+    pub(crate) is_test: bool,
     code: String,
 }
 
@@ -19,17 +21,17 @@ pub(crate) struct Function {
 
 impl Source {
     pub(crate) fn new(text: String, path: String) -> Self {
-        Self { code: blanked(&text), path, text }
+        let stem = path.rsplit('/').next().unwrap();
+        let is_test = path.contains("/tests/") || stem.starts_with("test_") || stem.ends_with("tests.rs");
+        Self { code: blanked(&text), path, text, is_test }
     }
 
     /// (number, code, whether it belongs to a test) of every line.
     pub(crate) fn code_lines(&self) -> impl Iterator<Item = (usize, &str, bool)> {
-        let stem = self.path.rsplit('/').next().unwrap();
-        let is_test_file = self.path.contains("/tests/") || stem.starts_with("test_") || stem.ends_with("tests.rs");
         let spans = self.test_spans();
         let lines = self.code.lines().enumerate();
         lines
-            .map(move |(index, line)| (index + 1, line, is_test_file || spans.iter().any(|span| span.contains(&index))))
+            .map(move |(index, line)| (index + 1, line, self.is_test || spans.iter().any(|span| span.contains(&index))))
     }
 
     /// Indices of the lines of items under `#[cfg(test)]`, and of functions under `#[test]`.
@@ -41,6 +43,20 @@ impl Source {
             line_of(at)..=line_of(item + item_end(&self.code[item..]))
         };
         marks.map(span).collect()
+    }
+
+    /// Modules in files of their own that this file declares for tests: their paths without the ending.
+    pub(crate) fn test_modules(&self) -> Vec<String> {
+        let (folder, file) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
+        let folder = match file {
+            "lib.rs" | "main.rs" | "mod.rs" => folder.to_owned(),
+            _ => self.path.trim_end_matches(".rs").to_owned(),
+        };
+        let declared = self.code_lines().filter(|(_, _, in_test)| *in_test).filter_map(|(_, line, _)| {
+            let name = line.trim().strip_suffix(';')?.rsplit_once("mod ")?.1;
+            Some(format!("{folder}/{name}"))
+        });
+        declared.collect()
     }
 
     /// Modules that this file declares, in order; those of tests are left out.

@@ -4,11 +4,10 @@ use meed_schemas::command::Command;
 use meed_schemas::record::{Detail, ManualTier, RecordKind};
 use meed_schemas::time::NEVER;
 
-use super::award::Shown;
-use super::{Operation, check_status, holds};
+use super::{Operation, Shown, check_status, holds};
 use crate::account::Manual;
+use crate::account::session::{Session, Step, put_tier_due};
 use crate::account::tier::TierBasis;
-use crate::account::turn::{Session, Step, put_tier_due};
 
 pub(super) fn open(session: &mut Session<'_>) -> Shown {
     let version = session.program.version_at(session.now).number;

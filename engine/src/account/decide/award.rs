@@ -3,21 +3,16 @@
 use meed_schemas::command::{Basis, Command, References};
 use meed_schemas::money::{BALANCE_MAX, POINTS_MAX};
 use meed_schemas::outcome::Refusal;
-use meed_schemas::record::{
-    AmountAward, Detail, LotKey, Move, MoveOp, Record, RecordKind, SaleRedemption, Spend,
-};
+use meed_schemas::record::{AmountAward, Detail, LotKey, Move, MoveOp, Record, RecordKind, SaleRedemption, Spend};
 use meed_schemas::time::{Millis, NEVER};
 
 use super::spend;
-use super::{Operation, check_status, check_time};
+use super::{Operation, Shown, check_status, check_time};
 use crate::account::apply::ExpiredBefore;
-use crate::account::turn::{Session, Step};
+use crate::account::session::{Session, Step};
 use crate::account::wallet::{LOTS_MAX, Moves};
 use crate::account::{SPEND_MONTH_MAX, SPEND_MONTHS_MAX};
 use crate::program::{Version, award::award};
-
-/// The indexes of an operation's last primary record and of the record that the answer shows.
-pub(super) type Shown = (usize, usize);
 
 /// An award that nothing refuses any more.
 struct Award {
@@ -107,7 +102,7 @@ fn plan(
     if points > POINTS_MAX || wallet.worth() + points > BALANCE_MAX {
         return Err(Refusal::BalanceOverflow.into());
     }
-    let before = if expired { session.expired_before([expires_at])? } else { ExpiredBefore::new() };
+    let before = if expired { session.expired_before(&[expires_at])? } else { ExpiredBefore::new() };
     Ok(Award { version: version.number, occurred_at, points, lot, amount, spend, expired, before })
 }
 
@@ -159,9 +154,7 @@ pub(super) fn earn(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
 
 /// A positive adjustment.
 pub(super) fn adjust(session: &mut Session<'_>, operation: &mut Operation<'_>) -> Step<Shown> {
-    let Command::Adjust { points, expires_at, .. } = *operation.command else {
-        unreachable!("called for adjustments")
-    };
+    let Command::Adjust { points, expires_at, .. } = *operation.command else { unreachable!("called for adjustments") };
     check_status(session, false)?;
     let award = plan(session, Basis::Points(points), session.now, expires_at, None)?;
     let detail = Detail::Adjust { expires_at: award.lot.expires_at, activates_at: award.lot.activates_at };
@@ -184,8 +177,7 @@ pub(super) fn sale(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     }
     let award = plan(session, Basis::Amount(amount), occurred_at, None, None)?;
     let redemption = redeem_points.map(|points| {
-        let mut record =
-            session.draft(RecordKind::Redeem, occurred_at, award.version, Detail::Redeem { hold: None });
+        let mut record = session.draft(RecordKind::Redeem, occurred_at, award.version, Detail::Redeem { hold: None });
         record.points = -points;
         record.moves = moves;
         record.references = operation.references().map(|references| Box::new(till_of(references)));

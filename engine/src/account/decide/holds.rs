@@ -7,14 +7,13 @@ use meed_schemas::record::{Detail, MoveOp, RecordKind, VoidReason};
 use meed_schemas::time::Millis;
 use smallvec::SmallVec;
 
-use super::award::Shown;
-use super::{Operation, check_status};
+use super::{Operation, Shown, check_status};
+use crate::account::OPEN_HOLDS_MAX;
 use crate::account::facts::{ClosedHold, FactKey, Fetch};
 use crate::account::keys::Found;
+use crate::account::session::{Session, Step, Stop};
 use crate::account::settle::release;
-use crate::account::turn::{Session, Step, Stop};
 use crate::account::wallet::{Moves, live};
-use crate::account::OPEN_HOLDS_MAX;
 
 /// (expiry, points) of a hold.
 pub(super) type Pins = SmallVec<[(Millis, i64); 1]>;
@@ -52,15 +51,18 @@ fn find(session: &Session<'_>, hold: Position) -> Step<Result<Pins, ClosedHold>>
     match session.account.closed_hold(hold.sequence(), session.facts) {
         Found::Yes(closed) => Ok(Err(closed)),
         Found::No => Err(Refusal::UnknownHold.into()),
-        Found::Unknown => {
-            Err(Stop::Load(SmallVec::from_elem(Fetch::Fact(FactKey::ClosedHold(hold.sequence())), 1)))
-        }
+        Found::Unknown => Err(Stop::Load(SmallVec::from_elem(Fetch::Fact(FactKey::ClosedHold(hold.sequence())), 1))),
     }
 }
 
 /// What is released though its expiry has passed.
 fn expired_of(pins: &[(Millis, i64)], now: Millis) -> Pins {
     pins.iter().copied().filter(|(expires_at, _)| *expires_at <= now).collect()
+}
+
+/// The expiries alone.
+pub(super) fn expiries(lots: &[(Millis, i64)]) -> SmallVec<[Millis; 4]> {
+    lots.iter().map(|(expires_at, _)| *expires_at).collect()
 }
 
 pub(super) fn capture(session: &mut Session<'_>, operation: &mut Operation<'_>) -> Step<Shown> {
@@ -85,7 +87,7 @@ pub(super) fn capture(session: &mut Session<'_>, operation: &mut Operation<'_>) 
         }
     }
     let expired = expired_of(&rest, session.now);
-    let before = session.expired_before(expired.iter().map(|(expires_at, _)| *expires_at))?;
+    let before = session.expired_before(&expiries(&expired))?;
     moves.extend(release(session, &rest, session.now));
     let version = session.program.version_at(session.now).number;
     let detail = Detail::Redeem { hold: Some(hold) };
@@ -111,7 +113,7 @@ pub(super) fn void(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     let Command::Void { hold, .. } = *operation.command else { unreachable!("called for voids") };
     let pins = find(session, hold)?.map_err(|_| Refusal::HoldClosed)?;
     let expired = expired_of(&pins, session.now);
-    let before = session.expired_before(expired.iter().map(|(expires_at, _)| *expires_at))?;
+    let before = session.expired_before(&expiries(&expired))?;
     let version = session.program.version_at(session.now).number;
     let detail = Detail::Void { hold, reason: VoidReason::Requested };
     let mut record = session.draft(RecordKind::Void, session.now, version, detail);
@@ -133,7 +135,7 @@ pub(super) fn close_all(session: &mut Session<'_>) -> Step<()> {
             }
         }
     }
-    let before = session.expired_before(expired.iter().map(|(expires_at, _)| *expires_at))?;
+    let before = session.expired_before(&expiries(&expired))?;
     let version = session.program.version_at(session.now).number;
     while let Some(hold) = session.account.holds().first() {
         let position = Position::new(session.shard, hold.id);

@@ -4,12 +4,12 @@
 //! Whatever can be refused is refused, and whatever must be loaded is asked for, before the operation's first
 //! record exists.
 
-mod admin;
-mod award;
-mod holds;
 pub(super) mod program;
-mod reverse;
+mod award;
 mod spend;
+mod reverse;
+mod admin;
+mod holds;
 
 use meed_schemas::command::{Command, Keys, References, Status};
 use meed_schemas::ids::{AccountKind, Position};
@@ -18,13 +18,14 @@ use meed_schemas::record::Record;
 use meed_schemas::time::{DAY_MS, Millis};
 
 use super::keys::Recognized;
-use super::turn::{Session, Step, Stop, Verdict, bindings, with_trace};
+use super::session::{Session, Step, Stop, Verdict, bindings, with_trace};
 use super::views;
-
-pub(super) use self::reverse::{reversed_so_far, transaction};
 
 /// How far ahead of now an operation may claim to have happened.
 pub(super) const AHEAD_MS_MAX: Millis = 5 * 60 * 1_000;
+
+/// The indexes of an operation's last primary record and of the record that the answer shows.
+type Shown = (usize, usize);
 
 /// The request, without its identity.
 pub(super) struct Operation<'a> {

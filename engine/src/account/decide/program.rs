@@ -8,7 +8,7 @@ use meed_schemas::record::{Detail, Record, RecordKind};
 use smallvec::SmallVec;
 
 use crate::account::facts::{Facts, Fetch};
-use crate::account::turn::{Context, Turn, Verdict, draft, place};
+use crate::account::session::{Context, Turn, Verdict, draft, place};
 use crate::account::{Account, PROGRAM_VERSIONS_MAX, views};
 use crate::program::check_successor;
 

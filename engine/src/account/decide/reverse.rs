@@ -4,20 +4,17 @@ use meed_schemas::command::Portion;
 use meed_schemas::ids::Position;
 use meed_schemas::money::BALANCE_MAX;
 use meed_schemas::outcome::Refusal;
-use meed_schemas::record::{
-    AmountAward, Detail, KeyBinding, LotKey, Move, MoveOp, Record, RecordKind, Spend,
-};
+use meed_schemas::record::{AmountAward, Detail, KeyBinding, LotKey, Move, MoveOp, Record, RecordKind, Spend};
 use meed_schemas::time::{Millis, NEVER};
 use smallvec::SmallVec;
 
-use super::award::Shown;
-use super::{Operation, check_status, check_time};
+use super::{Operation, Shown, check_status, check_time};
+use crate::account::Reversed;
 use crate::account::apply::ExpiredBefore;
 use crate::account::facts::{FactKey, Fetch};
 use crate::account::keys::{Found, key_fact};
-use crate::account::turn::{Session, Step, Stop, put_expired_before, worth_of};
+use crate::account::session::{Session, Step, Stop, put_expired_before, reversed_so_far, transaction, worth_of};
 use crate::account::wallet::{LOTS_MAX, Moves, live};
-use crate::account::Reversed;
 use crate::program::award::award;
 
 /// The position of the sale that has a business key.
@@ -26,32 +23,7 @@ pub(super) fn sale(session: &Session<'_>, hash: u128) -> Step<Position> {
     match session.account.outcome_of(key, session.facts) {
         Found::Yes(outcome) => Ok(Position::new(session.shard, outcome.target)),
         Found::No => Err(Refusal::UnknownTransaction.into()),
-        Found::Unknown => Err(load(Fetch::Fact(key_fact(key)))),
-    }
-}
-
-fn load(fetch: Fetch) -> Stop {
-    Stop::Load(SmallVec::from_elem(fetch, 1))
-}
-
-/// A transaction of this account.
-pub(in crate::account) fn transaction<'a>(session: &Session<'a>, position: Position) -> Step<&'a Record> {
-    if position.shard() != session.shard || position.sequence() > session.account.applied {
-        return Err(Refusal::UnknownTransaction.into());
-    }
-    match session.facts.record(position) {
-        None => Err(load(Fetch::Record(position))),
-        Some(Some(record)) if record.identity == *session.identity && record.kind.is_effect() => Ok(record),
-        Some(_) => Err(Refusal::UnknownTransaction.into()),
-    }
-}
-
-/// How much of an original was reversed so far.
-pub(in crate::account) fn reversed_so_far(session: &Session<'_>, original: u64) -> Step<Reversed> {
-    match session.account.reversed_of(original, session.facts) {
-        Found::Yes(reversed) => Ok(reversed),
-        Found::No => Ok(Reversed { original, points: 0, amount: 0 }),
-        Found::Unknown => Err(load(Fetch::Fact(FactKey::Reversed(original)))),
+        Found::Unknown => Err(Stop::load(Fetch::Fact(key_fact(key)))),
     }
 }
 
@@ -190,11 +162,11 @@ fn take_back(session: &Session<'_>, lot: LotKey, points: i64, floor: i64) -> Ste
         let remembered = match session.account.expired_of(lot.expires_at, session.facts) {
             Found::Yes((remembered, _)) => remembered,
             Found::No => 0,
-            Found::Unknown => return Err(load(Fetch::Fact(FactKey::ExpiredLot(lot.expires_at)))),
+            Found::Unknown => return Err(Stop::load(Fetch::Fact(FactKey::ExpiredLot(lot.expires_at)))),
         };
         plan.expired_points = rest.min(remembered);
         if plan.expired_points > 0 {
-            plan.before = session.expired_before([lot.expires_at])?;
+            plan.before = session.expired_before(&[lot.expires_at])?;
             plan.moves.push(live(MoveOp::CountExpired, lot.expires_at, plan.expired_points));
             rest -= plan.expired_points;
         }
@@ -239,7 +211,7 @@ fn give_back(session: &Session<'_>, original: &Record, given_before: i64, points
     if new > 0 && wallet.lots_count() + new > LOTS_MAX {
         return Err(Refusal::LimitExceeded { limit: "lots" }.into());
     }
-    plan.before = session.expired_before(plan.expired.iter().map(|(expires_at, _)| *expires_at))?;
+    plan.before = session.expired_before(&super::holds::expiries(&plan.expired))?;
     available.reverse();
     wallet.pay_debt(available, &mut plan.moves);
     Ok(plan)

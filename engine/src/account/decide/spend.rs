@@ -5,9 +5,8 @@ use meed_schemas::outcome::Refusal;
 use meed_schemas::record::{Detail, LotKey, Move, MoveOp, RecordKind};
 use meed_schemas::time::NEVER;
 
-use super::award::Shown;
-use super::{Operation, check_status, check_time};
-use crate::account::turn::{Session, Step};
+use super::{Operation, Shown, check_status, check_time};
+use crate::account::session::{Session, Step};
 use crate::account::wallet::Moves;
 
 /// Plans to burn points that are all there.

@@ -70,10 +70,7 @@ fn a_scan_begins_anywhere_and_takes_only_its_shards() {
         check_scan(&reader, &from, &last, &|shard| chosen >> shard & 1 == 1);
     }
     assert_eq!(
-        reader
-            .scan(&[], &|_| true, &mut |_, _| Err(Error::Stopped("enough".into())))
-            .unwrap_err()
-            .to_string(),
+        reader.scan(&[], &|_| true, &mut |_, _| Err(Error::Stopped("enough".into()))).unwrap_err().to_string(),
         "the node is stopping: enough"
     );
 }
@@ -82,8 +79,7 @@ fn a_scan_begins_anywhere_and_takes_only_its_shards() {
 fn large_batches_and_blocks_are_indexed() {
     let dir = tempfile::tempdir().unwrap();
     let options = JournalOptions { segment_bytes: 4 * 1024 * 1024, ..options() };
-    let (mut journal, reader, _) =
-        Journal::open(Disk::default(), dir.path(), options, Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(Disk::default(), dir.path(), options, Floor::default()).unwrap();
     let (mut random, mut last) = (Random(5), vec![0; 4]);
     for records in [5_000, 1, 1, 12_000, 3, 20_000, 1] {
         write(&mut journal, &mut random, &mut last, records).unwrap();
@@ -136,8 +132,7 @@ fn an_index_that_is_lost_or_damaged_is_made_again() {
 fn readers_and_the_preparing_thread_run_beside_the_writer() {
     let dir = tempfile::tempdir().unwrap();
     let options = JournalOptions { prepare: Prepare::Thread, ..options() };
-    let (mut journal, reader, _) =
-        Journal::open(Disk::default(), dir.path(), options, Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(Disk::default(), dir.path(), options, Floor::default()).unwrap();
     let (mut random, mut last) = (Random(7), vec![0; 4]);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -177,8 +172,7 @@ fn readers_and_the_preparing_thread_run_beside_the_writer() {
 #[test]
 fn four_thousand_shards_fit() {
     let dir = tempfile::tempdir().unwrap();
-    let options =
-        JournalOptions { shards: 4096, segment_bytes: 256 * 1024, prepare: Prepare::Steps, ..options() };
+    let options = JournalOptions { shards: 4096, segment_bytes: 256 * 1024, prepare: Prepare::Steps, ..options() };
     let (mut random, mut last) = (Random(8), vec![0; 4096]);
     for _ in 0..2 {
         let (mut journal, reader, recovered) =

@@ -142,8 +142,7 @@ fn what_a_recovery_returned_survives_a_power_cut() {
         write(&mut journal, &mut Random(seed + 1), &mut last, 3).unwrap();
         // Killed before the sync; the page cache stays, and the next start reads the batch from it.
         drop(journal);
-        let (journal, reader, recovered) =
-            Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+        let (journal, reader, recovered) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
         assert_eq!((&recovered.last_sequence, recovered.copied_batches), (&last, 1));
         check(&reader, &last);
         drop((journal, reader));
@@ -174,8 +173,7 @@ fn two_lives_with_crashes_in_both_keep_everything() {
             }
         }
         disk.stop_after(u64::MAX / 2);
-        let (_, reader, recovered) =
-            Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+        let (_, reader, recovered) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
         let mut pairs = recovered.last_sequence.iter().zip(&life.acknowledged);
         assert!(pairs.all(|(found, acknowledged)| found >= acknowledged), "seed {seed}");
         check(&reader, &recovered.last_sequence);

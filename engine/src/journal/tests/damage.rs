@@ -260,10 +260,7 @@ fn a_damaged_header_of_a_segment_with_durable_batches_refuses() {
         flip(file, 77);
         assert_damaged(open(dir.path()), file, 0..1, "segment header");
         fs::write(file, vec![0; 512]).unwrap();
-        assert!(
-            matches!(open_to_read(dir.path(), 0), Err(Error::Damaged { .. }))
-                || *file == *used.last().unwrap()
-        );
+        assert!(matches!(open_to_read(dir.path(), 0), Err(Error::Damaged { .. })) || *file == *used.last().unwrap());
         fs::write(file, whole).unwrap();
     }
 }
@@ -292,10 +289,7 @@ fn stale_batches_are_never_taken_for_valid() {
     bytes[end..end + stale.len()].copy_from_slice(&stale);
     fs::write(file, bytes).unwrap();
     let (_, reader, recovered) = open(dir.path()).unwrap();
-    assert_eq!(
-        recovered.cut.unwrap().detail,
-        "a batch is of another journal or incarnation than its segment"
-    );
+    assert_eq!(recovered.cut.unwrap().detail, "a batch is of another journal or incarnation than its segment");
     check(&reader, &last);
 }
 

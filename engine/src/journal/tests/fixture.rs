@@ -57,10 +57,7 @@ fn version_1_is_read_and_written_as_ever() {
     assert_eq!(names, Disk::default().list(fresh.path()).unwrap());
     for name in &names {
         let read = |dir: &Path| std::fs::read(dir.join(name)).unwrap();
-        assert!(
-            read(&fixture_dir()) == read(fresh.path()),
-            "{name} is written in another form than version 1"
-        );
+        assert!(read(&fixture_dir()) == read(fresh.path()), "{name} is written in another form than version 1");
     }
 
     let dir = tempfile::tempdir().unwrap();

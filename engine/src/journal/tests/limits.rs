@@ -49,8 +49,7 @@ fn other_shards_and_other_journals_are_refused() {
     assert!(detail.contains("start with --shards 4"), "{detail}");
 
     let stranger = JournalOptions { new_journal_id: None, ..options() };
-    let (journal, _, recovered) =
-        Journal::open(Disk::default(), other.path(), stranger, Floor::default()).unwrap();
+    let (journal, _, recovered) = Journal::open(Disk::default(), other.path(), stranger, Floor::default()).unwrap();
     assert_ne!(recovered.journal_id, 0x6d65_6564);
     drop(journal);
     fs::copy(&segments(one.path())[0], &segments(other.path())[0]).unwrap();
@@ -89,8 +88,7 @@ fn a_lost_durable_end_is_damage_and_half_of_it_is_enough() {
 fn no_space_stops_the_journal_with_a_message_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let (mut journal, reader, _) =
-        Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
     disk.limit_space(Some(2 * 8 * 1024));
     let (mut random, mut last) = (Random(43), vec![0; 4]);
     let fault = loop {
@@ -117,8 +115,7 @@ fn no_space_stops_the_journal_with_a_message_and_loses_nothing() {
 fn a_failed_sync_is_final() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let (mut journal, reader, _) =
-        Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
     let (mut random, mut last) = (Random(44), vec![0; 4]);
     fill(&mut journal, &mut random, &mut last, 3);
     let known = last.clone();

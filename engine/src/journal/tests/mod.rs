@@ -81,12 +81,7 @@ fn parts(random: &mut Random, last: &mut [u64], records: u64) -> [(Vec<u8>, Vec<
 }
 
 /// Writes one batch; `last` moves with it.
-fn write(
-    journal: &mut Journal,
-    random: &mut Random,
-    last: &mut [u64],
-    records: u64,
-) -> Result<BatchSequence> {
+fn write(journal: &mut Journal, random: &mut Random, last: &mut [u64], records: u64) -> Result<BatchSequence> {
     let parts = parts(random, last, records);
     journal.write(&parts.each_ref().map(|(bytes, runs)| Part { bytes, runs }))
 }

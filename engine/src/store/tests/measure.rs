@@ -9,8 +9,7 @@ const BATCH: u64 = 512;
 
 #[test]
 fn measure_checkpoints_and_loads() {
-    let accounts: u64 =
-        std::env::var("MEED_MEASURE_ACCOUNTS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    let accounts: u64 = std::env::var("MEED_MEASURE_ACCOUNTS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(&dir.path().join("state"), JOURNAL, &StoreOptions::default()).unwrap();
     // A stride that is prime to the number of accounts visits each once, in no order.
@@ -60,10 +59,7 @@ fn measure_checkpoints_and_loads() {
     let first = begun.elapsed();
     let begun = Instant::now();
     store.due(0, Millis::MAX, None, 1000).unwrap();
-    println!(
-        "1,000 due accounts behind {accounts} settled ones: first look {first:?}, next {:?}",
-        begun.elapsed()
-    );
+    println!("1,000 due accounts behind {accounts} settled ones: first look {first:?}, next {:?}", begun.elapsed());
     drop(store);
     let begun = Instant::now();
     drop(Store::open(&dir.path().join("state"), JOURNAL, &StoreOptions::default()).unwrap());

@@ -82,10 +82,7 @@ fn compare(disk: &mut Store, memory: &mut Store, random: &mut Random) {
                 FactKey::ClosedHold(n) => FactQuery::ClosedHold(n),
             };
             let who = member(random.below(ACCOUNTS));
-            assert_eq!(
-                disk.spilled(shard, &who, &query).unwrap(),
-                memory.spilled(shard, &who, &query).unwrap()
-            );
+            assert_eq!(disk.spilled(shard, &who, &query).unwrap(), memory.spilled(shard, &who, &query).unwrap());
         }
     }
 }

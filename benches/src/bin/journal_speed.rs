@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use meed_engine::disk::Disk;
-use meed_engine::journal::{Floor, Journal, JournalOptions, Part, Run, frame};
+use meed_engine::journal::{Floor, Journal, JournalOptions, JournalReader, Part, Run, frame};
 use meed_schemas::ids::Position;
 
 const SHARDS: u16 = 16;
@@ -22,6 +22,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("open: {} ms, up to batch {}", begun.elapsed().as_millis(), recovered.last_batch);
 
     let mut last = recovered.last_sequence;
+    write(&mut journal, &mut last, batches)?;
+    read(&reader, &last)?;
+    let begun = Instant::now();
+    journal.close()?;
+    println!("close: {} ms", begun.elapsed().as_millis());
+    Ok(())
+}
+
+fn write(journal: &mut Journal, last: &mut [u64], batches: u64) -> Result<(), Box<dyn Error>> {
     let payload = [7; RECORD_BYTES];
     let (mut bytes, mut runs) = (Vec::new(), Vec::new());
     let (mut write_us, mut latencies_us) = (0, Vec::new());
@@ -60,7 +69,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         at(99),
         write_us / u128::from(batches),
     );
+    Ok(())
+}
 
+fn read(reader: &JournalReader, last: &[u64]) -> Result<(), Box<dyn Error>> {
     for (name, chosen) in [("all", u16::MAX), ("half", SHARDS / 2)] {
         let (begun, mut read_bytes, mut records) = (Instant::now(), 0, 0_u64);
         reader.scan(&[], &|shard| shard < chosen, &mut |_, payload| {
@@ -84,8 +96,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     println!("point reads: {} ns each", begun.elapsed().as_nanos() / u128::from(reads));
-    let begun = Instant::now();
-    journal.close()?;
-    println!("close: {} ms", begun.elapsed().as_millis());
     Ok(())
 }

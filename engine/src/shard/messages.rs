@@ -1,0 +1,187 @@
+//! What comes to a shard and what it wants done, as plain values.
+
+use std::sync::Arc;
+
+use meed_schemas::command::Request;
+use meed_schemas::ids::{Identity, Position};
+use meed_schemas::outcome::Reply;
+use meed_schemas::record::Record;
+use meed_schemas::time::Millis;
+
+use crate::account::{Account, FactKey, Totals};
+use crate::program::Programs;
+use crate::store::{FactQuery, ShardCheckpoint};
+
+/// How long an `Idempotency-Key` is remembered at least.
+pub const IDEMPOTENCY_KEY_DAYS: i64 = 31;
+/// How long a business key is remembered at least.
+pub const BUSINESS_KEY_DAYS: i64 = 90;
+
+/// Where the answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The worker that waits for it.
+    pub worker: u16,
+    /// Its slot there.
+    pub slot: u32,
+    /// Tells this use of the slot from earlier ones.
+    pub generation: u32,
+    /// Which of the slot's answers.
+    pub index: u32,
+}
+
+/// A command on its way.
+#[derive(Debug)]
+pub struct Envelope {
+    /// What is asked.
+    pub request: Request,
+    /// By whom; `None` for the node itself.
+    pub to: Option<ReplyTo>,
+    /// Not decided after this, in milliseconds of the node's monotonic clock.
+    pub deadline_ms: i64,
+    /// Bytes that its permit counts.
+    pub bytes: u32,
+}
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Input {
+    /// A command.
+    Command(Envelope),
+    /// An account's blob, or that there is none.
+    Loaded(Identity, Option<Vec<u8>>),
+    /// A spilled fact, or that there is none.
+    Fact(Identity, u64, FactKey, Option<Vec<u8>>),
+    /// A record that a command needs; `None` when there is no such record.
+    Record(Identity, u64, Position, Option<Box<Record>>),
+    /// A checkpoint is in the store: the accounts' hashes with the sequence they were copied at.
+    CheckpointDone(Vec<(u64, u64)>),
+    /// Accounts of the due index, in order of their instants; fewer than asked for when these are all.
+    Due(Vec<(Millis, Identity)>),
+    /// Time passes.
+    Tick,
+    /// Everything is to go to the store.
+    Flush,
+}
+
+/// Why a record is read.
+#[derive(Debug, Clone)]
+pub enum Purpose {
+    /// To answer a replay from it.
+    Replay {
+        /// Who asked.
+        to: ReplyTo,
+        /// Whether the outcome itself was asked for rather than the operation retried.
+        outcome: bool,
+        /// Bytes that the permit counts.
+        bytes: u32,
+        /// The shard whose permit it gives back.
+        shard: u16,
+    },
+    /// A command needs it.
+    Original {
+        /// The account.
+        identity: Identity,
+        /// The command.
+        ticket: u64,
+    },
+}
+
+/// What waits until the journal has what it saw.
+#[derive(Debug)]
+pub enum Held {
+    /// An answer.
+    Reply {
+        /// To whom.
+        to: ReplyTo,
+        /// The shard whose permit it gives back.
+        shard: u16,
+        /// Bytes that the permit counts.
+        bytes: u32,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A record is to be read.
+    Read {
+        /// Which.
+        position: Position,
+        /// What for.
+        purpose: Purpose,
+    },
+    /// A checkpoint is to be written; the hashes and sequences come back with its completion.
+    Checkpoint(Box<ShardCheckpoint>, Vec<(u64, u64)>),
+}
+
+/// What the store is asked for.
+#[derive(Debug)]
+pub enum StoreJob {
+    /// An account's blob.
+    Load(u16, Identity),
+    /// A spilled fact, for the command with this ticket.
+    Fact(u16, Identity, u64, FactKey, FactQuery),
+    /// Due accounts up to an instant, after a place, at most so many.
+    Due(u16, Millis, Option<(Millis, Identity)>, usize),
+}
+
+/// What a shard wants done now.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Held things whose turn has come at once.
+    pub ready: Vec<Held>,
+    /// Questions to the store.
+    pub jobs: Vec<StoreJob>,
+    /// Operations recognized by a key.
+    pub replays: u64,
+    /// Commands whose deadline had passed before their turn.
+    pub expired: u64,
+}
+
+/// What a shard is told of the world with every input.
+#[derive(Debug)]
+pub struct World {
+    /// Now; never going backwards within a shard after [`Shard::handle`] has clamped it.
+    pub now: Millis,
+    /// Nothing that is due after this is settled.
+    pub settle_until: Millis,
+    /// The node's monotonic clock.
+    pub elapsed_ms: i64,
+    /// The programs.
+    pub programs: Arc<Programs>,
+}
+
+/// Bounds of a shard.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardLimits {
+    /// Bytes of accounts in memory.
+    pub resident_bytes: usize,
+    /// Bytes of the filter of spilled keys.
+    pub filter_bytes: usize,
+    /// Records that may be without checkpoint before one is begun early.
+    pub checkpoint_records: u64,
+    /// Time between two checkpoints of everything.
+    pub checkpoint_interval_ms: i64,
+    /// Idle accounts are packed after this.
+    pub pack_after_ms: i64,
+}
+
+/// What a shard knows when it begins.
+#[derive(Debug)]
+pub struct ShardStart {
+    /// Which shard.
+    pub id: u16,
+    /// Sequence of its last record, 0 for none.
+    pub last_sequence: u64,
+    /// `recorded_at` of its last record.
+    pub last_recorded_at: Millis,
+    /// Totals of its programs.
+    pub totals: Totals,
+    /// Accounts that exist, in the store or only in the journal.
+    pub accounts: u64,
+    /// Accounts that replay changed, each with the first sequence that the store lacks and the due instant
+    /// that it has.
+    pub replayed: Vec<(Identity, Account, u64, Option<Millis>)>,
+    /// Whether the store holds no spilled keys of this shard.
+    pub no_spilled_keys: bool,
+    /// Seed of the table's hash.
+    pub seed: u64,
+}
