@@ -12,7 +12,6 @@ use tokio::sync::watch;
 
 use crate::admit::Gate;
 use crate::auth::Credentials;
-use crate::backend::Backend;
 use crate::config::{SettingError, Settings};
 use crate::identify::RequestIds;
 use crate::metrics::WorkerMetrics;
