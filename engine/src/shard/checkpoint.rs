@@ -159,14 +159,18 @@ impl Shard {
             let short = self.resident_bytes > self.limits.resident_bytes;
             let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
             match resident {
-                Resident::Live(live) if live.touched && !short => live.touched = false,
-                Resident::Live(live) if live.is_clean() => {
+                Resident::Live(live) if live.is_clean() && (short || !live.touched) => {
                     live.account.drop_overlay(live.writing_up_to);
                     let mut blob = Vec::with_capacity(160);
                     live.account.encode(&mut blob);
-                    let freed = live.account.heap_bytes();
+                    let freed = live.counted_bytes;
                     self.resident_bytes = (self.resident_bytes + blob.len()).saturating_sub(freed);
                     *resident = Resident::Packed(blob.into_boxed_slice());
+                }
+                Resident::Live(live) => {
+                    live.touched = false;
+                    let (before, now) = live.recount();
+                    self.resident_bytes = (self.resident_bytes + now).saturating_sub(before);
                 }
                 Resident::Packed(blob) if short => {
                     let freed = blob.len() + Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
