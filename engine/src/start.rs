@@ -44,8 +44,8 @@ const READERS: usize = 2;
 const FILTER_SHARE: u64 = 16;
 /// Records of a shard without checkpoint at which one begins early, in all shards together.
 const CHECKPOINT_RECORDS: u64 = 500_000;
-/// Idle accounts are packed after this.
-const PACK_AFTER_MS: i64 = 5_000;
+/// Idle accounts are packed after this, and before twice this.
+const PACK_AFTER_MS: i64 = 15_000;
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 

@@ -255,7 +255,7 @@ fn main() {
     }
     if options.fill > 0 {
         // Idle accounts are checkpointed within one interval and packed soon after.
-        std::thread::sleep(Duration::from_secs(30));
+        std::thread::sleep(Duration::from_secs(45));
         let accounted: u64 = engine.node().reports().iter().map(|report| report.resident_bytes).sum();
         let grown = resident_bytes().saturating_sub(before);
         println!(

@@ -35,6 +35,7 @@ pub(super) struct Bench {
     under_way: VecDeque<(u64, Buffer)>,
     pub(super) jobs: VecDeque<StoreJob>,
     pub(super) reads: VecDeque<(Position, Purpose)>,
+    #[expect(clippy::type_complexity, reason = "what the shard hands over, as it is")]
     pub(super) checkpoints: VecDeque<(Box<ShardCheckpoint>, Vec<(u64, u64)>)>,
     replies: BTreeMap<u32, Reply>,
     next_slot: u32,
