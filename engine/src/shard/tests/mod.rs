@@ -25,6 +25,8 @@ use crate::store::{ShardCheckpoint, Store};
 const SHARD: u16 = 3;
 const START: Millis = 1_800_000_000_000;
 
+type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
+
 pub(super) struct Bench {
     pub(super) shard: Shard,
     pub(super) lane: Lane<Held>,
@@ -35,8 +37,7 @@ pub(super) struct Bench {
     under_way: VecDeque<(u64, Buffer)>,
     pub(super) jobs: VecDeque<StoreJob>,
     pub(super) reads: VecDeque<(Position, Purpose)>,
-    #[expect(clippy::type_complexity, reason = "what the shard hands over, as it is")]
-    pub(super) checkpoints: VecDeque<(Box<ShardCheckpoint>, Vec<(u64, u64)>)>,
+    pub(super) checkpoints: VecDeque<Checkpoint>,
     replies: BTreeMap<u32, Reply>,
     next_slot: u32,
     /// Highest sequence that any checkpoint has covered.
