@@ -19,6 +19,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
 
+use checkpoint::OVERLAY_FACTS;
 pub use checkpoint::{ShardReport, decode_state, encode_state};
 pub use messages::{
     BUSINESS_KEY_DAYS, Envelope, Held, IDEMPOTENCY_KEY_DAYS, Input, Output, Purpose, ReplyTo, ShardLimits, ShardStart,
@@ -49,6 +50,8 @@ pub struct Shard {
     next_ticket: u64,
     /// (first sequence without checkpoint, hash), ascending.
     dirty: VecDeque<(u64, u64)>,
+    /// Accounts with many spilled facts, to be written out of turn.
+    overfull: VecDeque<u64>,
     checkpoint: checkpoint::Progress,
     due: due::Sweep,
     /// Resident accounts whose due instant is near.
@@ -74,6 +77,7 @@ impl Shard {
             filter: KeyFilter::new(limits.filter_bytes, start.no_spilled_keys),
             next_ticket: 0,
             dirty: VecDeque::new(),
+            overfull: VecDeque::new(),
             checkpoint: checkpoint::Progress::default(),
             due: due::Sweep::default(),
             near_due: BinaryHeap::new(),
@@ -214,6 +218,10 @@ impl Shard {
                 if let FactKey::Key { hash: key, .. } = spilled.fact {
                     self.filter.insert(scoped(key, hash));
                 }
+            }
+            if live.account.overlay().len() >= OVERLAY_FACTS && live.writes_under_way == 0 && !live.queued_overfull {
+                live.queued_overfull = true;
+                self.overfull.push_back(hash);
             }
             if let Some(at) = live.account.next_due()
                 && at < live.queued_due.min(now + due::NEAR_MS)

@@ -28,6 +28,8 @@ pub struct Live {
     pub counted_bytes: usize,
     /// The earliest due instant that sits in the shard's queue for it; `Millis::MAX` for none.
     pub queued_due: i64,
+    /// Sits in the queue of accounts with many spilled facts.
+    pub queued_overfull: bool,
     /// Commands that wait for something to be loaded, in order.
     pub waiting: VecDeque<Parked>,
 }
@@ -129,6 +131,7 @@ impl Live {
             writes_under_way: 0,
             due_in_store,
             queued_due: i64::MAX,
+            queued_overfull: false,
             waiting: VecDeque::new(),
         })
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::account::OPERATIONS_RESIDENT;
+use crate::shard::checkpoint::ROWS_PER_BATCH;
 
 fn replayed(reply: &Reply) -> &Record {
     match reply {
@@ -74,11 +75,11 @@ fn many_dirty_accounts_go_in_bounded_batches_oldest_first() {
     assert_eq!(b.checkpoints.len(), 2, "no more than two batches are with the store");
     let mut starts = Vec::new();
     while let Some((checkpoint, _)) = b.checkpoints.front() {
-        assert!(checkpoint.accounts.len() <= 256);
+        assert!(checkpoint.accounts.len() <= ROWS_PER_BATCH);
         starts.push(checkpoint.state.replay_start);
         b.write_checkpoint();
     }
-    assert_eq!(starts, [257, 513, 769, 1_001]);
+    assert_eq!(starts, [513, 1_001]);
     assert!(b.shard.is_checkpointed());
     check_store(&mut b, &accounts);
 }
@@ -129,7 +130,7 @@ fn a_kill_between_two_batches_of_one_checkpoint_loses_nothing() {
         }
         let mut b = b.restart(limits());
         assert_eq!(b.shard.totals.of("p").outstanding(), 2_400);
-        assert_eq!(b.shard.dirty.len(), 800usize.saturating_sub(256 * written));
+        assert_eq!(b.shard.dirty.len(), 800usize.saturating_sub(ROWS_PER_BATCH * written));
         for n in [0, 255, 256, 511, 512, 799] {
             assert_eq!(b.total(&format!("m-{n}")), 3, "m-{n} after {written} batches");
         }
