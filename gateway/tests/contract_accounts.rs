@@ -13,7 +13,10 @@ fn an_account_is_opened_read_and_opened_again() {
     assert_eq!(opened["account_id"], "m-1");
     shop.put("/api/v1/accounts/m-1", "{}").expect(200);
     let account = shop.get("/api/v1/accounts/m-1").expect(200);
-    assert_eq!((&account["status"], &account["tier"], &account["sequence"]), (&json!("active"), &json!("BASE"), &json!(1)));
+    assert_eq!(
+        (&account["status"], &account["tier"], &account["sequence"]),
+        (&json!("active"), &json!("BASE"), &json!(1))
+    );
     check_time(&account["created_at"]);
     assert!(account["counts"].is_object());
     assert_eq!(shop.points("m-1"), [0; 5]);
@@ -33,7 +36,8 @@ fn an_account_is_opened_read_and_opened_again() {
 fn without_enrolment_accounts_are_opened_first() {
     let shop = Shop::open(json!({"auto_enroll": false}));
     shop.on("m-1", "earn", json!({"points": 1})).problem(404, "unknown-account");
-    let sale = json!({"store_id": "s", "transaction_id": "t", "user_identifier": "m-1", "amount": "1", "timestamp": at(0)});
+    let sale =
+        json!({"store_id": "s", "transaction_id": "t", "user_identifier": "m-1", "amount": "1", "timestamp": at(0)});
     shop.post_bare("/api/v1/pos/transaction", &sale).problem(404, "unknown-account");
     shop.put("/api/v1/accounts/m-1", "").expect(201);
     shop.earn("m-1", 1);
@@ -84,7 +88,8 @@ fn closed_refuses_all_but_reads() {
     }
     shop.try_reverse(&earn, json!({})).problem(409, "account-closed");
     shop.try_reverse(&redeem, json!({})).problem(409, "account-closed");
-    let sale = json!({"store_id": "s", "transaction_id": "t", "user_identifier": "m-1", "amount": "1", "timestamp": at(0)});
+    let sale =
+        json!({"store_id": "s", "transaction_id": "t", "user_identifier": "m-1", "amount": "1", "timestamp": at(0)});
     shop.post_bare("/api/v1/pos/transaction", sale).problem(409, "account-closed");
     let hold = hold["hold_id"].as_str().unwrap();
     shop.on("m-1", &format!("holds/{hold}/void"), json!({})).expect(200);
@@ -93,7 +98,9 @@ fn closed_refuses_all_but_reads() {
     shop.until("m-1", |balance| balance["total_points"] == 0);
     shop.patch("/api/v1/accounts/m-1", json!({"status": "active"})).expect(200);
     shop.earn("m-1", 1);
-    for (body, field) in [(json!({"status": "gone"}), "status"), (json!({}), "status"), (json!({"status": "active", "x": 1}), "x")] {
+    for (body, field) in
+        [(json!({"status": "gone"}), "status"), (json!({}), "status"), (json!({"status": "active", "x": 1}), "x")]
+    {
         shop.patch("/api/v1/accounts/m-1", body).invalid(field);
     }
 }
@@ -154,9 +161,15 @@ fn a_lifetime_tier_counts_all_months_up_to_the_operation() {
     assert_eq!((&first["tier"], &first["points"]), (&json!("LOW"), &json!(99)));
     let second = spend(&shop, "m-1", "0.01", "2020-02-15T00:00:00Z");
     // The multiplier is that of before; the tier that of after.
-    assert_eq!((&second["applied_tier"], &second["tier"], &second["tier_multiplier"]), (&json!("LOW"), &json!("MID"), &json!("1.5")));
+    assert_eq!(
+        (&second["applied_tier"], &second["tier"], &second["tier_multiplier"]),
+        (&json!("LOW"), &json!("MID"), &json!("1.5"))
+    );
     let third = spend(&shop, "m-1", "900.00", "2020-03-15T00:00:00Z");
-    assert_eq!((&third["points"], &third["applied_multiplier"], &third["tier"]), (&json!(1350), &json!("1.5"), &json!("TOP")));
+    assert_eq!(
+        (&third["points"], &third["applied_multiplier"], &third["tier"]),
+        (&json!(1350), &json!("1.5"), &json!("TOP"))
+    );
     // A late operation is judged at its own time: months after it do not count, a month counts whole.
     let late = spend(&shop, "m-1", "10.00", "2020-01-20T00:00:00Z");
     assert_eq!((&late["applied_tier"], &late["tier"]), (&json!("LOW"), &json!("TOP")));
@@ -279,7 +292,8 @@ fn aliases_are_normalized_and_looked_up() {
         }
     }
     let list = shop.get("/api/v1/accounts/m-1/aliases").expect(200);
-    let mut aliases: Vec<&str> = list["aliases"].as_array().unwrap().iter().map(|alias| alias.as_str().unwrap()).collect();
+    let mut aliases: Vec<&str> =
+        list["aliases"].as_array().unwrap().iter().map(|alias| alias.as_str().unwrap()).collect();
     aliases.sort_unstable();
     assert_eq!(aliases, ["badge:x_1", "card:AB12", "email:ann@example.org", "phone:+628123456"]);
     let lookup = |identifier: &str| shop.post_bare("/api/v1/accounts/lookup", json!({"user_identifier": identifier}));

@@ -245,15 +245,9 @@ fn without_any_key_nothing_runs() {
 fn forms_of_a_key() {
     let shop = Shop::open(json!({}));
     let longest = "k".repeat(255);
-    for (key, status) in [
-        (longest.as_str(), 201),
-        ("a b~!\"c", 201),
-        ("~", 201),
-        ("", 400),
-        ("\"\"", 400),
-        ("clé", 400),
-        ("a\tb", 400),
-    ] {
+    for (key, status) in
+        [(longest.as_str(), 201), ("a b~!\"c", 201), ("~", 201), ("", 400), ("\"\"", 400), ("clé", 400), ("a\tb", 400)]
+    {
         let answer = shop.post_key(key, EARN, json!({"points": 1}));
         assert_eq!(answer.status, status, "{key} {answer:?}");
     }
@@ -266,7 +260,11 @@ fn forms_of_a_key() {
 #[test]
 fn outcomes_by_key_and_by_business_key() {
     let shop = Shop::open(json!({}));
-    let earn = shop.post_key("order/1 ü".split(' ').next().unwrap(), EARN, json!({"points": 10, "reference_id": "o-1", "source": "a&b"}));
+    let earn = shop.post_key(
+        "order/1 ü".split(' ').next().unwrap(),
+        EARN,
+        json!({"points": 10, "reference_id": "o-1", "source": "a&b"}),
+    );
     let recorded_at = &earn.json()["recorded_at"];
     let expected = json!({"status": 201, "body": earn.json(), "recorded_at": recorded_at});
     assert_eq!(outcome(&shop, "/order%2F1").expect(200), expected);
@@ -325,7 +323,9 @@ fn concurrent_retries_are_one_operation() {
 #[test]
 fn many_keys_later_the_first_is_still_known() {
     let shop = Shop::open(json!({}));
-    let first: Vec<Answer> = (0..30).map(|n| shop.post_key(&format!("k{n}"), EARN, json!({"points": 1, "reference_id": format!("o{n}")}))).collect();
+    let first: Vec<Answer> = (0..30)
+        .map(|n| shop.post_key(&format!("k{n}"), EARN, json!({"points": 1, "reference_id": format!("o{n}")})))
+        .collect();
     for (n, first) in first.iter().enumerate() {
         let body = json!({"points": 1, "reference_id": format!("o{n}")});
         same(first, &shop.post_key(&format!("k{n}"), EARN, &body));
@@ -342,8 +342,12 @@ fn patch_and_tier_honour_a_key() {
     let shop = Shop::open(json!({}));
     shop.earn("m-1", 10);
     let patch = |key: &str, status: &str| {
-        shop.ask("PATCH", "/api/v1/accounts/m-1", &[contract::JSON, ("Idempotency-Key", key)],
-            json!({"status": status}).to_string().as_bytes())
+        shop.ask(
+            "PATCH",
+            "/api/v1/accounts/m-1",
+            &[contract::JSON, ("Idempotency-Key", key)],
+            json!({"status": status}).to_string().as_bytes(),
+        )
     };
     let frozen = patch("p", "frozen");
     assert_eq!(frozen.status, 200, "{frozen:?}");
@@ -352,8 +356,12 @@ fn patch_and_tier_honour_a_key() {
     assert_eq!(shop.balance("m-1")["status"], "active");
     patch("p", "closed").problem(422, "idempotency-key-reused");
     let tier = |key: &str, tier: Value| {
-        shop.ask("PUT", "/api/v1/admin/users/m-1/tier", &[contract::JSON, ("Idempotency-Key", key)],
-            json!({"new_tier": tier, "reason": "r"}).to_string().as_bytes())
+        shop.ask(
+            "PUT",
+            "/api/v1/admin/users/m-1/tier",
+            &[contract::JSON, ("Idempotency-Key", key)],
+            json!({"new_tier": tier, "reason": "r"}).to_string().as_bytes(),
+        )
     };
     let set = tier("t", json!("BASE"));
     assert_eq!(set.status, 200, "{set:?}");

@@ -14,7 +14,10 @@ fn program_path(shop: &Shop) -> String {
 fn the_built_in_program() {
     let shop = Shop::named("default");
     let found = shop.get("/api/v1/programs/default").expect(200);
-    assert_eq!((&found["time_zone"], &found["currency"], &found["version"]), (&json!("Asia/Jakarta"), &json!("IDR"), &json!(1)));
+    assert_eq!(
+        (&found["time_zone"], &found["currency"], &found["version"]),
+        (&json!("Asia/Jakarta"), &json!("IDR"), &json!(1))
+    );
     let earn = |account: &str, amount: &str| shop.done(account, "earn", json!({"amount": amount}));
     assert_eq!(earn("m-1", "150000")["points"], 150);
     assert_eq!(earn("m-2", "999.99")["points"], 0);
@@ -58,7 +61,8 @@ fn a_program_has_versions() {
         }
     }
     assert_eq!(first["earning"]["rounding"], "down");
-    let same = shop.put(&path, document(json!({"auto_enroll": true, "earning": {"per_amount": 1, "points": 1}}))).expect(200);
+    let same =
+        shop.put(&path, document(json!({"auto_enroll": true, "earning": {"per_amount": 1, "points": 1}}))).expect(200);
     assert_eq!(same["version"], 1, "the same by value");
     let second = shop.put(&path, document(json!({"earning": {"points": 3, "per_amount": "1.00"}}))).expect(200);
     assert_eq!(second["version"], 2);
@@ -116,7 +120,8 @@ fn zone_and_currency_never_change() {
 fn documents_that_are_refused() {
     let shop = Shop::named("refused-documents").without_check();
     let path = program_path(&shop);
-    let level = |name: &str, from: &str, multiplier: &str| json!({"name": name, "from": from, "multiplier": multiplier});
+    let level =
+        |name: &str, from: &str, multiplier: &str| json!({"name": name, "from": from, "multiplier": multiplier});
     let tiers = |levels: Vec<Value>| json!({"window": "lifetime", "levels": levels});
     let many = (0..21).map(|n| level(&format!("L{n}"), &n.to_string(), "1")).collect();
     for (name, value) in [
@@ -215,15 +220,22 @@ fn refusals_have_a_precedence() {
     shop.patch("/api/v1/accounts/m-1", json!({"status": "active"})).expect(200);
     shop.on("m-1", "redeem", json!({"points": 9, "occurred_at": late})).problem(422, "too-late");
     shop.on("m-1", "redeem", json!({"points": 9})).problem(400, "insufficient-points");
-    // Even of an unknown hold and a transaction: the account's status is judged before.
+    // What the path names beyond the account is looked for with it, before the account's status.
+    let earn = shop.earn("m-1", 5);
     shop.patch("/api/v1/accounts/m-1", json!({"status": "closed"})).expect(200);
-    shop.on("m-1", "holds/none/capture", json!({})).problem(409, "account-closed");
-    shop.on("m-1", "transactions/none/reverse", json!({})).problem(409, "account-closed");
+    shop.on("m-1", "holds/none/capture", json!({})).problem(404, "unknown-hold");
+    shop.on("m-1", "transactions/none/reverse", json!({})).problem(404, "unknown-transaction");
+    // The status comes before time and amounts.
+    shop.try_reverse(&earn, json!({"points": 99, "occurred_at": late})).problem(409, "account-closed");
+    shop.patch("/api/v1/accounts/m-1", json!({"status": "active"})).expect(200);
+    shop.try_reverse(&earn, json!({"points": 99, "occurred_at": late})).problem(422, "too-late");
+    shop.try_reverse(&earn, json!({"points": 99})).problem(400, "exceeds-remaining");
 }
 
 #[test]
 fn programs_are_apart() {
-    let (one, two) = (Shop::open(json!({})), Shop::open(json!({"currency": "JPY", "earning": {"points": 1, "per_amount": "100"}})));
+    let (one, two) =
+        (Shop::open(json!({})), Shop::open(json!({"currency": "JPY", "earning": {"points": 1, "per_amount": "100"}})));
     one.earn("m-1", 5);
     two.get("/api/v1/points/m-1/balance").problem(404, "unknown-account");
     // The minor digits are the currency's.

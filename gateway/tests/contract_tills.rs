@@ -32,12 +32,24 @@ fn batch(shop: &Shop, items: &[Value]) -> Vec<Value> {
 
 #[test]
 fn a_sale_is_an_earn_of_the_till() {
-    let shop = Shop::open(json!({"time_zone": "Asia/Jakarta", "currency": "IDR", "earning": {"points": 1, "per_amount": "1000"}}));
-    let answer = sell(&shop, sale("m-1", "t-1", "150000.00", json!({"terminal_id": "7", "currency": "IDR", "metadata": {"a": 1}}))).expect(201);
+    let shop = Shop::open(
+        json!({"time_zone": "Asia/Jakarta", "currency": "IDR", "earning": {"points": 1, "per_amount": "1000"}}),
+    );
+    let answer = sell(
+        &shop,
+        sale("m-1", "t-1", "150000.00", json!({"terminal_id": "7", "currency": "IDR", "metadata": {"a": 1}})),
+    )
+    .expect(201);
     check_operation(&answer);
-    assert_eq!((&answer["type"], &answer["points"], &answer["amount"]), (&json!("EARN"), &json!(150), &json!("150000.00")));
+    assert_eq!(
+        (&answer["type"], &answer["points"], &answer["amount"]),
+        (&json!("EARN"), &json!(150), &json!("150000.00"))
+    );
     assert_eq!(answer["occurred_at"], "2026-01-02T03:00:00.000Z");
-    assert_eq!((&answer["store_id"], &answer["terminal_id"], &answer["pos_transaction_id"]), (&json!("s-1"), &json!("7"), &json!("t-1")));
+    assert_eq!(
+        (&answer["store_id"], &answer["terminal_id"], &answer["pos_transaction_id"]),
+        (&json!("s-1"), &json!("7"), &json!("t-1"))
+    );
     assert_eq!((&answer["expires_at"], &answer["activates_at"]), (&Value::Null, &Value::Null));
     assert_eq!((&answer["applied_tier"], &answer["applied_multiplier"]), (&json!("BASE"), &json!("1")));
     assert!(answer.get("redemption").is_none_or(Value::is_null));
@@ -99,22 +111,33 @@ fn what_a_sale_refuses() {
 fn a_sale_redeems_first_or_does_nothing() {
     let shop = Shop::open(json!({}));
     shop.earn("m-1", 50);
-    let problem = sell(&shop, sale("m-1", "t-1", "100.00", json!({"redeem_points": 51}))).problem(400, "insufficient-points");
+    let problem =
+        sell(&shop, sale("m-1", "t-1", "100.00", json!({"redeem_points": 51}))).problem(400, "insufficient-points");
     assert_eq!((&problem["available_points"], &problem["requested_points"]), (&json!(50), &json!(51)));
     assert_eq!(shop.balance("m-1")["sequence"], 1);
     // A business key does not remember it.
     let answer = sell(&shop, sale("m-1", "t-1", "100.00", json!({"redeem_points": 50}))).expect(201);
     check_operation(&answer);
-    assert_eq!((&answer["type"], &answer["points"], &answer["new_balance"]), (&json!("EARN"), &json!(100), &json!(100)));
+    assert_eq!(
+        (&answer["type"], &answer["points"], &answer["new_balance"]),
+        (&json!("EARN"), &json!(100), &json!(100))
+    );
     let redemption = &answer["redemption"];
-    assert_eq!((&redemption["points"], &redemption["lots"]), (&json!(-50), &json!([{"expires_at": null, "points": 50}])));
+    assert_eq!(
+        (&redemption["points"], &redemption["lots"]),
+        (&json!(-50), &json!([{"expires_at": null, "points": 50}]))
+    );
     assert!(redemption["redemption_code"].as_str().unwrap().len() >= 10);
     let rows = shop.rows("m-1");
     assert_eq!(each(&rows[..2], "type"), ["EARN", "REDEEM"]);
     assert_eq!(rows[1]["transaction_id"], redemption["transaction_id"]);
     assert_eq!(rows[1]["points"], -50);
     // The redemption of a sale is reversed as any other, and so is its earn.
-    let reversal = shop.done("m-1", &format!("transactions/{}/reverse", redemption["transaction_id"].as_str().unwrap()), json!({}));
+    let reversal = shop.done(
+        "m-1",
+        &format!("transactions/{}/reverse", redemption["transaction_id"].as_str().unwrap()),
+        json!({}),
+    );
     assert_eq!(reversal["points"], 50);
     assert_eq!(shop.reverse(&answer, json!({"amount": "40.00"}))["points"], -40);
     assert_eq!(shop.points("m-1")[0], 110);
@@ -234,10 +257,13 @@ fn every_operation_through_a_batch() {
     let one = |item: Value| batch(&shop, &[item])[0].clone();
     let earn = one(json!({"op": "earn", "account": "b-1", "idempotency_key": "e", "points": 50}));
     let hold = one(json!({"op": "hold", "account": "b-1", "idempotency_key": "h", "points": 20, "ttl_seconds": 60}));
-    let captured = one(json!({"op": "capture", "account": "b-1", "idempotency_key": "c", "hold_id": hold["body"]["hold_id"], "points": 5}));
+    let captured = one(
+        json!({"op": "capture", "account": "b-1", "idempotency_key": "c", "hold_id": hold["body"]["hold_id"], "points": 5}),
+    );
     assert_eq!(captured["body"]["points"], -5);
     let hold = one(json!({"op": "hold", "account": "b-1", "idempotency_key": "h2", "points": 20}));
-    let voided = one(json!({"op": "void", "account": "b-1", "idempotency_key": "v", "hold_id": hold["body"]["hold_id"]}));
+    let voided =
+        one(json!({"op": "void", "account": "b-1", "idempotency_key": "v", "hold_id": hold["body"]["hold_id"]}));
     assert_eq!((&voided["status"], &voided["body"]["type"]), (&json!(200), &json!("VOID")));
     let reversed = one(json!({"op": "reverse", "account": "b-1", "idempotency_key": "r",
         "reverse_transaction_id": earn["body"]["transaction_id"], "points": 5}));
@@ -273,8 +299,11 @@ fn items_of_one_account_run_in_order() {
         };
         assert_eq!(result["body"]["account_id"], account, "{index}");
     }
-    let sequences: Vec<i64> = results.iter().filter(|result| result["body"]["account_id"] == "b-0")
-        .map(|result| result["body"]["sequence"].as_i64().unwrap()).collect();
+    let sequences: Vec<i64> = results
+        .iter()
+        .filter(|result| result["body"]["account_id"] == "b-0")
+        .map(|result| result["body"]["sequence"].as_i64().unwrap())
+        .collect();
     assert_eq!(sequences, (2..=601).collect::<Vec<_>>());
     assert_eq!(shop.points("b-0"), [0; 5]);
 }
@@ -300,7 +329,11 @@ fn a_batch_of_lines() {
         assert_eq!(results.len(), lines.len());
         for (index, result) in results.iter().enumerate() {
             match index {
-                0 | 6 => assert_eq!((&result["status"], &result["replayed"]), (&json!(201), &json!(end.is_empty())), "{result}"),
+                0 | 6 => assert_eq!(
+                    (&result["status"], &result["replayed"]),
+                    (&json!(201), &json!(end.is_empty())),
+                    "{result}"
+                ),
                 _ => check_problem(&result["body"], 400, "invalid-request"),
             }
         }
