@@ -242,9 +242,11 @@ fn main() {
         }
     };
     println!(
-        "ready in {:?}: recovered in {:?}, {} records replayed",
+        "ready in {:?}: recovered in {:?} (journal {:?}, store {:?}), {} records replayed",
         starting.elapsed(),
         engine.recovered.took,
+        engine.recovered.journal_took,
+        engine.recovered.store_took,
         engine.recovered.replayed_records
     );
     let before = resident_bytes();
@@ -253,7 +255,7 @@ fn main() {
     }
     if options.fill > 0 {
         // Idle accounts are checkpointed within one interval and packed soon after.
-        std::thread::sleep(Duration::from_secs(30));
+        std::thread::sleep(Duration::from_secs(45));
         let accounted: u64 = engine.node().reports().iter().map(|report| report.resident_bytes).sum();
         let grown = resident_bytes().saturating_sub(before);
         println!(

@@ -17,14 +17,14 @@ use crate::store::{self, AccountWrite, KeyClass, ShardCheckpoint, ShardState};
 
 /// Rows in one store batch, blobs and spilled facts together. A question to the store waits for one batch
 /// at most, so this bounds the wait of a cold account.
-const ROWS_PER_BATCH: usize = 512;
+pub(super) const ROWS_PER_BATCH: usize = 512;
 /// Spilled facts of one account that wait in memory; with more it is checkpointed out of turn, so that an
 /// account that is always in use does not gather a batch of any size.
 pub(super) const OVERLAY_FACTS: usize = 256;
 /// Store batches of one shard under way.
 const BATCHES_MAX: u32 = 2;
-/// Residents that the hand looks at in one tick.
-const HAND_STEPS: usize = 2_048;
+/// Residents that the hand looks at in one tick while memory is short.
+const HAND_STEPS_SHORT: usize = 8_192;
 
 /// How far the running checkpoint is.
 #[derive(Debug, Default)]
@@ -33,7 +33,8 @@ pub(super) struct Progress {
     target: u64,
     batches_under_way: u32,
     next_at_ms: i64,
-    hand_due_ms: i64,
+    /// When the hand last moved.
+    hand_ms: i64,
     /// Lowest sequence that is in no store batch handed over yet.
     replay_start: u64,
 }
@@ -144,29 +145,32 @@ impl Shard {
     /// Moves the clock hand: packs idle accounts, and forgets packed ones while memory is short.
     pub(super) fn hand_step(&mut self, world: &World) {
         let short = self.resident_bytes > self.limits.resident_bytes;
-        if !short && world.elapsed_ms < self.checkpoint.hand_due_ms {
+        let passed_ms = (world.elapsed_ms - self.checkpoint.hand_ms).clamp(0, self.limits.pack_after_ms);
+        // A round takes the idle time, so an account is packed after one to two of them.
+        let paced = self.hand.len() as u64 * passed_ms as u64 / self.limits.pack_after_ms.max(1) as u64;
+        if paced == 0 && !short {
             return;
         }
-        let mut steps = HAND_STEPS.min(self.hand.len());
-        if self.hand.len() <= steps {
-            self.checkpoint.hand_due_ms = world.elapsed_ms + self.limits.pack_after_ms;
-        }
-        if short {
-            steps = (steps * 4).min(self.hand.len());
-        }
+        self.checkpoint.hand_ms = world.elapsed_ms;
+        let steps = if short { HAND_STEPS_SHORT.max(paced as usize) } else { paced as usize };
+        let steps = steps.min(self.hand.len());
         for _ in 0..steps {
             let Some(hash) = self.hand.pop_front() else { break };
             let short = self.resident_bytes > self.limits.resident_bytes;
             let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
             match resident {
-                Resident::Live(live) if live.touched && !short => live.touched = false,
-                Resident::Live(live) if live.is_clean() => {
+                Resident::Live(live) if live.is_clean() && (short || !live.touched) => {
                     live.account.drop_overlay(live.writing_up_to);
                     let mut blob = Vec::with_capacity(160);
                     live.account.encode(&mut blob);
-                    let freed = live.account.heap_bytes();
+                    let freed = live.counted_bytes;
                     self.resident_bytes = (self.resident_bytes + blob.len()).saturating_sub(freed);
                     *resident = Resident::Packed(blob.into_boxed_slice());
+                }
+                Resident::Live(live) => {
+                    live.touched = false;
+                    let (before, now) = live.recount();
+                    self.resident_bytes = (self.resident_bytes + now).saturating_sub(before);
                 }
                 Resident::Packed(blob) if short => {
                     let freed = blob.len() + Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();

@@ -356,9 +356,15 @@ impl Shard {
             }
             None => (Account::new(&identity), None),
         };
-        self.resident_bytes += account.heap_bytes();
-        *resident = Resident::Live(Live::new(account, due));
+        let live = Live::new(account, due);
+        self.resident_bytes += live.counted_bytes;
+        *resident = Resident::Live(live);
         for envelope in queue {
+            if blob.is_none() && self.table.get_mut(hash, &identity).is_none() {
+                // A command before this one was refused and left no trace: it is still known that there is none.
+                let blank = Live::new(Account::new(&identity), None);
+                self.add_resident(hash, identity.clone(), Resident::Live(blank));
+            }
             self.command(envelope, world, lane, out)?;
         }
         self.forget_blank(hash, &identity);
@@ -391,7 +397,7 @@ impl Shard {
     fn add_resident(&mut self, hash: u64, identity: Identity, resident: Resident) {
         self.resident_bytes += Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
         self.resident_bytes += match &resident {
-            Resident::Live(live) => live.account.heap_bytes(),
+            Resident::Live(live) => live.counted_bytes,
             Resident::Packed(blob) => blob.len(),
             Resident::Loading(_) => 0,
         };
@@ -405,9 +411,10 @@ impl Shard {
             && let Resident::Packed(blob) = resident
         {
             let account = decode(id, &identity, blob)?;
-            self.resident_bytes = self.resident_bytes.saturating_sub(blob.len()) + account.heap_bytes();
             let due = account.next_due();
-            *resident = Resident::Live(Live::new(account, due));
+            let live = Live::new(account, due);
+            self.resident_bytes = self.resident_bytes.saturating_sub(blob.len()) + live.counted_bytes;
+            *resident = Resident::Live(live);
         }
         Ok(())
     }
@@ -419,7 +426,7 @@ impl Shard {
             && live.waiting.is_empty()
         {
             self.hand.pop_back_if(|last| *last == hash);
-            self.resident_bytes = self.resident_bytes.saturating_sub(live.account.heap_bytes());
+            self.resident_bytes = self.resident_bytes.saturating_sub(live.counted_bytes);
             self.table.remove(hash, identity);
             self.resident_bytes =
                 self.resident_bytes.saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
@@ -438,3 +445,6 @@ fn damaged_blob(shard: u16, identity: &Identity, what: &str) -> Error {
         detail: format!("the state of account {identity:?} in shard {shard} {what}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
