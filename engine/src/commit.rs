@@ -187,3 +187,7 @@ impl<H> Lane<H> {
         self.held.len()
     }
 }
+
+#[cfg(test)]
+#[path = "commit_tests.rs"]
+mod tests;

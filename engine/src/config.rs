@@ -44,7 +44,7 @@ impl EngineConfig {
             permits: PermitLimits { commands: 65_536, bytes: 256 << 20, commands_per_shard: 16_384 },
             request_deadline_ms: 10_000,
             checkpoint_interval_ms: 10_000,
-            checkpoint_lag_records: 4_000_000,
+            checkpoint_lag_records: 2_000_000,
             segment_bytes: crate::journal::SEGMENT_BYTES_DEFAULT,
             clock_jump_ms: 60_000,
             settle_gap_days: 31,

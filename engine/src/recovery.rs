@@ -4,9 +4,10 @@
 
 use hashbrown::HashMap;
 use meed_schemas::codec;
-use meed_schemas::ids::{AccountKind, Identity};
+use meed_schemas::ids::{AccountKind, Identity, Position};
 use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
+use smallvec::SmallVec;
 
 use crate::account::{Account, Totals};
 use crate::error::{Error, Result};
@@ -25,13 +26,8 @@ pub struct ShardRecovery {
     pub records: u64,
 }
 
-/// An account that replay has touched.
-struct Touched {
-    account: Account,
-    /// First sequence that the store lacks; 0 while every record met was in its blob.
-    since: u64,
-    due_in_store: Option<Millis>,
-}
+/// A record of the tail: its shard sequence and where its bytes are.
+type Kept = (u64, std::ops::Range<usize>);
 
 struct Replay {
     shard: u16,
@@ -41,7 +37,11 @@ struct Replay {
     accounts: u64,
     last_recorded_at: Millis,
     has_store: bool,
-    touched: HashMap<Identity, Touched>,
+    /// The tail's records by account. They are applied at the end, account by account in the order of the
+    /// store's rows, because looking accounts up in the order of the journal reads every block of the store
+    /// many times over.
+    tail: HashMap<Identity, SmallVec<[Kept; 2]>>,
+    bytes: Vec<u8>,
     records: u64,
 }
 
@@ -55,7 +55,8 @@ impl Replay {
             accounts: 0,
             last_recorded_at: 0,
             has_store: false,
-            touched: HashMap::new(),
+            tail: HashMap::new(),
+            bytes: Vec::new(),
             records: 0,
         };
         let Some(state) = store.shard_state(shard)? else { return Ok(replay) };
@@ -75,32 +76,33 @@ impl Replay {
         Ok(replay)
     }
 
-    fn apply(&mut self, store: &Store, record: &Record) -> Result<()> {
+    /// Takes one record of the tail.
+    fn take(&mut self, record: Record, payload: &[u8]) {
         let sequence = record.position.sequence();
         self.records += 1;
         self.last_recorded_at = self.last_recorded_at.max(record.recorded_at);
         if sequence > self.totals_sequence {
-            self.totals.add(record);
+            self.totals.add(&record);
             self.accounts += u64::from(record.sequence == 1);
         }
-        let touched = match self.touched.get_mut(&record.identity) {
-            Some(touched) => touched,
-            None => {
-                let account = self.load(store, &record.identity)?;
-                let due_in_store = account.next_due();
-                self.touched
-                    .entry(record.identity.clone())
-                    .insert(Touched { account, since: 0, due_in_store })
-                    .into_mut()
-            }
-        };
-        if sequence > touched.account.applied() {
-            touched.account.apply(record);
-            if touched.since == 0 {
-                touched.since = sequence;
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(payload);
+        self.tail.entry(record.identity).or_default().push((sequence, begin..self.bytes.len()));
+    }
+
+    /// An account with its part of the tail applied; with the first sequence that the store lacks, 0 when it
+    /// lacks none, and the due instant that the store has.
+    fn account(&self, store: &Store, identity: &Identity, tail: &[Kept]) -> Result<(Account, u64, Option<Millis>)> {
+        let mut account = self.load(store, identity)?;
+        let due_in_store = account.next_due();
+        let mut since = 0;
+        for (sequence, range) in tail {
+            if *sequence > account.applied() {
+                account.apply(&decode(Position::new(self.shard, *sequence), &self.bytes[range.clone()])?);
+                since = if since == 0 { *sequence } else { since };
             }
         }
-        Ok(())
+        Ok((account, since, due_in_store))
     }
 
     fn load(&self, store: &Store, identity: &Identity) -> Result<Account> {
@@ -117,19 +119,22 @@ impl Replay {
         }
     }
 
-    fn finish(self, last_sequence: u64) -> Result<ShardRecovery> {
+    fn finish(mut self, store: &Store, last_sequence: u64) -> Result<ShardRecovery> {
         let shard = self.shard;
+        let mut tail: Vec<_> = std::mem::take(&mut self.tail).into_iter().collect();
+        tail.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut replayed = Vec::new();
-        for (identity, touched) in self.touched {
-            if touched.account.applied() > last_sequence {
+        for (identity, records) in tail {
+            let (account, since, due_in_store) = self.account(store, &identity, &records)?;
+            if account.applied() > last_sequence {
                 return Err(Error::Damaged {
                     file: "state".into(),
                     offset: 0,
                     detail: format!("the state of account {identity:?} in shard {shard} is ahead of the journal"),
                 });
             }
-            if touched.since > 0 {
-                replayed.push((identity, touched.account, touched.since, touched.due_in_store));
+            if since > 0 {
+                replayed.push((identity, account, since, due_in_store));
             }
         }
         let start = ShardStart {
@@ -191,21 +196,24 @@ fn replay_some(
         place[replay.shard as usize] = Some(index);
     }
     reader.scan(from, &|shard| place[shard as usize].is_some(), &mut |position, payload| {
-        let record = codec::decode(position, payload).map_err(|error| Error::Damaged {
-            file: "journal".into(),
-            offset: 0,
-            detail: format!("record {position}: {error}"),
-        })?;
-        match place[position.shard() as usize] {
-            Some(index) => own[index].apply(store, &record),
-            None => Ok(()),
+        if let Some(index) = place[position.shard() as usize] {
+            own[index].take(decode(position, payload)?, payload);
         }
+        Ok(())
     })?;
     let finish = |replay: Replay| {
         let last = last_sequence[replay.shard as usize];
-        replay.finish(last)
+        replay.finish(store, last)
     };
     own.into_iter().map(finish).collect()
+}
+
+fn decode(position: Position, payload: &[u8]) -> Result<Record> {
+    codec::decode(position, payload).map_err(|error| Error::Damaged {
+        file: "journal".into(),
+        offset: 0,
+        detail: format!("record {position}: {error}"),
+    })
 }
 
 /// Every program, from the program accounts in the store and those that replay touched.

@@ -69,7 +69,11 @@ pub struct RecoveryReport {
     pub journal: Recovered,
     /// Records replayed over the store.
     pub replayed_records: u64,
-    /// How long it took.
+    /// How long opening the journal took, with the copy of its tail.
+    pub journal_took: Duration,
+    /// How long opening the state store took.
+    pub store_took: Duration,
+    /// How long everything took, the replay included.
     pub took: Duration,
     /// The last record's time, when what fell due since is left alone because it is too long ago.
     pub settles_until: Option<Millis>,
@@ -92,6 +96,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         ..JournalOptions::new(folder.shards)
     };
     let (journal, reader, recovered) = Journal::open(disk, &config.data.join("journal"), options, Floor::default())?;
+    let journal_took = began.elapsed();
     if recovered.journal_id != folder.journal_id {
         return Err(Error::Mismatch {
             path: config.data.join("journal"),
@@ -109,6 +114,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     };
     let store_options = StoreOptions::default();
     let store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
+    let store_took = began.elapsed() - journal_took;
     let (aliases, alias_owner) = Aliases::open(
         &config.data.join("aliases"),
         folder.journal_id.to_le_bytes(),
@@ -126,6 +132,8 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     let settle_until = if leaves_gap { last_recorded_at } else { Millis::MAX };
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
+        journal_took,
+        store_took,
         took: began.elapsed(),
         settles_until: leaves_gap.then_some(last_recorded_at),
         journal: recovered,

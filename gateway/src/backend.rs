@@ -172,6 +172,10 @@ async fn load_programs(worker: &Worker, programs: &[ProgramFile]) -> Result<()> 
     Ok(())
 }
 
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Says what the start found.
 pub fn log_recovery(engine: &Engine) {
     let recovered = &engine.recovered;
@@ -181,7 +185,9 @@ pub fn log_recovery(engine: &Engine) {
         clean = journal.clean,
         last_batch = journal.last_batch,
         replayed_records = recovered.replayed_records,
-        took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
+        journal_ms = milliseconds(recovered.journal_took),
+        store_ms = milliseconds(recovered.store_took),
+        took_ms = milliseconds(recovered.took),
         "recovered"
     );
     if let Some(cut) = &journal.cut {

@@ -180,7 +180,7 @@ settings! {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;
         segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment", 1048576..=4294967296;
         checkpoint_interval_ms: u64 = 10_000, "MS", "Time between checkpoints of changed accounts", 10..=3600000;
-        checkpoint_lag_records: u64 = 4_000_000, "COUNT", "Records that a restart may have to replay; beyond it load is shed", 1000..=1000000000000;
+        checkpoint_lag_records: u64 = 2_000_000, "COUNT", "Records that a restart may have to replay; beyond it load is shed", 1000..=1000000000000;
     }
     "Clock" {
         clock_jump_ms: u64 = 60_000, "MS", "Jump of the wall clock beyond which nothing more is settled", 1000..=86400000;

@@ -1,7 +1,12 @@
 //! The engine inside one process, without HTTP: earns and redemptions in batches, each answered only when
 //! it is durable.
 //!
-//! `in_process [--seconds N] [--accounts N] [--batch N] [--callers N] [--workers N] [--data DIR]`
+//! `in_process [--seconds N] [--accounts N] [--batch N] [--callers N] [--workers N] [--data DIR]
+//!             [--operations N] [--fill N] [--end stop|abort]`
+//!
+//! `--operations` ends the load early, `--fill` first earns once on each of so many accounts and prints what
+//! an idle account takes in memory, `--end abort` ends as a kill would, so that the next run on the same
+//! `--data` shows how long recovery takes.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -30,6 +35,9 @@ struct Options {
     callers: usize,
     workers: usize,
     data: Option<PathBuf>,
+    operations: u64,
+    fill: u64,
+    abort: bool,
 }
 
 /// Counts of one run.
@@ -39,12 +47,24 @@ struct Counts {
     refused: AtomicU64,
     shed: AtomicU64,
     failed: AtomicU64,
+    filled: AtomicU64,
+    go: AtomicBool,
     stop: AtomicBool,
     ready: AtomicBool,
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options { seconds: 10, accounts: 100_000, batch: 500, callers: 8, workers: 0, data: None };
+    let mut options = Options {
+        seconds: 10,
+        accounts: 100_000,
+        batch: 500,
+        callers: 8,
+        workers: 0,
+        data: None,
+        operations: u64::MAX,
+        fill: 0,
+        abort: false,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         let value = arguments.next().ok_or(format!("{name} needs a value"))?;
@@ -56,6 +76,9 @@ fn options() -> Result<Options, String> {
             "--callers" => options.callers = number()?.max(1) as usize,
             "--workers" => options.workers = number()? as usize,
             "--data" => options.data = Some(value.into()),
+            "--operations" => options.operations = number()?,
+            "--fill" => options.fill = number()?,
+            "--end" => options.abort = value == "abort",
             _ => return Err(format!("unknown option {name}")),
         }
     }
@@ -112,6 +135,38 @@ async fn put_program(worker: &Worker) {
     }
 }
 
+/// Earns once on each account of this worker's part.
+async fn fill(worker: &Worker, accounts: u64) {
+    let mut next = u64::from(worker.index());
+    let step = worker.node().exchanges().len() as u64;
+    while next < accounts {
+        let mut requests = Vec::new();
+        while next < accounts && requests.len() < 1_000 {
+            let earn = Earn { basis: Basis::Points(100), occurred_at: None, expires_at: None, activates_at: None };
+            requests.push(Request {
+                identity: Identity::member("default", &format!("m-{next:08}")),
+                command: Command::Earn { earn, references: None },
+                keys: Keys { idempotency: Some(u128::from(next) + 1), business: None },
+                fingerprint: next,
+                request_id: RequestId::Made(next),
+                traceparent: None,
+            });
+            next += step;
+        }
+        match worker.admit(&requests, 100, Duration::from_secs(10)).await {
+            Ok(admitted) => drop(worker.call_many(requests, &admitted).await),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+/// Resident bytes of this process.
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let resident = pages.split_whitespace().nth(1).and_then(|text| text.parse::<u64>().ok());
+    resident.unwrap_or_default() * 4_096
+}
+
 async fn caller(worker: Worker, seed: u64, options: Options, counts: Arc<Counts>) {
     let mut random = Random(seed);
     while !counts.stop.load(Ordering::Relaxed) {
@@ -162,6 +217,11 @@ fn main() {
             while !counts.ready.load(Ordering::Acquire) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
+            fill(&worker, options.fill).await;
+            counts.filled.fetch_add(1, Ordering::AcqRel);
+            while !counts.go.load(Ordering::Acquire) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             for number in 0..options.callers as u64 {
                 let seed = number * 1_000 + u64::from(worker.index());
                 tokio::task::spawn_local(caller(worker.clone(), seed, options.clone(), Arc::clone(&counts)));
@@ -173,6 +233,7 @@ fn main() {
         eprintln!("error: {error}");
         std::process::exit(1);
     };
+    let starting = Instant::now();
     let engine = match start(config, Box::new(on_fault), Arc::new(main)) {
         Ok(engine) => engine,
         Err(error) => {
@@ -180,11 +241,38 @@ fn main() {
             std::process::exit(1);
         }
     };
-    println!("replayed {} records in {:?}", engine.recovered.replayed_records, engine.recovered.took);
+    println!(
+        "ready in {:?}: recovered in {:?} (journal {:?}, store {:?}), {} records replayed",
+        starting.elapsed(),
+        engine.recovered.took,
+        engine.recovered.journal_took,
+        engine.recovered.store_took,
+        engine.recovered.replayed_records
+    );
+    let before = resident_bytes();
+    while counts.filled.load(Ordering::Acquire) < engine.node().exchanges().len() as u64 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if options.fill > 0 {
+        // Idle accounts are checkpointed within one interval and packed soon after.
+        std::thread::sleep(Duration::from_secs(30));
+        let accounted: u64 = engine.node().reports().iter().map(|report| report.resident_bytes).sum();
+        let grown = resident_bytes().saturating_sub(before);
+        println!(
+            "{} idle accounts: {} bytes each by the process's resident memory, {} as accounted",
+            options.fill,
+            grown / options.fill,
+            accounted / options.fill
+        );
+    }
+    counts.go.store(true, Ordering::Release);
     let mut last = 0;
     let began = Instant::now();
     for _ in 0..options.seconds {
         std::thread::sleep(Duration::from_secs(1));
+        if counts.executed.load(Ordering::Relaxed) >= options.operations {
+            break;
+        }
         let now = counts.executed.load(Ordering::Relaxed) + counts.refused.load(Ordering::Relaxed);
         println!("{} a second", now - last);
         last = now;
@@ -199,6 +287,9 @@ fn main() {
         counts.failed.load(Ordering::Relaxed),
         u128::from(last) * 1_000 / seconds.as_millis().max(1),
     );
+    if options.abort {
+        std::process::abort();
+    }
     if let Err(error) = engine.shutdown(Duration::from_secs(20)) {
         eprintln!("error: {error}");
         std::process::exit(1);

@@ -5,6 +5,7 @@
 //! account that is still dirty. Totals and replay start travel in the same store batch as the blobs.
 
 use meed_schemas::codec;
+use meed_schemas::ids::Identity;
 use meed_schemas::time::Millis;
 
 use super::table::{Resident, Table};
@@ -14,8 +15,12 @@ use crate::commit::Lane;
 use crate::error::Result;
 use crate::store::{self, AccountWrite, KeyClass, ShardCheckpoint, ShardState};
 
-/// Accounts in one store batch.
-const ACCOUNTS_PER_BATCH: usize = 256;
+/// Rows in one store batch, blobs and spilled facts together. A question to the store waits for one batch
+/// at most, so this bounds the wait of a cold account.
+const ROWS_PER_BATCH: usize = 512;
+/// Spilled facts of one account that wait in memory; with more it is checkpointed out of turn, so that an
+/// account that is always in use does not gather a batch of any size.
+pub(super) const OVERLAY_FACTS: usize = 256;
 /// Store batches of one shard under way.
 const BATCHES_MAX: u32 = 2;
 /// Residents that the hand looks at in one tick.
@@ -81,28 +86,20 @@ impl Shard {
         while self.checkpoint.batches_under_way < BATCHES_MAX {
             let mut accounts = Vec::new();
             let mut copied = Vec::new();
-            while accounts.len() < ACCOUNTS_PER_BATCH
-                && let Some((_, hash)) = self.dirty.pop_front_if(|d| d.0 < self.checkpoint.target)
+            let mut rows = 0;
+            while rows < ROWS_PER_BATCH
+                && let Some(hash) = self.next_dirty()
             {
                 let Some((identity, Resident::Live(live))) = self.table.by_hash(hash) else { continue };
-                let mut blob = Vec::with_capacity(192);
-                live.account.encode(&mut blob);
-                let sequence = live.account.applied();
-                let due = live.account.next_due();
-                let facts = live.account.overlay().iter().filter(|s| s.at > live.writing_up_to);
-                let facts = facts.map(|s| (stored_fact(s), s.value.clone())).collect();
-                accounts.push(AccountWrite {
-                    identity: identity.clone(),
-                    blob,
-                    due,
-                    due_before: live.due_in_store,
-                    facts,
-                });
-                copied.push((hash, sequence));
-                live.due_in_store = due;
-                live.dirty_since = 0;
-                live.writing_up_to = sequence;
-                live.writes_under_way += 1;
+                live.queued_overfull = false;
+                // Written out of turn since it was queued.
+                if live.dirty_since == 0 {
+                    continue;
+                }
+                let write = live.copy(identity);
+                rows += 1 + write.facts.len();
+                copied.push((hash, live.writing_up_to));
+                accounts.push(write);
             }
             if accounts.is_empty() {
                 break;
@@ -121,6 +118,14 @@ impl Shard {
             out.ready.extend(lane.hold(self.id, self.next_sequence - 1, held));
         }
         Ok(())
+    }
+
+    /// The account to be written next: one with many spilled facts, else the one that is dirty longest.
+    fn next_dirty(&mut self) -> Option<u64> {
+        if let Some(hash) = self.overfull.pop_front() {
+            return Some(hash);
+        }
+        self.dirty.pop_front_if(|d| d.0 < self.checkpoint.target).map(|d| d.1)
     }
 
     /// The store has these accounts as of these sequences. What was spilled before may be forgotten, unless
@@ -154,14 +159,18 @@ impl Shard {
             let short = self.resident_bytes > self.limits.resident_bytes;
             let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
             match resident {
-                Resident::Live(live) if live.touched && !short => live.touched = false,
-                Resident::Live(live) if live.is_clean() => {
+                Resident::Live(live) if live.is_clean() && (short || !live.touched) => {
                     live.account.drop_overlay(live.writing_up_to);
                     let mut blob = Vec::with_capacity(160);
                     live.account.encode(&mut blob);
-                    let freed = live.account.heap_bytes();
+                    let freed = live.counted_bytes;
                     self.resident_bytes = (self.resident_bytes + blob.len()).saturating_sub(freed);
                     *resident = Resident::Packed(blob.into_boxed_slice());
+                }
+                Resident::Live(live) => {
+                    live.touched = false;
+                    let (before, now) = live.recount();
+                    self.resident_bytes = (self.resident_bytes + now).saturating_sub(before);
                 }
                 Resident::Packed(blob) if short => {
                     let freed = blob.len() + Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
@@ -191,6 +200,26 @@ impl Shard {
 }
 
 impl super::table::Live {
+    /// Copies the account for the store, as of its last record.
+    fn copy(&mut self, identity: &Identity) -> AccountWrite {
+        let mut blob = Vec::with_capacity(192);
+        self.account.encode(&mut blob);
+        let due = self.account.next_due();
+        let facts = self.account.overlay().iter().filter(|s| s.at > self.writing_up_to);
+        let write = AccountWrite {
+            identity: identity.clone(),
+            blob,
+            due,
+            due_before: self.due_in_store,
+            facts: facts.map(|s| (stored_fact(s), s.value.clone())).collect(),
+        };
+        self.due_in_store = due;
+        self.dirty_since = 0;
+        self.writing_up_to = self.account.applied();
+        self.writes_under_way += 1;
+        write
+    }
+
     /// Whether the store has this account as it is, so that it may leave memory.
     fn is_clean(&self) -> bool {
         self.dirty_since == 0 && self.writes_under_way == 0 && self.waiting.is_empty() && self.account.exists()

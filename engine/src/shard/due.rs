@@ -44,8 +44,14 @@ impl Shard {
             let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
             let is_due = match resident {
                 Resident::Live(live) => {
+                    let due = live.account.next_due().unwrap_or(i64::MAX);
                     live.queued_due = i64::MAX;
-                    live.account.next_due().is_some_and(|due| due <= until)
+                    if due > until && due < until.saturating_add(NEAR_MS) {
+                        // What was queued has gone, and something later has come meanwhile.
+                        live.queued_due = due;
+                        self.near_due.push(Reverse((due, hash)));
+                    }
+                    due <= until
                 }
                 Resident::Packed(_) => true,
                 Resident::Loading(_) => false,

@@ -19,6 +19,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
 
+use checkpoint::OVERLAY_FACTS;
 pub use checkpoint::{ShardReport, decode_state, encode_state};
 pub use messages::{
     BUSINESS_KEY_DAYS, Envelope, Held, IDEMPOTENCY_KEY_DAYS, Input, Output, Purpose, ReplyTo, ShardLimits, ShardStart,
@@ -49,6 +50,8 @@ pub struct Shard {
     next_ticket: u64,
     /// (first sequence without checkpoint, hash), ascending.
     dirty: VecDeque<(u64, u64)>,
+    /// Accounts with many spilled facts, to be written out of turn.
+    overfull: VecDeque<u64>,
     checkpoint: checkpoint::Progress,
     due: due::Sweep,
     /// Resident accounts whose due instant is near.
@@ -74,6 +77,7 @@ impl Shard {
             filter: KeyFilter::new(limits.filter_bytes, start.no_spilled_keys),
             next_ticket: 0,
             dirty: VecDeque::new(),
+            overfull: VecDeque::new(),
             checkpoint: checkpoint::Progress::default(),
             due: due::Sweep::default(),
             near_due: BinaryHeap::new(),
@@ -215,6 +219,10 @@ impl Shard {
                     self.filter.insert(scoped(key, hash));
                 }
             }
+            if live.account.overlay().len() >= OVERLAY_FACTS && live.writes_under_way == 0 && !live.queued_overfull {
+                live.queued_overfull = true;
+                self.overfull.push_back(hash);
+            }
             if let Some(at) = live.account.next_due()
                 && at < live.queued_due.min(now + due::NEAR_MS)
             {
@@ -348,9 +356,15 @@ impl Shard {
             }
             None => (Account::new(&identity), None),
         };
-        self.resident_bytes += account.heap_bytes();
-        *resident = Resident::Live(Live::new(account, due));
+        let live = Live::new(account, due);
+        self.resident_bytes += live.counted_bytes;
+        *resident = Resident::Live(live);
         for envelope in queue {
+            if blob.is_none() && self.table.get_mut(hash, &identity).is_none() {
+                // A command before this one was refused and left no trace: it is still known that there is none.
+                let blank = Live::new(Account::new(&identity), None);
+                self.add_resident(hash, identity.clone(), Resident::Live(blank));
+            }
             self.command(envelope, world, lane, out)?;
         }
         self.forget_blank(hash, &identity);
@@ -383,7 +397,7 @@ impl Shard {
     fn add_resident(&mut self, hash: u64, identity: Identity, resident: Resident) {
         self.resident_bytes += Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
         self.resident_bytes += match &resident {
-            Resident::Live(live) => live.account.heap_bytes(),
+            Resident::Live(live) => live.counted_bytes,
             Resident::Packed(blob) => blob.len(),
             Resident::Loading(_) => 0,
         };
@@ -397,9 +411,10 @@ impl Shard {
             && let Resident::Packed(blob) = resident
         {
             let account = decode(id, &identity, blob)?;
-            self.resident_bytes = self.resident_bytes.saturating_sub(blob.len()) + account.heap_bytes();
             let due = account.next_due();
-            *resident = Resident::Live(Live::new(account, due));
+            let live = Live::new(account, due);
+            self.resident_bytes = self.resident_bytes.saturating_sub(blob.len()) + live.counted_bytes;
+            *resident = Resident::Live(live);
         }
         Ok(())
     }
@@ -411,7 +426,7 @@ impl Shard {
             && live.waiting.is_empty()
         {
             self.hand.pop_back_if(|last| *last == hash);
-            self.resident_bytes = self.resident_bytes.saturating_sub(live.account.heap_bytes());
+            self.resident_bytes = self.resident_bytes.saturating_sub(live.counted_bytes);
             self.table.remove(hash, identity);
             self.resident_bytes =
                 self.resident_bytes.saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
@@ -430,3 +445,6 @@ fn damaged_blob(shard: u16, identity: &Identity, what: &str) -> Error {
         detail: format!("the state of account {identity:?} in shard {shard} {what}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,8 +24,12 @@ pub struct Live {
     pub writes_under_way: u16,
     /// Due instant as the store's due index has it, or will have it after the writes under way.
     pub due_in_store: Option<i64>,
+    /// Bytes that the shard counts for it; what it has grown by since is counted when the hand comes by.
+    pub counted_bytes: usize,
     /// The earliest due instant that sits in the shard's queue for it; `Millis::MAX` for none.
     pub queued_due: i64,
+    /// Sits in the queue of accounts with many spilled facts.
+    pub queued_overfull: bool,
     /// Commands that wait for something to be loaded, in order.
     pub waiting: VecDeque<Parked>,
 }
@@ -117,15 +121,24 @@ impl Table {
 impl Live {
     /// A live account around `account`, clean, whose due instant the store has as `due_in_store`.
     pub fn new(account: Account, due_in_store: Option<i64>) -> Box<Self> {
+        let counted_bytes = account.heap_bytes() + size_of::<Self>();
         Box::new(Self {
             account,
+            counted_bytes,
             dirty_since: 0,
             writing_up_to: 0,
             touched: true,
             writes_under_way: 0,
             due_in_store,
             queued_due: i64::MAX,
+            queued_overfull: false,
             waiting: VecDeque::new(),
         })
+    }
+
+    /// Counts anew; returns the bytes counted before and now. Not done in every turn: it walks the overlay.
+    pub fn recount(&mut self) -> (usize, usize) {
+        let bytes = self.account.heap_bytes() + size_of::<Self>();
+        (std::mem::replace(&mut self.counted_bytes, bytes), bytes)
     }
 }
