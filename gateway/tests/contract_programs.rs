@@ -220,10 +220,16 @@ fn refusals_have_a_precedence() {
     shop.patch("/api/v1/accounts/m-1", json!({"status": "active"})).expect(200);
     shop.on("m-1", "redeem", json!({"points": 9, "occurred_at": late})).problem(422, "too-late");
     shop.on("m-1", "redeem", json!({"points": 9})).problem(400, "insufficient-points");
-    // Even of an unknown hold and a transaction: the account's status is judged before.
+    // What the path names beyond the account is looked for with it, before the account's status.
+    let earn = shop.earn("m-1", 5);
     shop.patch("/api/v1/accounts/m-1", json!({"status": "closed"})).expect(200);
-    shop.on("m-1", "holds/none/capture", json!({})).problem(409, "account-closed");
-    shop.on("m-1", "transactions/none/reverse", json!({})).problem(409, "account-closed");
+    shop.on("m-1", "holds/none/capture", json!({})).problem(404, "unknown-hold");
+    shop.on("m-1", "transactions/none/reverse", json!({})).problem(404, "unknown-transaction");
+    // The status comes before time and amounts.
+    shop.try_reverse(&earn, json!({"points": 99, "occurred_at": late})).problem(409, "account-closed");
+    shop.patch("/api/v1/accounts/m-1", json!({"status": "active"})).expect(200);
+    shop.try_reverse(&earn, json!({"points": 99, "occurred_at": late})).problem(422, "too-late");
+    shop.try_reverse(&earn, json!({"points": 99})).problem(400, "exceeds-remaining");
 }
 
 #[test]

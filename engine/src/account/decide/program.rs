@@ -5,12 +5,13 @@ use meed_schemas::ids::Position;
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::program::Document;
 use meed_schemas::record::{Detail, Record, RecordKind};
+use meed_schemas::time::Millis;
 use smallvec::SmallVec;
 
 use crate::account::facts::{Facts, Fetch};
 use crate::account::session::{Context, Turn, Verdict, draft, place};
 use crate::account::{Account, PROGRAM_VERSIONS_MAX, views};
-use crate::program::check_successor;
+use crate::program::{Version, check_successor};
 
 /// One turn of a program's account, which knows versions, history and nothing else.
 pub(in super::super) fn turn(
@@ -22,7 +23,7 @@ pub(in super::super) fn turn(
     let mut records = SmallVec::new();
     let verdict = match &request.command {
         Command::Settle => Verdict::Reply(Reply::Settled),
-        Command::PutProgram { document } => match put(account, document) {
+        Command::PutProgram { document } => match put(account, document, context.now) {
             Ok(Some(number)) => {
                 let detail = Detail::Program { document: document.clone() };
                 let versions = (number, number);
@@ -50,13 +51,17 @@ pub(in super::super) fn turn(
 }
 
 /// The number of the version that a document makes; `None` when it is the newest already.
-fn put(account: &Account, document: &str) -> Result<Option<u32>, Refusal> {
+fn put(account: &Account, document: &str, now: Millis) -> Result<Option<u32>, Refusal> {
     let refuse = |field, detail| Refusal::InvalidRequest { field, detail };
-    let Some(newest) = account.program_versions().last() else { return Ok(Some(1)) };
+    let parse = |json: &str| Document::parse(json.as_bytes()).map_err(|error| refuse("document", error.to_string()));
+    let Some(newest) = account.program_versions().last() else {
+        // A document that cannot be compiled must never be journaled: no start would get past it.
+        Version::compile(1, now, parse(document)?).map_err(|error| refuse("time_zone", error.detail))?;
+        return Ok(Some(1));
+    };
     if *newest.document == *document {
         return Ok(None);
     }
-    let parse = |json: &str| Document::parse(json.as_bytes()).map_err(|error| refuse("document", error.to_string()));
     check_successor(&parse(&newest.document)?, &parse(document)?).map_err(|error| {
         let field = if error.field == "currency" { "currency" } else { "time_zone" };
         refuse(field, error.detail)
