@@ -123,13 +123,11 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         &secrets.alias,
         &AliasOptions::default(),
     )?;
-    let workers =
-        if config.workers == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { config.workers };
+    let workers = worker_count(&config);
     let replayed = recovery::replay(&store, &reader, &recovered.last_sequence, workers)?;
     let programs = recovery::programs(&store, &replayed)?;
-    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
     let wall = times.wall_ms();
-    let settles_until = settle_bound(&mut store, &config, last_recorded_at, wall)?;
+    let settles_until = settle_bound(&mut store, &config, &replayed, wall)?;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
         journal_took,
@@ -158,15 +156,23 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
 }
 
+fn worker_count(config: &EngineConfig) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
+}
+
 /// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
 /// long. The bound outlives this process, because records of after the gap would hide it from the next start; only the
 /// operator lifts it.
 fn settle_bound(
     store: &mut Store,
     config: &EngineConfig,
-    last_recorded_at: Millis,
+    replayed: &[ShardRecovery],
     wall: Millis,
 ) -> Result<Option<Millis>> {
+    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
     let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
     let kept = kept.filter(|until| *until < Millis::MAX);
     let gap = config.settle_gap_days.saturating_mul(DAY_MS);

@@ -110,7 +110,9 @@ fn commands_of_one_account_keep_their_order_over_loads_and_workers() {
 #[test]
 fn a_stop_while_everything_is_due_is_short_and_clean() {
     let folder = tempfile::tempdir().unwrap();
-    let node = Running::start(harness::Config { workers: 2, ..config(folder.path()) });
+    // Nothing but the stop itself brings it all to the store.
+    let checkpoint_interval_ms = 3_600_000;
+    let node = Running::start(harness::Config { workers: 2, checkpoint_interval_ms, ..config(folder.path()) });
     let due = seconds_from_now(3);
     for batch in 0..30 {
         let earns = (0..1_000).map(|n| request(&format!("m-{batch}-{n}"), earn_until(1, due), None)).collect();

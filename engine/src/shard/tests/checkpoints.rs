@@ -235,6 +235,37 @@ fn the_overlay_stays_while_a_look_up_is_under_way() {
 }
 
 #[test]
+fn the_overlay_stays_while_anything_waits_that_was_looked_up_before() {
+    let mut b = with_keys(10);
+    b.flush();
+    let mut b = b.restart(limits());
+    b.total("m-1");
+    let (one, two) = (b.journal[&1].position, b.journal[&2].position);
+    // Its key is new. Behind it come as many as push that key out of the state, one that waits for a record,
+    // and a retry of the first: its look-up tells that the key is nowhere, because so far it is not.
+    let first = b.send_keyed("m-1", reverse(one), Some(100));
+    let between: Vec<u32> = (101..109).map(|key| b.send_keyed("m-1", earn(key as i64), Some(key))).collect();
+    let slow = b.send_keyed("m-1", reverse(two), Some(109));
+    let retry = b.send_keyed("m-1", reverse(one), Some(100));
+    while let Some(job) = b.jobs.pop_front() {
+        b.answer_job(job);
+    }
+    while let Some(at) = b.reads.iter().position(|(position, _)| *position == one) {
+        let (position, purpose) = b.reads.remove(at).unwrap();
+        b.read(position, purpose);
+    }
+    b.journal_all();
+    assert!(b.answered(first) && between.iter().all(|slot| b.answered(*slot)) && !b.answered(slow));
+    b.input(Input::Flush);
+    b.journal_all();
+    b.write_checkpoint();
+    b.settle_down();
+    let record = b.executed(first);
+    b.executed(slow);
+    assert_eq!(*replayed(&b.reply(retry)), record);
+}
+
+#[test]
 fn a_key_is_never_executed_twice_whatever_the_store_does_meanwhile() {
     for seed in 0..40u64 {
         let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
