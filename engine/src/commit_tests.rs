@@ -1,6 +1,5 @@
 //! What a worker's pipeline holds back, and for how long.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::unwrap_used)]
 
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::record::{Balances, Detail, RENDERING, Record, RecordKind};

@@ -150,7 +150,7 @@ impl Account {
     }
 
     fn spill(&mut self, fact: FactKey, value: &FactValue, recorded_at: Millis, at: u64) {
-        self.rare().overlay.push(Spilled { fact, value: value.encode(), recorded_at, at });
+        self.rare().overlay.push(Spilled { fact, value: *value, recorded_at, at });
     }
 
     fn close_hold(&mut self, id: u64, captured: bool, record: &Record, at: u64) {

@@ -34,8 +34,8 @@ pub enum FactKey {
 pub struct Spilled {
     /// What it is about.
     pub fact: FactKey,
-    /// Its value, as [`FactValue::encode`] writes it.
-    pub value: Vec<u8>,
+    /// Its value.
+    pub value: FactValue,
     /// When the record that made it was recorded; retention of keys counts from it.
     pub recorded_at: Millis,
     /// Shard sequence of the record that evicted it.
@@ -176,22 +176,34 @@ impl Facts {
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     spilled: Vec<Spilled>,
-    /// The number of the newest spill of each fact, counted from the first that there ever was.
-    newest: HashMap<FactKey, u64>,
+    /// The number of the newest spill of each fact, counted from the first that there ever was; kept only
+    /// while there are more than [`SEARCHED_FACTS`].
+    newest: Option<Box<HashMap<FactKey, u64>>>,
     /// How many were dropped from the front so far.
     dropped: u64,
 }
 
+/// Facts that are searched one by one; more are found by an index. Most accounts never have as many.
+const SEARCHED_FACTS: usize = 32;
+
 impl Overlay {
     pub(super) fn push(&mut self, spilled: Spilled) {
-        self.newest.insert(spilled.fact, self.dropped + self.spilled.len() as u64);
+        let number = self.dropped + self.spilled.len() as u64;
+        if let Some(newest) = &mut self.newest {
+            newest.insert(spilled.fact, number);
+        }
         self.spilled.push(spilled);
+        if self.newest.is_none() && self.spilled.len() > SEARCHED_FACTS {
+            self.newest = Some(Box::new(self.spilled.iter().map(|s| s.fact).zip(self.dropped..).collect()));
+        }
     }
 
     pub(super) fn get(&self, fact: &FactKey) -> Option<FactValue> {
-        let number = self.newest.get(fact)?;
-        let spilled = self.spilled.get(number.checked_sub(self.dropped)? as usize)?;
-        FactValue::decode(fact, &spilled.value).ok()
+        let Some(newest) = &self.newest else {
+            return self.spilled.iter().rev().find(|s| s.fact == *fact).map(|s| s.value);
+        };
+        let number = newest.get(fact)?;
+        self.spilled.get(number.checked_sub(self.dropped)? as usize).map(|s| s.value)
     }
 
     pub(super) fn all(&self) -> &[Spilled] {
@@ -202,8 +214,10 @@ impl Overlay {
     pub(super) fn drop_up_to(&mut self, at: u64) {
         let count = self.spilled.partition_point(|s| s.at <= at);
         for (number, spilled) in (self.dropped..).zip(self.spilled.drain(..count)) {
-            if self.newest.get(&spilled.fact) == Some(&number) {
-                self.newest.remove(&spilled.fact);
+            if let Some(newest) = &mut self.newest
+                && newest.get(&spilled.fact) == Some(&number)
+            {
+                newest.remove(&spilled.fact);
             }
         }
         self.dropped += count as u64;
@@ -214,7 +228,6 @@ impl Overlay {
 
     pub(super) fn heap_bytes(&self) -> usize {
         self.spilled.capacity() * size_of::<Spilled>()
-            + self.spilled.iter().map(|s| s.value.capacity()).sum::<usize>()
-            + self.newest.capacity() * (size_of::<(FactKey, u64)>() + 1)
+            + self.newest.as_ref().map_or(0, |n| n.capacity() * (size_of::<(FactKey, u64)>() + 1))
     }
 }

@@ -36,7 +36,7 @@ pub struct Context<'a> {
 pub struct Turn {
     /// What to journal, in order, already applied to the account: what was due first, whatever the verdict
     /// (a load included).
-    pub records: SmallVec<[Record; 2]>,
+    pub records: SmallVec<[Record; 1]>,
     /// What to answer.
     pub verdict: Verdict,
 }
@@ -92,7 +92,7 @@ pub(super) struct Session<'a> {
     pub(super) settle_until: Millis,
     pub(super) shard: u16,
     next_sequence: u64,
-    pub(super) records: SmallVec<[Record; 2]>,
+    pub(super) records: SmallVec<[Record; 1]>,
 }
 
 impl<'a> Session<'a> {

@@ -211,7 +211,7 @@ impl super::table::Live {
             blob,
             due,
             due_before: self.due_in_store,
-            facts: facts.map(|s| (stored_fact(s), s.value.clone())).collect(),
+            facts: facts.map(|s| (stored_fact(s), s.value.encode())).collect(),
         };
         self.due_in_store = due;
         self.dirty_since = 0;

@@ -34,7 +34,7 @@ use filter::KeyFilter;
 use smallvec::SmallVec;
 use table::{Live, Parked, Resident, Table};
 
-type Records = SmallVec<[Record; 2]>;
+type Records = SmallVec<[Record; 1]>;
 
 /// One shard.
 #[derive(Debug)]

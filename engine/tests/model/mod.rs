@@ -234,7 +234,7 @@ impl World {
     /// Moves the overlay into the store and reads the account back from its blob.
     pub fn checkpoint(&mut self) {
         for spilled in self.account.overlay() {
-            self.store.insert(spilled.fact, spilled.value.clone());
+            self.store.insert(spilled.fact, spilled.value.encode());
         }
         self.account.drop_overlay(self.account.applied());
         assert!(self.account.overlay().is_empty());

@@ -1,8 +1,13 @@
 //! Faults of the running node, with real processes: kills, stops, disks, folders, clients.
 #![allow(clippy::unwrap_used)]
 
+mod clients;
+mod disks;
+mod folders;
 mod load;
+mod month_end;
 mod node;
+mod stops;
 
 use std::time::Duration;
 

@@ -22,6 +22,7 @@ pub(crate) const SMALL: &[&str] =
 pub(crate) struct Node {
     child: Child,
     pub(crate) address: String,
+    pub(crate) metrics: Option<String>,
     log: PathBuf,
 }
 
@@ -31,8 +32,9 @@ fn command(data: &Path, flags: &[&str]) -> (Command, PathBuf) {
     let log = std::env::temp_dir().join(format!("meed-crash-{}-{number}.log", std::process::id()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_meed"));
     command
-        .args(["--listen", "127.0.0.1:0", "--metrics-listen", "off", "--data"])
+        .args(["--listen", "127.0.0.1:0", "--data"])
         .arg(data)
+        .env("MEED_METRICS_LISTEN", "off")
         .args(flags)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -71,7 +73,9 @@ impl Node {
         match lines.next() {
             Some(line) => {
                 let address = line.unwrap().strip_prefix("listening on http://").unwrap().to_owned();
-                Ok(Self { child, address, log })
+                let next = lines.next().unwrap().unwrap();
+                let metrics = next.strip_prefix("metrics on http://").map(str::to_owned);
+                Ok(Self { child, address, metrics, log })
             }
             None => {
                 let status = child.wait().unwrap();
@@ -83,6 +87,7 @@ impl Node {
     }
 
     /// A start that is refused: exit code and message.
+    #[track_caller]
     pub(crate) fn refused(data: &Path, flags: &[&str]) -> (Option<i32>, String) {
         match Self::try_start(data, flags) {
             Ok(_) => panic!("it started"),

@@ -27,6 +27,7 @@ struct Node {
     _open: ChildStdin,
 }
 
+#[expect(clippy::zombie_processes, reason = "it ends with the test process, which closes its standard input")]
 fn node() -> &'static Node {
     static NODE: OnceLock<Node> = OnceLock::new();
     NODE.get_or_init(|| {

@@ -1,0 +1,147 @@
+//! The binary as a process on a data folder, and a client that keeps its connection.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Longest wait for anything; only a failing test waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node that runs. Dropped, it is killed.
+pub(crate) struct Node {
+    child: Child,
+    pub(crate) address: String,
+    pub(crate) metrics_address: String,
+    /// Open as long as the node lives: it must be able to print.
+    _output: BufReader<ChildStdout>,
+}
+
+impl Node {
+    /// Starts a node on the folder and waits until it is ready. What it logs goes to `node.log` beside the folder.
+    pub(crate) fn start(data: &Path, arguments: &[&str]) -> Self {
+        let log_path = data.with_file_name("node.log");
+        let log = std::fs::File::options().create(true).append(true).open(&log_path).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_meed"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data"])
+            .arg(data)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let [mut address, mut metrics_address] = [String::new(), String::new()];
+        while address.is_empty() || metrics_address.is_empty() {
+            let mut line = String::new();
+            if output.read_line(&mut line).unwrap() == 0 {
+                let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+                panic!("the node ended while it started ({:?}): {log}", child.wait());
+            }
+            if let Some(found) = line.strip_prefix("listening on http://") {
+                address = found.trim().to_owned();
+            } else if let Some(found) = line.strip_prefix("metrics on http://") {
+                metrics_address = found.trim().to_owned();
+            }
+        }
+        Self { child, address, metrics_address, _output: output }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.address).unwrap()
+    }
+
+    /// The metrics page.
+    pub(crate) fn metrics(&self) -> String {
+        let answer = Client::connect(&self.metrics_address).unwrap().ask("GET", "/metrics", "", "");
+        assert_eq!(answer.status, 200);
+        answer.body
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end; the exit code, or nothing when a signal ended it.
+    pub(crate) fn end(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    /// Ends as a supervisor would end it.
+    pub(crate) fn stop(self) {
+        self.signal(Signal::TERM);
+        assert_eq!(self.end(), Some(0));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the binary to its end: exit code, standard output and standard error.
+pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_meed")).args(arguments).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+pub(crate) struct Client(BufReader<TcpStream>);
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Status line and headers, in lower case.
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Client {
+    pub(crate) fn connect(address: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Sends a request; each header line ends in CR LF.
+    pub(crate) fn send(&mut self, method: &str, path: &str, headers: &str, body: &str) -> io::Result<()> {
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: m\r\n{headers}Content-Length: {length}\r\n\r\n");
+        self.0.get_mut().write_all((head + body).as_bytes())
+    }
+
+    /// The answer to the oldest request that has none yet.
+    pub(crate) fn receive(&mut self) -> io::Result<Answer> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head)? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let head = head.to_ascii_lowercase();
+        let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).ok_or(ErrorKind::InvalidData)?;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |text| text.parse().unwrap())];
+        self.0.read_exact(&mut body)?;
+        let body = String::from_utf8(body).map_err(|_| ErrorKind::InvalidData)?;
+        Ok(Answer { status, head, body })
+    }
+
+    pub(crate) fn ask(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        self.send(method, path, headers, body).unwrap();
+        self.receive().unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+}
