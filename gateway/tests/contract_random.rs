@@ -141,6 +141,21 @@ fn check(sent: &Sent) {
     }
 }
 
+/// Balance, lots and rows of every account, once nothing is due soon any more.
+fn still(shop: &Shop) -> Vec<(Value, Vec<Value>, Vec<Value>)> {
+    let read = |account: u64| {
+        let account = format!("m-{account}");
+        let near = at(DAY_MS / 2);
+        shop.until(&account, |balance| {
+            let expiry = balance["next_expiry"]["at"].as_str();
+            let later = expiry.is_none_or(|at| at > near.as_str());
+            balance["held_points"] == 0 && balance["pending_points"] == 0 && later
+        });
+        (shop.balance(&account), shop.lots(&account), shop.rows(&account))
+    };
+    (0..ACCOUNTS).map(read).collect()
+}
+
 #[test]
 fn random_histories_add_up_and_survive_a_kill() {
     println!("seed {SEED:#x}");
@@ -169,22 +184,6 @@ fn random_histories_add_up_and_survive_a_kill() {
         }
         all.push(sent);
     }
-    // Once nothing is due soon any more, the state stands still.
-    let still = |shop: &Shop| {
-        (0..ACCOUNTS)
-            .map(|account| {
-                let account = format!("m-{account}");
-                let near = at(DAY_MS / 2);
-                shop.until(&account, |balance| {
-                    let expiry = balance["next_expiry"]["at"].as_str();
-                    balance["held_points"] == 0
-                        && balance["pending_points"] == 0
-                        && expiry.is_none_or(|at| at > near.as_str())
-                });
-                (shop.balance(&account), shop.lots(&account), shop.rows(&account))
-            })
-            .collect::<Vec<_>>()
-    };
     let before = still(&shop);
     let kinds: std::collections::BTreeSet<&str> =
         before.iter().flat_map(|(_, _, rows)| rows.iter().map(|row| row["type"].as_str().unwrap())).collect();
