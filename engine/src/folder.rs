@@ -29,6 +29,11 @@ struct Document {
     shard_hash: String,
 }
 
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
 impl FolderIdentity {
     /// Reads the identity of `folder`, or makes one of `shards` shards (16 when not given).
     ///
@@ -81,11 +86,13 @@ impl FolderIdentity {
         let mut bytes = vec![0; 4_096];
         let length = file.read_at(&mut bytes, 0)?;
         let mismatch = |detail: String| Error::Mismatch { path: path.into(), detail };
-        let document: Document = serde_json::from_slice(&bytes[..length])
-            .map_err(|e| mismatch(format!("it is not readable ({e}); restore it from a copy")))?;
-        if document.format > FORMAT {
-            return Err(Error::NewerFormat { path: path.into(), found: document.format, known: FORMAT });
+        let unreadable = |e: serde_json::Error| mismatch(format!("it is not readable ({e}); restore it from a copy"));
+        // The format first: a newer one may have members that this one does not know.
+        let Format { format } = serde_json::from_slice(&bytes[..length]).map_err(unreadable)?;
+        if format > FORMAT {
+            return Err(Error::NewerFormat { path: path.into(), found: format, known: FORMAT });
         }
+        let document: Document = serde_json::from_slice(&bytes[..length]).map_err(unreadable)?;
         if document.shard_hash != SHARD_HASH_NAME {
             return Err(mismatch(format!("its accounts are mapped to shards by {}", document.shard_hash)));
         }

@@ -162,6 +162,12 @@ impl Node {
         self.settle_until.load(Ordering::Relaxed)
     }
 
+    /// The node is stopping and answers nobody any more: what falls due from now on is the next start's, so that
+    /// what is flushed stays flushed.
+    pub fn stop_settling(&self) {
+        self.settle_until.store(Millis::MIN, Ordering::Relaxed);
+    }
+
     /// Whether what fell due in a gap or leap of the clock is left alone until the operator says otherwise.
     pub fn settles_everything(&self) -> bool {
         self.settle_until() == Millis::MAX

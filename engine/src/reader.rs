@@ -2,7 +2,7 @@
 //! away from the workers.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use meed_schemas::codec;
 use meed_schemas::ids::{Identity, Position};
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Result};
 use crate::journal::JournalReader;
 
-/// Reads that may wait.
+/// Reads that may wait when a page is asked for.
 pub const READS_MAX: usize = 65_536;
 /// Records that one listing may step over before its page begins.
 pub const OFFSET_MAX: u64 = 10_000;
@@ -67,30 +67,32 @@ impl Reader {
         Self { shared, journal }
     }
 
-    /// Queues reads; gives back what is over the bound.
-    pub fn submit(&self, jobs: Vec<ReadJob>) -> Vec<ReadJob> {
-        let mut shared = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = READS_MAX.saturating_sub(shared.jobs.len());
-        let mut jobs = jobs;
-        let refused = jobs.split_off(jobs.len().min(room));
-        let wake = jobs.len();
+    /// Queues reads of records. Their number is bounded by the permits of the commands that wait for them; one
+    /// that was turned away would never be answered, and its permit never given back.
+    pub fn submit(&self, jobs: Vec<ReadJob>) {
+        let mut shared = self.lock();
+        let count = jobs.len();
         shared.jobs.extend(jobs);
         drop(shared);
-        match wake {
+        match count {
             0 => {}
             1 => self.shared.1.notify_one(),
             _ => self.shared.1.notify_all(),
         }
-        refused
     }
 
     /// Reads a page; `None` when too many reads wait.
     pub async fn page(&self, query: PageQuery) -> Option<Vec<Record>> {
-        let (sender, receiver) = oneshot::channel();
-        if !self.submit(vec![ReadJob::Page(query, sender)]).is_empty() {
+        if self.lock().jobs.len() >= READS_MAX {
             return None;
         }
+        let (sender, receiver) = oneshot::channel();
+        self.submit(vec![ReadJob::Page(query, sender)]);
         receiver.await.ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The journal itself.
@@ -100,7 +102,7 @@ impl Reader {
 
     /// Ends the threads once the queue is empty.
     pub fn stop(&self) {
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.lock().stop = true;
         self.shared.1.notify_all();
     }
 }

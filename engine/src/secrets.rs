@@ -21,8 +21,9 @@ pub const SECRETS_FILE: &str = "secrets";
 const MAGIC: &[u8; 8] = b"MEEDSECR";
 const FORMAT: u32 = 1;
 const PAYLOAD_BYTES: usize = 16 * 4 + 32;
-/// Magic, format, payload, CRC32C of all before it.
-const FILE_BYTES: usize = MAGIC.len() + 4 + PAYLOAD_BYTES + 4;
+/// Magic, format, id of the node's journal, payload, CRC32C of all before it.
+const FILE_BYTES: usize = HEAD_BYTES + PAYLOAD_BYTES + 4;
+const HEAD_BYTES: usize = MAGIC.len() + 4 + 16;
 
 /// The letters of a redemption code: digits and capitals without `0 O 1 I L U`.
 pub const CODE_ALPHABET: &[u8; 30] = b"23456789ABCDEFGHJKMNPQRSTVWXYZ";
@@ -68,11 +69,11 @@ impl Secrets {
 
     /// Makes the secrets of a new data folder and keeps them in `DIR/secrets`, mode 0600, durable when this
     /// returns. The file appears whole or not at all: a crash leaves at most a temporary file, which the next
-    /// attempt replaces.
+    /// attempt replaces. The file names the journal that it belongs to.
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the folder already has secrets: they are never replaced.
-    pub fn create(dir: &Path) -> Result<Self> {
+    pub fn create(dir: &Path, journal_id: u128) -> Result<Self> {
         let path = dir.join(SECRETS_FILE);
         let mut random = [0; PAYLOAD_BYTES];
         getrandom::fill(&mut random)
@@ -87,7 +88,7 @@ impl Secrets {
         }
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(&secrets.to_bytes())?;
+            file.write_all(&secrets.to_bytes(journal_id))?;
             file.sync_all()
         };
         write().map_err(|e| Error::io("write", &temporary, e))?;
@@ -109,20 +110,22 @@ impl Secrets {
     /// The secrets of a data folder, or `None` when the file is not there.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the file is not what was written, [`Error::NewerFormat`].
-    pub fn load(dir: &Path) -> Result<Option<Self>> {
+    /// [`Error::Damaged`] when the file is not what was written, [`Error::NewerFormat`], [`Error::Mismatch`] when
+    /// they are those of another journal: no key in it would be found again, and every retry executed once more.
+    pub fn load(dir: &Path, journal_id: u128) -> Result<Option<Self>> {
         let path = dir.join(SECRETS_FILE);
         match fs::read(&path) {
-            Ok(bytes) => Self::from_bytes(&bytes, &path).map(Some),
+            Ok(bytes) => Self::from_bytes(&bytes, journal_id, &path).map(Some),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", path, e)),
         }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    fn to_bytes(&self, journal_id: u128) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(FILE_BYTES);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&journal_id.to_le_bytes());
         for part in [&self.key_hash, &self.fingerprint, &self.redemption_code, &self.cursor] {
             bytes.extend_from_slice(part);
         }
@@ -131,7 +134,7 @@ impl Secrets {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8], path: &Path) -> Result<Self> {
+    fn from_bytes(bytes: &[u8], journal_id: u128, path: &Path) -> Result<Self> {
         let damaged = |offset: usize, detail: &str| Error::Damaged {
             file: path.to_owned(),
             offset: offset as u64,
@@ -151,7 +154,12 @@ impl Secrets {
         if crc32c::crc32c(body).to_le_bytes() != checksum {
             return Err(damaged(0, "wrong checksum"));
         }
-        Ok(Self::from_random(&std::array::from_fn(|i| body[MAGIC.len() + 4 + i])))
+        let (head, payload) = body.split_at(HEAD_BYTES);
+        if head[MAGIC.len() + 4..] != journal_id.to_le_bytes() {
+            let detail = "it is of another node; put the folders of one node together".to_owned();
+            return Err(Error::Mismatch { path: path.to_owned(), detail });
+        }
+        Ok(Self::from_random(&std::array::from_fn(|i| payload[i])))
     }
 
     /// The hash by which an idempotency or business key is remembered (SipHash-2-4, 128 bits). `layer`

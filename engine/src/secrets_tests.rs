@@ -12,16 +12,17 @@ fn fixed() -> Secrets {
 #[test]
 fn what_was_created_is_loaded_and_never_replaced() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(Secrets::load(dir.path()).unwrap(), None);
+    assert_eq!(Secrets::load(dir.path(), 7).unwrap(), None);
     // A crash left a temporary file.
     fs::write(dir.path().join("secrets.new"), b"half").unwrap();
-    let made = Secrets::create(dir.path()).unwrap();
-    assert_eq!(Secrets::load(dir.path()).unwrap().unwrap(), made);
+    let made = Secrets::create(dir.path(), 7).unwrap();
+    assert_eq!(Secrets::load(dir.path(), 7).unwrap().unwrap(), made);
     assert_ne!(made.key_hash, made.fingerprint);
+    assert!(matches!(Secrets::load(dir.path(), 8), Err(Error::Mismatch { .. })), "of another journal");
     let mode = fs::metadata(dir.path().join(SECRETS_FILE)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    assert!(matches!(Secrets::create(dir.path()), Err(Error::Mismatch { .. })));
-    assert_eq!(Secrets::load(dir.path()).unwrap().unwrap(), made);
+    assert!(matches!(Secrets::create(dir.path(), 7), Err(Error::Mismatch { .. })));
+    assert_eq!(Secrets::load(dir.path(), 7).unwrap().unwrap(), made);
     assert_eq!(format!("{made:?}"), "Secrets(..)");
 }
 
@@ -29,12 +30,12 @@ fn what_was_created_is_loaded_and_never_replaced() {
 fn every_flipped_bit_and_every_cut_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(SECRETS_FILE);
-    Secrets::create(dir.path()).unwrap();
+    Secrets::create(dir.path(), 7).unwrap();
     let whole = fs::read(&path).unwrap();
     for bit in 0..whole.len() * 8 {
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        let error = Secrets::from_bytes(&bytes, &path).unwrap_err();
+        let error = Secrets::from_bytes(&bytes, 7, &path).unwrap_err();
         let in_format = (8..12).contains(&(bit / 8));
         assert!(
             matches!(error, Error::Damaged { .. }) || in_format && matches!(error, Error::NewerFormat { .. }),
@@ -43,7 +44,7 @@ fn every_flipped_bit_and_every_cut_is_damage() {
     }
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
-        assert!(matches!(Secrets::load(dir.path()), Err(Error::Damaged { .. })), "length {length}");
+        assert!(matches!(Secrets::load(dir.path(), 7), Err(Error::Damaged { .. })), "length {length}");
     }
 }
 

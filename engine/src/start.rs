@@ -46,6 +46,8 @@ const FILTER_SHARE: u64 = 16;
 const CHECKPOINT_RECORDS: u64 = 500_000;
 /// Idle accounts are packed after this, and before twice this.
 const PACK_AFTER_MS: i64 = 15_000;
+/// Where the store keeps until when the node settles.
+const SETTLE_BOUND: &str = "settle-until";
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -103,17 +105,17 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
             detail: "it is the journal of another node; put the folders of one node together".into(),
         });
     }
-    let secrets = match Secrets::load(&config.data)? {
+    let secrets = match Secrets::load(&config.data, folder.journal_id)? {
         Some(secrets) => secrets,
         // A journal whose keys were hashed with secrets that are gone would execute every retry again.
         None if recovered.last_batch > 0 => {
             let detail = "it has a journal but no secrets; restore that file from a copy".into();
             return Err(Error::Mismatch { path: config.data, detail });
         }
-        None => Secrets::create(&config.data)?,
+        None => Secrets::create(&config.data, folder.journal_id)?,
     };
     let store_options = StoreOptions::default();
-    let store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
+    let mut store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
     let store_took = began.elapsed() - journal_took;
     let (aliases, alias_owner) = Aliases::open(
         &config.data.join("aliases"),
@@ -127,15 +129,13 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     let programs = recovery::programs(&store, &replayed)?;
     let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
     let wall = times.wall_ms();
-    let gap = config.settle_gap_days.saturating_mul(DAY_MS);
-    let leaves_gap = last_recorded_at > 0 && wall - last_recorded_at > gap && !config.settle_past_gap;
-    let settle_until = if leaves_gap { last_recorded_at } else { Millis::MAX };
+    let settles_until = settle_bound(&mut store, &config, last_recorded_at, wall)?;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
         journal_took,
         store_took,
         took: began.elapsed(),
-        settles_until: leaves_gap.then_some(last_recorded_at),
+        settles_until,
         journal: recovered,
     };
     let exchanges: Vec<Arc<Exchange>> = (0..workers as u16)
@@ -145,8 +145,38 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
             Arc::new(Exchange::new(index, lane, clock))
         })
         .collect();
-    let node = Node::new(config, folder.shards, secrets, exchanges, programs, settle_until, times, on_fault);
+    let node = Node::new(
+        config,
+        folder.shards,
+        secrets,
+        exchanges,
+        programs,
+        settles_until.unwrap_or(Millis::MAX),
+        times,
+        on_fault,
+    );
     run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
+}
+
+/// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
+/// long. The bound outlives this process, because records of after the gap would hide it from the next start; only the
+/// operator lifts it.
+fn settle_bound(
+    store: &mut Store,
+    config: &EngineConfig,
+    last_recorded_at: Millis,
+    wall: Millis,
+) -> Result<Option<Millis>> {
+    let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
+    let kept = kept.filter(|until| *until < Millis::MAX);
+    let gap = config.settle_gap_days.saturating_mul(DAY_MS);
+    let found = (last_recorded_at > 0 && wall - last_recorded_at > gap).then_some(last_recorded_at);
+    // An older bound is the stricter one.
+    let bound = if config.settle_past_gap { None } else { kept.or(found) };
+    if bound != kept {
+        store.put_meta(SETTLE_BOUND, &bound.unwrap_or(Millis::MAX).to_le_bytes())?;
+    }
+    Ok(bound)
 }
 
 /// Starts the threads round a recovered node.
@@ -237,6 +267,7 @@ impl Engine {
         while node.permits.under_way() > 0 && Instant::now() < until && !node.has_faulted() {
             std::thread::sleep(STOP_POLL);
         }
+        node.stop_settling();
         node.ask_flush();
         for (shard, exchange) in (0..node.shards()).map(|s| (s, &node.exchanges()[node.worker_of(s) as usize])) {
             exchange.send([Message::Input(shard, Input::Flush)]);

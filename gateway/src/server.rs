@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -24,6 +24,8 @@ use crate::{backend, logging, metrics, operations};
 
 /// File descriptors that connections may not take: journal, store, listeners, log.
 const FILES_RESERVED: u64 = 512;
+/// Time for the last checkpoint when clients have used up the time of the drain.
+const FLUSH_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// Where to wait for scrapers.
 const METRICS_BACKLOG: i32 = 64;
 
@@ -292,10 +294,12 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         }
         tracing::info!("stopping");
         shared.drain();
-        let drain_timeout = Duration::from_millis(settings.drain_timeout_ms);
+        let until = Instant::now() + Duration::from_millis(settings.drain_timeout_ms);
         let stop = async {
             shared.served().await;
-            let stopped = tokio::task::spawn_blocking(move || engine.shutdown(drain_timeout)).await;
+            // Clients and engine share one bound; a client that used it up leaves the engine a moment.
+            let patience = until.saturating_duration_since(Instant::now()).max(FLUSH_TIMEOUT_MIN);
+            let stopped = tokio::task::spawn_blocking(move || engine.shutdown(patience)).await;
             stopped.unwrap_or_else(|_| Err(Error::Stopped("a thread of the stop panicked".into())))
         };
         tokio::select! {
