@@ -1,0 +1,11 @@
+//! The documents that describe a node, against a running one.
+#![allow(clippy::unwrap_used)]
+
+mod contract;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/node.rs"]
+mod node;
+#[path = "../../../schemas/tests/openapi/schema.rs"]
+mod schema;
+#[path = "../../../schemas/tests/openapi/yaml.rs"]
+mod yaml;
