@@ -123,8 +123,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         &secrets.alias,
         &AliasOptions::default(),
     )?;
-    let workers =
-        if config.workers == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { config.workers };
+    let workers = worker_count(&config);
     let replayed = recovery::replay(&store, &reader, &recovered.last_sequence, workers)?;
     let programs = recovery::programs(&store, &replayed)?;
     let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
@@ -138,13 +137,11 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         settles_until,
         journal: recovered,
     };
-    let exchanges: Vec<Arc<Exchange>> = (0..workers as u16)
-        .map(|index| {
-            let lane = Lane::new(report.journal.last_sequence.clone());
-            let clock = Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms);
-            Arc::new(Exchange::new(index, lane, clock))
-        })
-        .collect();
+    let exchange = |index| {
+        let lane = Lane::new(report.journal.last_sequence.clone());
+        Arc::new(Exchange::new(index, lane, Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms)))
+    };
+    let exchanges = (0..workers as u16).map(exchange).collect();
     let node = Node::new(
         config,
         folder.shards,
@@ -156,6 +153,14 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         on_fault,
     );
     run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
+}
+
+/// The number of workers: the setting, or one per core.
+fn worker_count(config: &EngineConfig) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    }
 }
 
 /// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
