@@ -136,13 +136,11 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         settles_until,
         journal: recovered,
     };
-    let exchanges: Vec<Arc<Exchange>> = (0..workers as u16)
-        .map(|index| {
-            let lane = Lane::new(report.journal.last_sequence.clone());
-            let clock = Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms);
-            Arc::new(Exchange::new(index, lane, clock))
-        })
-        .collect();
+    let exchange = |index| {
+        let lane = Lane::new(report.journal.last_sequence.clone());
+        Arc::new(Exchange::new(index, lane, Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms)))
+    };
+    let exchanges = (0..workers as u16).map(exchange).collect();
     let node = Node::new(
         config,
         folder.shards,
@@ -156,6 +154,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
 }
 
+/// The number of workers: the setting, or one per core.
 fn worker_count(config: &EngineConfig) -> usize {
     match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

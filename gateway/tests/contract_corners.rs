@@ -297,3 +297,83 @@ fn a_return_is_found_by_its_key_and_judged_by_its_time() {
     assert_eq!(outcome["body"], returned);
     shop.points("m-1");
 }
+
+#[test]
+fn a_positive_adjustment_is_a_lot_like_an_award_of_now() {
+    let shop = Shop::open(json!({"pending": {"days": 2}, "expiry": {"days": 30}}));
+    let earn = shop.earn("m-1", 5);
+    let adjust = shop.done("m-1", "adjust", json!({"points": 7, "reason": "r"}));
+    assert_eq!(numbers(&adjust, &["points", "pending_points", "new_balance"]), [7, 12, 0]);
+    let lots = shop.lots("m-1");
+    assert_eq!((lots.len(), &lots[0]["expires_at"]), (1, &earn["expires_at"]));
+}
+
+#[test]
+fn a_reversal_never_takes_pending_points_of_other_awards() {
+    let shop = Shop::open(json!({}));
+    let earn = shop.earn("m-1", 10);
+    shop.done("m-1", "redeem", json!({"points": 10}));
+    shop.done("m-1", "earn", json!({"points": 20, "activates_at": at(DAY_MS)}));
+    let reversal = shop.reverse(&earn, json!({}));
+    assert_eq!(numbers(&reversal, &["points", "shortfall_points", "pending_points"]), [0, 10, 20]);
+}
+
+#[test]
+fn closed_means_tiers_too() {
+    let shop = Shop::open(json!({}));
+    shop.earn("m-1", 10);
+    shop.patch("/api/v1/accounts/m-1", json!({"status": "closed"})).expect(200);
+    shop.patch("/api/v1/accounts/m-1", json!({"status": "closed"})).expect(200);
+    let tier = shop.put("/api/v1/admin/users/m-1/tier", json!({"new_tier": "BASE", "reason": "r"}));
+    tier.problem(409, "account-closed");
+    shop.put("/api/v1/accounts/m-1", "").expect(200);
+    assert_eq!(shop.get("/api/v1/accounts/m-1").expect(200)["status"], "closed");
+    shop.rows("m-1");
+}
+
+#[test]
+fn an_alias_names_the_account_of_an_alias_and_of_an_outcome() {
+    let shop = Shop::open(json!({}));
+    shop.post_key("k", "/api/v1/points/m-1/earn", json!({"points": 10})).expect(201);
+    shop.put("/api/v1/accounts/m-1/aliases/card:1", "").expect(201);
+    shop.put("/api/v1/accounts/card:1/aliases/card:2", "").expect(201);
+    let list = shop.get("/api/v1/accounts/card%3A2/aliases").expect(200);
+    assert_eq!((&list["account_id"], list["aliases"].as_array().unwrap().len()), (&json!("m-1"), 2));
+    assert_eq!(shop.get("/api/v1/points/card:2/outcomes/k").expect(200)["body"]["points"], 10);
+    shop.patch("/api/v1/accounts/card:2", json!({"status": "frozen"})).expect(200);
+    assert_eq!(shop.balance("m-1")["status"], "frozen");
+    assert_eq!(shop.delete("/api/v1/accounts/card:2/aliases/card:1").status, 204);
+    assert_eq!(shop.delete("/api/v1/accounts/card:2/aliases/card:2").status, 204);
+    shop.get("/api/v1/points/card:2/balance").problem(404, "unknown-account");
+}
+
+#[test]
+fn bounds_of_a_document_are_within() {
+    let level = |n: i64| json!({"name": format!("L{n}"), "from": format!("{n}.00"), "multiplier": if n % 2 == 0 { "0" } else { "100.0000" }});
+    let levels: Vec<Value> = (0..20).map(level).collect();
+    let shop = Shop::open(json!({"tiers": {"window": "lifetime", "levels": levels}, "late_days_max": 0,
+        "negative_balance": {"policy": "debt", "floor": 0}, "holds": {"default_ttl_seconds": 1, "max_ttl_seconds": 1}}));
+    let first = shop.done("m-1", "earn", json!({"amount": "1.00"}));
+    assert_eq!((&first["points"], &first["tier"]), (&json!(0), &json!("L1")));
+    let second = shop.done("m-1", "earn", json!({"amount": "1.00"}));
+    assert_eq!((&second["points"], &second["applied_tier"]), (&json!(100), &json!("L1")));
+    shop.on("m-1", "earn", json!({"points": 1, "occurred_at": at(-60 * SECOND_MS)})).problem(422, "too-late");
+}
+
+#[test]
+fn a_batch_takes_no_key_and_null_is_absent() {
+    let shop = Shop::open(json!({}));
+    let items = json!({"items": [
+        {"op": null, "store_id": "s", "transaction_id": "t", "user_identifier": "m-1", "amount": "2", "timestamp": at(0), "idempotency_key": null},
+        {"op": "earn", "account": "m-1", "idempotency_key": "\"q\"", "points": 1}
+    ]});
+    let first = shop.post_key("k", "/api/v1/pos/batch", &items).expect(207);
+    let again = shop.post_key("k", "/api/v1/pos/batch", &items);
+    assert!(!again.is_replay());
+    let again = again.expect(207);
+    for (first, again) in first["results"].as_array().unwrap().iter().zip(again["results"].as_array().unwrap()) {
+        assert_eq!((&first["status"], &first["body"]), (&json!(201), &again["body"]));
+        assert_eq!((&first["replayed"], &again["replayed"]), (&json!(false), &json!(true)));
+    }
+    assert!(shop.post_key("q", "/api/v1/points/m-1/earn", json!({"points": 1})).is_replay());
+}

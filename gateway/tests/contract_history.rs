@@ -268,3 +268,42 @@ fn a_refused_program_leaves_a_node_that_starts() {
         shop.get("/api/v1/programs/mars").problem(404, "unknown-program");
     }
 }
+
+/// Whether any file under a folder holds these bytes.
+fn holds_bytes(folder: &std::path::Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds_bytes(&path, bytes);
+        }
+        let content = std::fs::read(&path).unwrap();
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[test]
+fn an_alias_lies_nowhere_in_the_clear_and_stays_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").to_str().unwrap().to_owned();
+    let node = start(&data);
+    let shop = Shop::of(&node.address, "default");
+    shop.earn("visible-account", 1);
+    let path = "/api/v1/accounts/visible-account/aliases/email:quite.unusual%40example.org";
+    shop.put(path, "").expect(201);
+    shop.put("/api/v1/accounts/visible-account/aliases/phone:%2B4915112345678", "").expect(201);
+    shop.done("quite.unusual%40example.org", "earn", json!({"points": 2}));
+    assert_eq!(shop.delete(path).status, 204);
+    drop(shop);
+    drop(node);
+    let root = folder.path().join("data");
+    assert!(holds_bytes(&root, b"visible-account"), "the search finds what is there");
+    for secret in ["quite.unusual", "4915112345678"] {
+        assert!(!holds_bytes(&root, secret.as_bytes()), "{secret}");
+    }
+    let node = start(&data);
+    let shop = Shop::of(&node.address, "default");
+    let lookup = |alias: &str| shop.post_bare("/api/v1/accounts/lookup", json!({"user_identifier": alias}));
+    lookup("quite.unusual@example.org").problem(404, "unknown-account");
+    assert_eq!(lookup("+4915112345678").expect(200)["account_id"], "visible-account");
+    shop.on("quite.unusual%40example.org", "earn", json!({"points": 2})).problem(404, "unknown-account");
+}

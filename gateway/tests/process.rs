@@ -64,6 +64,14 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// No node outlives its test. One that was waited for is not there any more.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_node_says_where_it_is_and_stops_when_told() {
     for signal in [Signal::TERM, Signal::INT] {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use meed_engine::aliases::Aliases;
 use meed_engine::config::EngineConfig;
-use meed_engine::start::start;
+use meed_engine::start::{Engine, start};
 use meed_engine::worker::Worker;
 use meed_schemas::command::{Basis, Command, Earn, Keys, Request, RequestId};
 use meed_schemas::ids::Identity;
@@ -194,67 +194,35 @@ async fn caller(worker: Worker, seed: u64, options: Options, counts: Arc<Counts>
     }
 }
 
-fn main() {
-    let options = match options() {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("error: {error}");
-            std::process::exit(2);
-        }
-    };
-    let folder = tempfile::tempdir_in(".").expect("a folder for the journal");
-    let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
-    let config = EngineConfig { workers: options.workers, ..EngineConfig::new(data) };
-    let counts = Arc::new(Counts::default());
-    let (run_options, run_counts) = (options.clone(), Arc::clone(&counts));
-    let main = move |worker: Worker, _: Aliases| -> Pin<Box<dyn Future<Output = ()>>> {
-        let (options, counts) = (run_options.clone(), Arc::clone(&run_counts));
-        Box::pin(async move {
-            if worker.index() == 0 {
-                put_program(&worker).await;
-                counts.ready.store(true, Ordering::Release);
-            }
-            while !counts.ready.load(Ordering::Acquire) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            fill(&worker, options.fill).await;
-            counts.filled.fetch_add(1, Ordering::AcqRel);
-            while !counts.go.load(Ordering::Acquire) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            for number in 0..options.callers as u64 {
-                let seed = number * 1_000 + u64::from(worker.index());
-                tokio::task::spawn_local(caller(worker.clone(), seed, options.clone(), Arc::clone(&counts)));
-            }
-            std::future::pending::<()>().await;
-        })
-    };
-    let on_fault = |error: &meed_engine::error::Error| {
-        eprintln!("error: {error}");
-        std::process::exit(1);
-    };
-    let starting = Instant::now();
-    let engine = match start(config, Box::new(on_fault), Arc::new(main)) {
-        Ok(engine) => engine,
-        Err(error) => {
-            eprintln!("error: {error}");
-            std::process::exit(1);
-        }
-    };
-    println!(
-        "ready in {:?}: recovered in {:?} (journal {:?}, store {:?}), {} records replayed",
-        starting.elapsed(),
-        engine.recovered.took,
-        engine.recovered.journal_took,
-        engine.recovered.store_took,
-        engine.recovered.replayed_records
-    );
+/// What each worker runs: the program, the accounts to be filled, then the callers.
+async fn worker_main(worker: Worker, options: Options, counts: Arc<Counts>) {
+    if worker.index() == 0 {
+        put_program(&worker).await;
+        counts.ready.store(true, Ordering::Release);
+    }
+    while !counts.ready.load(Ordering::Acquire) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fill(&worker, options.fill).await;
+    counts.filled.fetch_add(1, Ordering::AcqRel);
+    while !counts.go.load(Ordering::Acquire) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for number in 0..options.callers as u64 {
+        let seed = number * 1_000 + u64::from(worker.index());
+        tokio::task::spawn_local(caller(worker.clone(), seed, options.clone(), Arc::clone(&counts)));
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Waits until the accounts are filled, and prints what they take once they are idle.
+fn wait_filled(engine: &Engine, options: &Options, counts: &Counts) {
     let before = resident_bytes();
     while counts.filled.load(Ordering::Acquire) < engine.node().exchanges().len() as u64 {
         std::thread::sleep(Duration::from_millis(5));
     }
     if options.fill > 0 {
-        // Idle accounts are checkpointed within one interval and packed soon after.
+        // Idle accounts are checkpointed within one interval and packed within twice the idle time.
         std::thread::sleep(Duration::from_secs(45));
         let accounted: u64 = engine.node().reports().iter().map(|report| report.resident_bytes).sum();
         let grown = resident_bytes().saturating_sub(before);
@@ -265,33 +233,72 @@ fn main() {
             accounted / options.fill
         );
     }
+}
+
+/// Lets the callers run, and prints the rate each second and in all.
+fn measure(options: &Options, counts: &Counts) {
+    let answered = || counts.executed.load(Ordering::Relaxed) + counts.refused.load(Ordering::Relaxed);
     counts.go.store(true, Ordering::Release);
-    let mut last = 0;
-    let began = Instant::now();
+    let (began, mut last) = (Instant::now(), 0);
     for _ in 0..options.seconds {
         std::thread::sleep(Duration::from_secs(1));
+        let now = answered();
+        println!("{} a second", now - last);
+        last = now;
         if counts.executed.load(Ordering::Relaxed) >= options.operations {
             break;
         }
-        let now = counts.executed.load(Ordering::Relaxed) + counts.refused.load(Ordering::Relaxed);
-        println!("{} a second", now - last);
-        last = now;
     }
     let seconds = began.elapsed();
     counts.stop.store(true, Ordering::Relaxed);
-    let executed = counts.executed.load(Ordering::Relaxed);
     println!(
-        "executed {executed}, refused {}, shed {}, failed {} in {seconds:?}: {} operations a second",
+        "executed {}, refused {}, shed {}, failed {} in {seconds:?}: {} operations a second",
+        counts.executed.load(Ordering::Relaxed),
         counts.refused.load(Ordering::Relaxed),
         counts.shed.load(Ordering::Relaxed),
         counts.failed.load(Ordering::Relaxed),
         u128::from(last) * 1_000 / seconds.as_millis().max(1),
     );
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let folder = tempfile::tempdir_in(".").map_err(|error| format!("no folder for the journal: {error}"))?;
+    let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
+    let config = EngineConfig { workers: options.workers, ..EngineConfig::new(data) };
+    let counts = Arc::new(Counts::default());
+    let (run_options, run_counts) = (options.clone(), Arc::clone(&counts));
+    let main = move |worker: Worker, _: Aliases| -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(worker_main(worker, run_options.clone(), Arc::clone(&run_counts)))
+    };
+    let on_fault = |error: &meed_engine::error::Error| {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    };
+    let starting = Instant::now();
+    let engine = start(config, Box::new(on_fault), Arc::new(main)).map_err(|error| error.to_string())?;
+    println!(
+        "ready in {:?}: recovered in {:?} (journal {:?}, store {:?}), {} records replayed",
+        starting.elapsed(),
+        engine.recovered.took,
+        engine.recovered.journal_took,
+        engine.recovered.store_took,
+        engine.recovered.replayed_records
+    );
+    wait_filled(&engine, options, &counts);
+    measure(options, &counts);
     if options.abort {
         std::process::abort();
     }
-    if let Err(error) = engine.shutdown(Duration::from_secs(20)) {
+    engine.shutdown(Duration::from_secs(20)).map_err(|error| error.to_string())
+}
+
+fn main() {
+    let (code, error) = match options() {
+        Ok(options) => (1, run(&options)),
+        Err(error) => (2, Err(error)),
+    };
+    if let Err(error) = error {
         eprintln!("error: {error}");
-        std::process::exit(1);
+        std::process::exit(code);
     }
 }

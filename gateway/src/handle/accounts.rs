@@ -7,35 +7,26 @@ use meed_schemas::http::{decode_lookup, decode_nothing, views};
 use meed_schemas::ids::{Identity, check_id};
 use meed_schemas::outcome::Reply as Outcome;
 use meed_schemas::program::Document;
-use meed_schemas::record::RecordKind;
 
 use super::desk::{Desk, bad, refused, status};
 use crate::reply::Reply;
 use crate::route::Query;
 
 impl Desk<'_> {
-    /// `PUT /accounts/{account}`: 201 new, 200 there.
+    /// `PUT /accounts/{account}`: 201 and the OPEN when new, 200 and the account when there.
     pub(super) async fn open_account(&self, account: &str) -> Result<Reply, Problem> {
         decode_nothing(&self.call.body).map_err(bad)?;
         Self::check_identifier(account, "account")?;
         let program = self.program()?;
         let account_id = self.account_id(account, "account").await?;
         let request = self.request(self.member(&account_id), Command::Open, Keys::default());
-        let (code, view) = match self.ask(request).await? {
-            Outcome::Executed { record, .. } if record.kind == RecordKind::Open => {
-                let request = self.request(self.member(&account_id), Command::Account, Keys::default());
-                (201, self.ask(request).await?)
-            }
-            other => (200, other),
-        };
-        match view {
+        match self.ask(request).await? {
             Outcome::Account(view) => {
                 let mut body = Vec::with_capacity(256);
                 views::write_account(&mut body, &self.member(&account_id), &view, &self.facts(program));
-                Ok(Reply::json(status(code), body))
+                Ok(Reply::json(status(200), body))
             }
-            Outcome::Refused(refusal) => Err(refused(program, &refusal)),
-            _ => Err(Problem::of(Kind::OutcomeUnknown)),
+            opened => self.answer(program, opened),
         }
     }
 

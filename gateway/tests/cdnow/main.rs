@@ -167,17 +167,14 @@ fn check_program(node: &Node, program: &str, document: &Value, sales: &[Sale]) -
         let last = customer.awards.last().unwrap();
         *totals.customers_by_last_tier.entry(last.tier.clone()).or_default() += 1;
     }
-    let page = node.metrics();
-    for (name, points) in [
+    let lines = [
         ("issued_total", totals.issued),
         ("redeemed_total", 0),
         ("expired_total", totals.expired),
         ("outstanding", totals.outstanding),
-    ] {
-        let line = page.lines().find(|line| line.starts_with(&format!("meed_points_{name}{{program=\"{program}\"")));
-        let value = line.and_then(|line| line.rsplit(' ').next()).map(|text| text.parse::<i128>().unwrap());
-        assert_eq!(value, Some(points), "{name}: {line:?}");
-    }
+    ]
+    .map(|(name, points)| format!("meed_points_{name}{{program=\"{program}\",wallet=\"points\"}} {points}"));
+    node.metrics_with(&lines);
     totals
 }
 

@@ -19,8 +19,9 @@ const CLIENTS: usize = 8;
 
 #[test]
 fn a_hundred_kills_under_load_lose_nothing() {
-    let seed = 0x6d65_6564;
-    println!("seed {seed}");
+    let given = std::env::var("MEED_CRASH_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = given.unwrap_or(0x6d65_6564);
+    println!("MEED_CRASH_SEED={seed}");
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut random = Random(seed);

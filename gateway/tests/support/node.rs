@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -62,6 +62,18 @@ impl Node {
         answer.body
     }
 
+    /// The metrics page once it has all these lines; shards report only once a second.
+    pub(crate) fn metrics_with(&self, lines: &[String]) -> String {
+        let begin = Instant::now();
+        loop {
+            let page = self.metrics();
+            let missing = lines.iter().find(|line| !page.lines().any(|other| other == *line));
+            let Some(missing) = missing else { return page };
+            assert!(begin.elapsed() < PATIENCE, "{missing} is not in {page}");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -103,6 +115,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// A header's value, in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }

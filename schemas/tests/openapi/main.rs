@@ -2,6 +2,7 @@
 //! as the decoder, and examples that are what is really written.
 #![allow(clippy::unwrap_used)]
 
+mod schema;
 mod yaml;
 
 use std::collections::BTreeSet;
@@ -12,6 +13,8 @@ use meed_schemas::http::{Operation, decode, decode_lookup, subject};
 use meed_schemas::money::Currency;
 use meed_schemas::program::Document;
 use serde_json::Value;
+
+use schema::{object, operations, resolved, validate};
 
 /// Every endpoint of the contract.
 const ENDPOINTS: &[&str] = &[
@@ -79,10 +82,6 @@ fn contract() -> Value {
     yaml::parse(&text).unwrap_or_else(|error| panic!("openapi.yaml: {error}"))
 }
 
-fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flatten()
-}
-
 /// Every value of the document, with the path to it.
 fn walk<'a>(value: &'a Value, path: &str, visit: &mut impl FnMut(&str, &'a Value)) {
     visit(path, value);
@@ -92,21 +91,6 @@ fn walk<'a>(value: &'a Value, path: &str, visit: &mut impl FnMut(&str, &'a Value
     for (index, inner) in value.as_array().into_iter().flatten().enumerate() {
         walk(inner, &format!("{path}/{index}"), visit);
     }
-}
-
-fn resolved<'a>(root: &'a Value, value: &'a Value) -> &'a Value {
-    let Some(reference) = value.get("$ref").and_then(Value::as_str) else { return value };
-    let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference} is not in this file"));
-    resolved(root, root.pointer(pointer).unwrap_or_else(|| panic!("{reference} leads nowhere")))
-}
-
-fn operations(root: &Value) -> Vec<(String, &Value)> {
-    let mut found = Vec::new();
-    for (path, item) in object(&root["paths"]) {
-        let methods = object(item).filter(|(method, _)| !matches!(method.as_str(), "parameters" | "servers"));
-        found.extend(methods.map(|(method, operation)| (format!("{method} {path}"), operation)));
-    }
-    found
 }
 
 #[test]
@@ -248,59 +232,5 @@ fn answers_in_examples_are_valid() {
     for file in rows.filter(|file| file.to_string_lossy().ends_with(".row.json")) {
         let text = std::fs::read_to_string(&file).unwrap();
         validate(&root, row, &serde_json::from_str(&text).unwrap(), &file.display().to_string());
-    }
-}
-
-/// As much of JSON Schema as the contract uses, patterns and formats left out.
-fn validate(root: &Value, schema: &Value, value: &Value, at: &str) {
-    let schema = resolved(root, schema);
-    for part in schema["allOf"].as_array().into_iter().flatten() {
-        validate(root, part, value, at);
-    }
-    let types = match &schema["type"] {
-        Value::Array(types) => types.clone(),
-        Value::Null => Vec::new(),
-        one => vec![one.clone()],
-    };
-    let is = |name: &Value| match name.as_str().unwrap() {
-        "null" => value.is_null(),
-        "boolean" => value.is_boolean(),
-        "integer" => value.is_i64() || value.is_u64(),
-        "number" => value.is_number(),
-        "string" => value.is_string(),
-        "array" => value.is_array(),
-        "object" => value.is_object(),
-        other => panic!("{at}: unknown type {other}"),
-    };
-    assert!(types.is_empty() || types.iter().any(is), "{at}: {value} is none of {types:?}");
-    if let Some(values) = schema["enum"].as_array() {
-        assert!(values.contains(value), "{at}: {value} is none of {values:?}");
-    }
-    if let Some(only) = schema.get("const") {
-        assert_eq!(value, only, "{at}");
-    }
-    if let (Some(number), Some(least)) = (value.as_i64(), schema["minimum"].as_i64()) {
-        assert!(number >= least, "{at}: {number} is below {least}");
-    }
-    if let (Some(number), Some(most)) = (value.as_i64(), schema["maximum"].as_i64()) {
-        assert!(number <= most, "{at}: {number} is above {most}");
-    }
-    if let (Some(text), Some(least)) = (value.as_str(), schema["minLength"].as_u64()) {
-        assert!(text.len() as u64 >= least, "{at}: {text} is too short");
-    }
-    for item in value.as_array().into_iter().flatten().filter(|_| schema.get("items").is_some()) {
-        validate(root, &schema["items"], item, &format!("{at}[]"));
-    }
-    if !value.is_object() {
-        return;
-    }
-    for name in schema["required"].as_array().into_iter().flatten() {
-        assert!(value.get(name.as_str().unwrap()).is_some(), "{at}: {name} is missing");
-    }
-    for (name, inner) in object(value) {
-        match schema["properties"].get(name) {
-            Some(property) => validate(root, property, inner, &format!("{at}.{name}")),
-            None => assert!(schema["additionalProperties"] != false, "{at}: {name} is not described"),
-        }
     }
 }
