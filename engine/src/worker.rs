@@ -31,7 +31,7 @@ mod slots;
 /// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
 const YIELDS_BEFORE_SUBMIT: usize = 3;
 /// Batches of one worker that the journal may have at once: one being written, one waiting.
-const BATCHES_UNDER_WAY_MAX: usize = 2;
+const BATCHES_UNDER_WAY_MAX: usize = 1;
 /// A batch that has grown to this goes to the journal without waiting for more.
 const BATCH_BYTES: usize = 4 << 20;
 /// Pace of deadlines and of time in the shards.
