@@ -262,7 +262,7 @@ fn measure(options: &Options, counts: &Counts) {
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let folder = tempfile::tempdir_in(".").map_err(|error| format!("no folder for the journal: {error}"))?;
+    let folder = tempfile::tempdir_in("target").map_err(|error| format!("no folder for the journal: {error}"))?;
     let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
     let config = EngineConfig { workers: options.workers, ..EngineConfig::new(data) };
     let counts = Arc::new(Counts::default());
