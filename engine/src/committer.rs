@@ -47,12 +47,7 @@ impl Committer {
         }
     }
 
-    /// Whether the lane's slot is free.
-    pub fn is_free(&self, lane: usize) -> bool {
-        self.lock().slots[lane].is_none()
-    }
-
-    /// Puts a batch into the lane's free slot.
+    /// Puts a batch into the lane's slot, which is free: a lane has one batch under way.
     pub fn submit(&self, lane: usize, number: u64, buffer: Buffer) {
         let mut shared = self.lock();
         debug_assert!(shared.slots[lane].is_none());

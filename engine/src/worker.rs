@@ -30,7 +30,7 @@ mod slots;
 
 /// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
 const YIELDS_BEFORE_SUBMIT: usize = 3;
-/// Batches of one worker that the journal may have at once: one being written, one waiting.
+/// Batches of one worker that the journal may have at once. With a second one waiting, batches are smaller.
 const BATCHES_UNDER_WAY_MAX: usize = 1;
 /// A batch that has grown to this goes to the journal without waiting for more.
 const BATCH_BYTES: usize = 4 << 20;
@@ -220,7 +220,6 @@ impl Worker {
         let mut lane = self.inner.exchange.lane();
         if lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
             && lane.filling_bytes() > 0
-            && committer.is_free(lane_index)
             && let Some((number, buffer)) = lane.submit()
         {
             committer.submit(lane_index, number, buffer);

@@ -1,10 +1,8 @@
 //! Points for an amount: exact rationals, rounded once.
 
+use meed_schemas::http::unrounded_text;
 use meed_schemas::money::POINTS_MAX;
 use meed_schemas::program::{Earning, MULTIPLIER_ONE, Rounding};
-
-/// Most decimals with which an unrounded value is written as a decimal.
-const UNROUNDED_DECIMALS_MAX: u32 = 12;
 
 /// What an amount awards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,34 +48,6 @@ impl Award {
     pub fn unrounded_text(&self) -> String {
         unrounded_text(self.numerator, self.denominator)
     }
-}
-
-/// A quotient as text: an exact decimal without trailing zeros where 12 decimals are enough for that, else
-/// a reduced fraction (`100/3`). The denominator is positive.
-pub fn unrounded_text(numerator: u128, denominator: u128) -> String {
-    let divisor = greatest_common_divisor(numerator, denominator).max(1);
-    let (numerator, denominator) = (numerator / divisor, (denominator / divisor).max(1));
-    let mut text = (numerator / denominator).to_string();
-    let mut rest = numerator % denominator;
-    for place in 0..UNROUNDED_DECIMALS_MAX {
-        if rest == 0 {
-            return text;
-        }
-        if place == 0 {
-            text.push('.');
-        }
-        let Some(shifted) = rest.checked_mul(10) else { break };
-        text.push(char::from(b'0' + (shifted / denominator) as u8));
-        rest = shifted % denominator;
-    }
-    if rest == 0 { text } else { format!("{numerator}/{denominator}") }
-}
-
-fn greatest_common_divisor(mut a: u128, mut b: u128) -> u128 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ fn change(op: MoveOp) -> &'static str {
 
 /// A quotient as text: an exact decimal without trailing zeros where 12 decimals are enough for that, else
 /// a reduced fraction (`100/3`). The denominator is positive.
-fn unrounded_text(numerator: u128, denominator: u128) -> String {
+pub fn unrounded_text(numerator: u128, denominator: u128) -> String {
     let divisor = greatest_common_divisor(numerator, denominator).max(1);
     let (numerator, denominator) = (numerator / divisor, (denominator / divisor).max(1));
     let mut text = (numerator / denominator).to_string();

@@ -20,7 +20,7 @@ pub mod json;
 pub use answer::{Facts, status_of, write_answer, write_outcome, write_row};
 pub use batch::{BATCH_ITEMS_MAX, BatchError, BatchFormat, decode_batch};
 pub use decode::{Decoded, Operation, decode, decode_lookup, decode_nothing, subject};
-pub use explain::write_transaction;
+pub use explain::{unrounded_text, write_transaction};
 pub use keys::{BusinessKey, IDEMPOTENCY_KEY_BYTES_MAX, KeyKind, idempotency_key};
 pub use metadata::{METADATA_BYTES_MAX, METADATA_DEPTH_MAX};
 pub use query::{
