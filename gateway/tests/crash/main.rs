@@ -4,6 +4,9 @@
 mod clients;
 mod disks;
 mod folders;
+mod history;
+mod linearizable;
+mod linearizable_tests;
 mod load;
 mod month_end;
 mod node;
