@@ -354,3 +354,22 @@ fn runs_that_cannot_be_are_damage_when_an_index_is_made() {
         assert_damaged(reader.read(Position::new(0, within)), &file, 512..513, "a run does not continue its shard");
     }
 }
+
+/// A segment header whose checksum matches although its numbers cannot be.
+#[test]
+fn a_segment_header_with_impossible_numbers_is_damage() {
+    let (dir, ..) = killed(32, 24);
+    let file = segments(dir.path())[0].clone();
+    let whole = fs::read(&file).unwrap();
+    // The first batch, and the last sequence of shard 0 before the segment.
+    for (at, number) in [(48, 0), (64, Position::SEQUENCE_MAX + 1)] {
+        let mut bytes = whole.clone();
+        bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..508]);
+        bytes[508..512].copy_from_slice(&checksum.to_le_bytes());
+        fs::write(&file, &bytes).unwrap();
+        assert_damaged(open_to_read(dir.path(), 0), &file, 0..1, "impossible number");
+        fs::write(&file, &whole).unwrap();
+        open_to_read(dir.path(), 0).unwrap();
+    }
+}
