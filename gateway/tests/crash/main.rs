@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+mod cycles;
 mod disks;
 mod folders;
 mod history;
@@ -10,6 +11,7 @@ mod linearizable_tests;
 mod load;
 mod month_end;
 mod node;
+mod power;
 mod stops;
 
 use std::time::Duration;
