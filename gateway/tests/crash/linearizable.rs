@@ -157,7 +157,7 @@ pub(crate) fn check(start: Account, operations: &[Operation]) -> Result<(), Stri
         }
         let is_known = operations[operation].seen != Seen::Unknown;
         let bit = 1u64 << (operation % 64);
-        if entry % 2 == 0 {
+        if entry.is_multiple_of(2) {
             let mut new = false;
             if let Some(after) = account.after(&operations[operation]) {
                 is_placed[operation / 64] |= bit;
