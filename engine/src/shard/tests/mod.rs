@@ -260,7 +260,7 @@ impl Bench {
         self.input(Input::CheckpointDone(copied));
     }
 
-    fn read(&mut self, position: Position, purpose: Purpose) {
+    pub(super) fn read(&mut self, position: Position, purpose: Purpose) {
         let record = self.journal.get(&position.sequence()).cloned().map(Box::new);
         match purpose {
             Purpose::Replay { to, .. } => {
