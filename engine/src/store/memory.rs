@@ -13,6 +13,8 @@ use super::{FactKey, FactQuery, KEY_VALUE_BYTES, KeyClass, KeyPlace, ShardCheckp
 use crate::error::Result;
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+/// By shard and hash.
+type Keys = BTreeMap<(u16, u128), [u8; KEY_VALUE_BYTES]>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +22,7 @@ pub struct MemoryStore {
     accounts: Rows,
     due: Rows,
     facts: Rows,
-    weeks: BTreeMap<(KeyClass, u32), BTreeMap<(u16, u128), [u8; KEY_VALUE_BYTES]>>,
+    weeks: BTreeMap<(KeyClass, u32), Keys>,
     dropped_before: BTreeMap<KeyClass, u32>,
     shards: BTreeMap<u16, ShardState>,
     meta: BTreeMap<String, Vec<u8>>,
@@ -46,8 +48,10 @@ impl MemoryStore {
             }
             self.accounts.insert(keys::account(shard, &account.identity), account.blob.clone());
         }
-        for key in checkpoint.keys.iter().filter(|key| key.week >= self.first_week(key.class)).collect::<Vec<_>>() {
-            self.weeks.entry((key.class, key.week)).or_default().insert((shard, key.hash), key.value);
+        for key in &checkpoint.keys {
+            if key.week >= self.first_week(key.class) {
+                self.weeks.entry((key.class, key.week)).or_default().insert((shard, key.hash), key.value);
+            }
         }
         self.shards.insert(shard, checkpoint.state.clone());
         Ok(())

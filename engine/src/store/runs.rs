@@ -175,6 +175,9 @@ impl Catalog {
     }
 }
 
+/// Numbers of blocks and their bytes.
+pub(super) type Blocks = Vec<(u32, Vec<u8>)>;
+
 /// A merge under way. It goes through the hashes in slices, each a block of the input with the fewest.
 #[derive(Clone, Debug)]
 pub(super) struct Merge {
@@ -202,7 +205,7 @@ impl Merge {
     pub(super) fn step<E>(
         &mut self,
         mut read: impl FnMut(&Run, u32, &mut Vec<Entry>) -> Result<(), E>,
-    ) -> Result<(Vec<(u32, Vec<u8>)>, usize), E> {
+    ) -> Result<(Blocks, usize), E> {
         let mut entries = Vec::new();
         for run in &self.inputs {
             let shift = run.bits - self.bits();
@@ -247,6 +250,7 @@ pub(super) fn find(entries: &[Entry], hash: u128) -> Option<[u8; KEY_VALUE_BYTES
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use std::collections::{BTreeMap, HashMap};
     use std::convert::Infallible;
