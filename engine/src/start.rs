@@ -40,6 +40,8 @@ pub type WorkerMain = Arc<dyn Fn(Worker, Aliases) -> Pin<Box<dyn Future<Output =
 
 /// Threads that read records for replays, reversals and listings.
 const READERS: usize = 2;
+/// Threads that read the feed for those who follow it over HTTP: they cannot delay the others.
+const FEED_READERS: usize = 1;
 /// Of the node's memory for accounts, the part that filters of spilled keys may take.
 const FILTER_SHARE: u64 = 16;
 /// Records of a shard without checkpoint at which one begins early, in all shards together.
@@ -240,8 +242,9 @@ fn run(
         move || committer.mark_durable()
     };
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
-    let reader = Reader::start(reader, READERS, Arc::new(fault(&node)));
-    node.set_services(Services { committer, keeper, reader });
+    let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
+    let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
+    node.set_services(Services { committer, keeper, reader, feed });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
     for ShardRecovery { start, .. } in replayed {
         by_worker[node.worker_of(start.id) as usize].push(start);
@@ -302,6 +305,7 @@ impl Engine {
         drop(self.aliases);
         self.alias_owner.join()?;
         node.reader().stop();
+        node.feed().stop();
         node.keeper().stop();
         let _ = self.store.join();
         node.committer().stop();

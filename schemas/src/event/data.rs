@@ -2,9 +2,9 @@
 
 use super::Documents;
 use crate::http::json::{self, key};
-use crate::http::{void_reason, write_award, write_lot, write_manual_tier, write_reversed, write_tier};
+use crate::http::{change, void_reason, write_award, write_lot, write_manual_tier, write_reversed, write_tier};
 use crate::program::Document;
-use crate::record::{Detail, LotKey, ManualTier, Move, MoveOp, Record, RecordKind};
+use crate::record::{Detail, LotKey, ManualTier, Move, Record, RecordKind};
 use crate::time::NEVER;
 
 /// Appends the data of a record's event: a JSON object without white space. Members that a record does not
@@ -74,12 +74,12 @@ fn write_balances(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) 
 /// The lots touched, in order.
 fn write_changes(out: &mut Vec<u8>, moves: &[Move]) {
     json::raw(out, concat!(key!("lots"), "["));
-    for (index, change) in moves.iter().enumerate() {
+    for (index, moved) in moves.iter().enumerate() {
         json::raw(out, if index == 0 { "{\"change\":\"" } else { ",{\"change\":\"" });
-        json::raw(out, change_name(change.op));
+        json::raw(out, change(moved.op));
         json::raw(out, concat!("\"", key!("points")));
-        json::integer(out, change.points);
-        let LotKey { expires_at, activates_at } = change.lot;
+        json::integer(out, moved.points);
+        let LotKey { expires_at, activates_at } = moved.lot;
         if expires_at != NEVER {
             json::raw(out, key!("expires_at"));
             json::instant(out, expires_at);
@@ -91,21 +91,6 @@ fn write_changes(out: &mut Vec<u8>, moves: &[Move]) {
         out.push(b'}');
     }
     out.push(b']');
-}
-
-fn change_name(op: MoveOp) -> &'static str {
-    match op {
-        MoveOp::Grant => "granted",
-        MoveOp::Activate => "activated",
-        MoveOp::Burn => "burned",
-        MoveOp::Hold => "held",
-        MoveOp::Release => "released",
-        MoveOp::Capture => "captured",
-        MoveOp::Expire => "expired",
-        MoveOp::CountExpired => "expired-counted",
-        MoveOp::PayDebt => "debt-paid",
-        MoveOp::Owe => "debt-owed",
-    }
 }
 
 fn write_detail(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) {

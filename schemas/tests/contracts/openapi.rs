@@ -16,6 +16,7 @@ use crate::schema::{object, operations, resolved, validate};
 const ENDPOINTS: &[&str] = &[
     "get /api/v1/accounts/{account}",
     "get /api/v1/accounts/{account}/aliases",
+    "get /api/v1/events",
     "get /api/v1/points/{account}/balance",
     "get /api/v1/points/{account}/holds",
     "get /api/v1/points/{account}/holds/{hold_id}",
