@@ -5,6 +5,7 @@
 //! A module uses only modules declared below it.
 
 pub mod http;
+pub mod forward;
 pub mod codec;
 pub mod outcome;
 pub mod record;
