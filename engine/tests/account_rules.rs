@@ -387,7 +387,9 @@ fn programs_are_versions_of_their_own_account() {
     assert!(matches!(w.ask(put("{}")), Came::Reply(Reply::Program { version: 1, created: false })));
     w.now += 5;
     assert_eq!(w.ask(put(r#"{"auto_enroll":false}"#)).executed().program_version, 2);
-    assert!(matches!(w.ask(put(r#"{"currency":"EUR"}"#)).refused(), Refusal::InvalidRequest { field, .. } if field == "currency"));
+    assert!(
+        matches!(w.ask(put(r#"{"currency":"EUR"}"#)).refused(), Refusal::InvalidRequest { field, .. } if field == "currency")
+    );
     let versions: Vec<_> = w.account.program_versions().iter().map(|v| (v.number, v.effective_from)).collect();
     assert_eq!(versions, [(1, w.now - 5), (2, w.now)]);
     let mut blob = Vec::new();

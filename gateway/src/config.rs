@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-pub use crate::values::{ByteSize, JournalKind, ListenAddress, LogFormat, OptionalAddress, OptionalFile, OptionalPeer};
 use crate::peer::Peer;
+pub use crate::values::{ByteSize, JournalKind, ListenAddress, LogFormat, OptionalAddress, OptionalFile, OptionalPeer};
 use crate::values::{Value, quoted, within};
 
 /// What stands before the upper-case name of a setting in the environment.

@@ -14,9 +14,9 @@ use crate::config::{SettingError, Settings};
 use crate::connection::serve_worker;
 use crate::context::{Context, Shared};
 use crate::forward::handshake::LinkSecret;
-use crate::peer::Peer;
 use crate::link::{Link, LinkError, LinkLimits, Owner};
 use crate::owner::default_secret_file;
+use crate::peer::Peer;
 use crate::reach::Backend;
 
 /// The readiness check of the links.

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 
 use meed_engine::error::Error;
+use meed_engine::node::Node;
 use meed_engine::start::Engine;
 
 use crate::config::{Loaded, SettingError, Settings, Source};
@@ -284,19 +285,14 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         metrics::recorder();
         let Front { address, metrics_address, shared, listeners, waiting_room, leave, operations } =
             Front::open(settings.clone())?;
-        let door = match &settings.owner_listen.0 {
-            Some(peer) => Some(Door::open(peer, settings.owner_secret.0.as_deref(), worker_count(&settings)).await?),
-            None => None,
-        };
+        let door = open_door(&settings).await?;
         let door_address = door.as_ref().map(|door| door.address.clone());
         let opening = {
             let (config, shared) = (backend::engine_config(&settings, shards), shared.clone());
             let hand_over = move || Front::hand_over(waiting_room, &leave);
-            tokio::task::spawn_blocking(move || -> Result<Running, StartError> {
-                Ok(match destination {
-                    Some(to) => Running::Front(front::open(to, &shared, listeners, hand_over)?),
-                    None => Running::Engine(backend::open(config, &shared, listeners, programs, door, hand_over)?.into()),
-                })
+            tokio::task::spawn_blocking(move || match destination {
+                Some(to) => Running::of_front(to, &shared, listeners, hand_over),
+                None => Running::of_engine(backend::open(config, &shared, listeners, programs, door, hand_over)?),
             })
         };
         let opened = tokio::select! {
@@ -307,10 +303,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
             Ok(opened) => opened?,
             Err(_) => return Err(StartError::Engine(Error::Stopped("a thread of the start panicked".into()))),
         };
-        if let Running::Engine(engine) = &running {
-            shared.set_engine(engine.node().clone());
-            backend::log_recovery(engine);
-        }
+        running.node().into_iter().for_each(|node| shared.set_engine(Arc::clone(node)));
         shared.set_check(CHECK_STARTED, Ok(()));
         announce(address, metrics_address, door_address.as_deref(), (!is_front).then_some(&*settings.data));
         tokio::select! {
@@ -333,11 +326,16 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         }
         // It logged what went wrong.
         let _ = operations.join();
-        if shared.has_failed() {
-            return Err(StartError::Engine(Error::Stopped("a worker could not serve".into())));
+        match shared.has_failed() {
+            true => Err(StartError::Engine(Error::Stopped("a worker could not serve".into()))),
+            false => Ok(()),
         }
-        Ok(())
     })
+}
+
+async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, StartError> {
+    let Some(peer) = &settings.owner_listen.0 else { return Ok(None) };
+    Ok(Some(Door::open(peer, settings.owner_secret.0.as_deref(), worker_count(settings)).await?))
 }
 
 /// What serves.
@@ -349,6 +347,27 @@ enum Running {
 }
 
 impl Running {
+    fn of_engine(engine: Engine) -> Result<Self, StartError> {
+        backend::log_recovery(&engine);
+        Ok(Self::Engine(Box::new(engine)))
+    }
+
+    fn of_front(
+        to: front::Destination,
+        shared: &Arc<Shared>,
+        listeners: Vec<TcpListener>,
+        before_serving: impl FnOnce(),
+    ) -> Result<Self, StartError> {
+        Ok(Self::Front(front::open(to, shared, listeners, before_serving)?))
+    }
+
+    fn node(&self) -> Option<&Arc<Node>> {
+        match self {
+            Self::Engine(engine) => Some(engine.node()),
+            Self::Front(_) => None,
+        }
+    }
+
     /// Ends it, once nobody is served any more.
     fn stop(self, patience: Duration) -> meed_engine::error::Result<()> {
         match self {

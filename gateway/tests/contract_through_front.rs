@@ -1,5 +1,6 @@
 //! Every test of the contract once more, through a front: what it answers is what the owner answers.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::duplicate_mod, reason = "each file of tests brings its own client and node")]
 
 #[path = "contract_accounts.rs"]
 mod contract_accounts;

@@ -37,7 +37,9 @@ pub(crate) enum HandshakeError {
     Io(#[from] io::Error),
     #[error("it is not the internal listener of a meed")]
     Stranger,
-    #[error("it speaks version {0} of the protocol, this program version {PROTOCOL_VERSION}; run the same meed on both sides")]
+    #[error(
+        "it speaks version {0} of the protocol, this program version {PROTOCOL_VERSION}; run the same meed on both sides"
+    )]
     Version(u16),
     #[error("it has another secret; give both sides the same file with --owner-secret")]
     Secret,

@@ -59,10 +59,24 @@ mod ask {
 pub(crate) enum Ask {
     /// Requests, each with its index; their permits are given together or not at all.
     Commands(Vec<(u32, Request)>),
-    Resolve { program: String, alias: String },
-    PutAlias { program: String, alias: String, account: String },
-    DeleteAlias { program: String, alias: String, account: String },
-    Aliases { program: String, account: String },
+    Resolve {
+        program: String,
+        alias: String,
+    },
+    PutAlias {
+        program: String,
+        alias: String,
+        account: String,
+    },
+    DeleteAlias {
+        program: String,
+        alias: String,
+        account: String,
+    },
+    Aliases {
+        program: String,
+        account: String,
+    },
     Page(PageQuery),
     /// That every version of a program there is now has been told.
     Programs,

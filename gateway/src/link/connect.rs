@@ -71,7 +71,10 @@ impl Measures {
         metrics::describe_counter!("meed_forward_connects_total", "Links to the owner that were made.");
         metrics::describe_counter!("meed_forward_frames_total", "Frames sent to the owner.");
         metrics::describe_histogram!("meed_forward_frame_records", "Requests of one frame.");
-        metrics::describe_histogram!("meed_forward_round_trip_seconds", "Time from a request to its answer by the owner.");
+        metrics::describe_histogram!(
+            "meed_forward_round_trip_seconds",
+            "Time from a request to its answer by the owner."
+        );
         metrics::describe_counter!("meed_forward_resent_total", "Requests sent again after a link broke.");
         metrics::describe_counter!("meed_forward_lost_total", "Requests whose outcome a broken link made unknown.");
         metrics::describe_gauge!("meed_forward_in_flight", "Requests that wait for the owner.");
@@ -192,7 +195,9 @@ impl Link {
         for (slot, outstanding) in waiting {
             let missing = {
                 let slots = inner.slots.borrow();
-                (0..outstanding.content.len() as u32).filter(|i| slots.is_missing(slot, outstanding.generation, *i)).count()
+                (0..outstanding.content.len() as u32)
+                    .filter(|i| slots.is_missing(slot, outstanding.generation, *i))
+                    .count()
             };
             if missing > 0 {
                 if outstanding.was_sent {
@@ -212,7 +217,9 @@ impl Link {
             () = self.inner.cut.notified() => Err(io::Error::new(io::ErrorKind::TimedOut, "it says nothing")),
         };
         match ended {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it closed the link"),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                io::Error::new(error.kind(), "it closed the link")
+            }
             Err(error) => error,
             Ok(()) => io::ErrorKind::UnexpectedEof.into(),
         }
@@ -390,5 +397,3 @@ impl Link {
         }
     }
 }
-
-

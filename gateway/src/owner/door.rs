@@ -115,7 +115,11 @@ impl Door {
             }
             (None, None) => Err("a listener for fronts on TCP needs --owner-secret FILE".to_owned()),
         };
-        metrics::describe_counter!("meed_fronts_refused_total", "Connections to the listener for fronts that proved nothing.");
+        metrics::describe_gauge!("meed_fronts_connected", "Links of fronts.");
+        metrics::describe_counter!(
+            "meed_fronts_refused_total",
+            "Connections to the listener for fronts that proved nothing."
+        );
         Ok(Arc::new(Self {
             socket_file: match peer {
                 Peer::Unix(path) => Some(path.clone()),

@@ -281,7 +281,8 @@ impl Front {
             let known = told.get(program.name()).copied().unwrap_or(0);
             for version in program.versions().iter().filter(|version| version.number > known) {
                 let document = version.document.to_canonical_json();
-                outgoing.push(|out| put_program(out, program.name(), version.number, version.effective_from, &document));
+                outgoing
+                    .push(|out| put_program(out, program.name(), version.number, version.effective_from, &document));
             }
             if program.newest().number > known {
                 told.insert(program.name().to_owned(), program.newest().number);
@@ -292,7 +293,8 @@ impl Front {
 
     /// What the front has to know of the node's readiness.
     fn state(&self) -> (bool, Option<String>) {
-        let failing = self.shared.checks().into_iter().find_map(|(name, state)| Some(format!("{name}: {}", state.err()?)));
+        let failing =
+            self.shared.checks().into_iter().find_map(|(name, state)| Some(format!("{name}: {}", state.err()?)));
         (self.shared.is_draining(), failing)
     }
 

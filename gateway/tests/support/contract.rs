@@ -43,7 +43,12 @@ fn node() -> &'static Node {
     NODE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap().keep();
         let mut child = Command::new("/bin/sh")
-            .args(["-c", if THROUGH_FRONT { FRONT_KEEPER } else { KEEPER }, env!("CARGO_BIN_EXE_meed"), folder.to_str().unwrap()])
+            .args([
+                "-c",
+                if THROUGH_FRONT { FRONT_KEEPER } else { KEEPER },
+                env!("CARGO_BIN_EXE_meed"),
+                folder.to_str().unwrap(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use crate::codec::{
-    self, CodecError, Reader, put_bytes, put_instant, put_option, put_position, put_request_id, put_signed,
-    put_varint, read_instant, read_option, read_position, read_request_id, read_status,
+    self, CodecError, Reader, put_bytes, put_instant, put_option, put_position, put_request_id, put_signed, put_varint,
+    read_instant, read_option, read_position, read_request_id, read_status,
 };
 use crate::forward::FORMAT;
 use crate::outcome::{
@@ -132,9 +132,7 @@ pub fn decode_reply(r: &mut Reader<'_>) -> Result<Reply> {
         tag::EXECUTED => Reply::Executed { record: read_record(r)?, replayed: false },
         tag::REPLAYED => Reply::Executed { record: read_record(r)?, replayed: true },
         tag::REFUSED => Reply::Refused(read_refusal(r)?),
-        tag::REFUSED_BEFORE => {
-            Reply::RefusedBefore { refusal: read_refusal(r)?, request_id: read_request_id(r)? }
-        }
+        tag::REFUSED_BEFORE => Reply::RefusedBefore { refusal: read_refusal(r)?, request_id: read_request_id(r)? },
         tag::BALANCE => Reply::Balance(Box::new(read_balance(r)?)),
         tag::HOLDS => Reply::Holds((0..r.count("holds")?).map(|_| read_hold(r)).collect::<Result<_>>()?),
         tag::HOLD => Reply::Hold(read_hold(r)?),
@@ -374,8 +372,7 @@ fn put_account(out: &mut Vec<u8>, view: &AccountView) {
 fn read_account(r: &mut Reader<'_>) -> Result<AccountView> {
     let (status, tier) = (read_status(r)?, read_tier(r)?);
     let (created_at, sequence) = (r.signed("created_at")?, r.varint("sequence")?);
-    let counts =
-        (0..r.count("counts")?).map(|_| Ok((read_kind(r)?, r.varint("counts")?))).collect::<Result<_>>()?;
+    let counts = (0..r.count("counts")?).map(|_| Ok((read_kind(r)?, r.varint("counts")?))).collect::<Result<_>>()?;
     let manual_tier = if flag(r)? { Some((r.text("tier")?.into(), flag(r)?, read_option(r, "tier")?)) } else { None };
     Ok(AccountView { status, tier, created_at, sequence, counts, manual_tier })
 }
