@@ -270,7 +270,11 @@ mod tests {
         for (line, part) in [
             ("--journal cql", "this build has no CQL journal"),
             ("--cql-nodes a:1", "--cql-nodes"),
-            ("--front-of unix:x", "--front-of"),
+            ("--front-of unix:x --owner-listen unix:y", "exclude each other"),
+            ("--front-of http://owner:7000", "--owner-secret"),
+            ("--owner-listen 127.0.0.1:0", "--owner-secret"),
+            ("--front-of owner", "unix:PATH"),
+            ("--front-of unix:x --programs a.json", "owner's"),
             ("--config bad.toml", "bad.toml"),
             ("--listen 0.0.0.0:8080", "loopback only"),
             ("--max-connections 0", "--max-connections must be from 1"),
