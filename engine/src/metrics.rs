@@ -124,12 +124,11 @@ impl PublishMetrics {
         }
     }
 
-    /// How far publishing is behind, what is under way, and when the oldest of that was recorded.
+    /// How far publishing is behind, how many messages are under way, and the age of the oldest event.
     #[expect(clippy::cast_precision_loss, clippy::float_arithmetic, reason = "figures for people")]
-    pub fn report(&self, lag_records: u64, waiting: usize, oldest: Option<Millis>) {
+    pub fn report(&self, lag_records: u64, waiting: usize, oldest_ms: Millis) {
         self.lag_records.set(lag_records as f64);
         self.waiting.set(waiting as f64);
-        let age_ms = oldest.map_or(0, |oldest| crate::clock::SystemTimes::start().wall_ms().saturating_sub(oldest));
-        self.lag_seconds.set(age_ms.max(0) as f64 / 1_000.0);
+        self.lag_seconds.set(oldest_ms.max(0) as f64 / 1_000.0);
     }
 }

@@ -13,6 +13,8 @@ use super::{
     mark::{Mark, TopicMark},
     outbox::Outbox,
 };
+#[cfg(feature = "kafka")]
+use crate::clock::SystemTimes;
 use crate::config::KafkaOptions;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -393,7 +395,8 @@ impl Run {
         let last = self.journal.last_sequence();
         let lag: u64 = last.iter().zip(&self.mark.events.published).map(|(last, at)| last.saturating_sub(*at)).sum();
         let oldest = flow.and_then(|flow| flow.outbox.oldest()).or_else(|| self.oldest_unread(lag));
-        self.metrics.report(lag, flow.map_or(0, Flow::waiting), oldest);
+        let age_ms = oldest.map_or(0, |oldest| SystemTimes::start().wall_ms().saturating_sub(oldest));
+        self.metrics.report(lag, flow.map_or(0, Flow::waiting), age_ms);
     }
 
     /// When the oldest record that is not even read was recorded.
