@@ -19,6 +19,8 @@ pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
 pub type OnFault = Box<dyn FnOnce(Error) + Send>;
 /// Questions answered before a waiting checkpoint gets its turn.
 const QUESTIONS_PER_CHECKPOINT: usize = 256;
+/// Spilled keys read at once for a shard's filter; a cold account may wait for one such read per shard.
+const KEYS_PER_QUESTION: usize = 4_096;
 
 type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
 
@@ -147,6 +149,10 @@ fn answer(store: &mut Store, job: StoreJob) -> Result<(u16, Input)> {
         }
         StoreJob::Due(shard, up_to, after, limit) => {
             (shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?))
+        }
+        StoreJob::Keys(shard, from) => {
+            let (hashes, next) = store.spilled_keys(shard, from, KEYS_PER_QUESTION)?;
+            (shard, Input::SpilledKeys(hashes, next))
         }
     })
 }

@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::compare;
 use crate::error::Fault;
-use crate::fleet::TOKEN_VARIABLE;
 use crate::node::Layout;
 use crate::output::table;
+use crate::protocol::TOKEN_VARIABLE;
 use crate::run::{self, Options, Reach, parse_sources};
 use crate::scenario::{PROFILES, Scenario};
 use crate::search::{Search, search};

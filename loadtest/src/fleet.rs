@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::Fault;
 use crate::ledger::Logged;
-use crate::protocol::{self, Done, FromWorker, Hello, Interval, Plan, ToWorker};
+use crate::protocol::{self, Done, FromWorker, Hello, Interval, Plan, TOKEN_VARIABLE, ToWorker};
 
-/// The variable that carries the token to processes that make load; flags are seen by everybody.
-pub(crate) const TOKEN_VARIABLE: &str = "MEED_LOADTEST_TOKEN";
 /// How long local processes may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long agents on other machines may take, people included.

@@ -15,6 +15,8 @@ use crate::traffic::{Operation, Purchase};
 
 /// Version of these messages: machines that run another version are refused.
 pub(crate) const VERSION: u32 = 1;
+/// The variable that carries the token to processes that make load; flags are seen by everybody.
+pub(crate) const TOKEN_VARIABLE: &str = "MEED_LOADTEST_TOKEN";
 /// Most violations that one process names.
 pub(crate) const VIOLATIONS_MAX: usize = 100;
 

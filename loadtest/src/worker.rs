@@ -1,8 +1,9 @@
 //! One process that makes load: it gets its part of the plan, makes its connections, sends on time, and reports.
 
+mod load;
+mod state;
 mod books;
 mod judge;
-mod load;
 mod pending;
 
 use std::io::{BufReader, Write};
@@ -119,7 +120,7 @@ pub(crate) fn agent(coordinator: &str, token: &str, processes: Option<u32>) -> R
             std::thread::spawn(move || {
                 loop {
                     let mut command = std::process::Command::new(&program);
-                    command.args(["worker", &coordinator]).env(crate::fleet::TOKEN_VARIABLE, &token);
+                    command.args(["worker", &coordinator]).env(protocol::TOKEN_VARIABLE, &token);
                     match command.status() {
                         // The run is over; the coordinator may begin another.
                         Ok(status) if status.success() => {}

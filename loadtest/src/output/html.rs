@@ -323,6 +323,16 @@ fn environment(page: &mut String, summary: &Summary) {
             ),
         ),
     ];
+    used(&mut rows, summary);
+    page.push_str("<h2>Environment</h2><table>");
+    for (name, value) in rows {
+        let _ = write!(page, "<tr><th>{name}</th><td>{}</td></tr>", escaped(&value));
+    }
+    page.push_str("</table>");
+}
+
+/// What is known of servers only when they were started here, and of peaks.
+fn used(rows: &mut Vec<(&'static str, String)>, summary: &Summary) {
     if let Some(server) = &summary.server {
         rows.push(("use of the server", format!(
             "{} processes, {:.2} cores, {:.2} ms of processor per 1,000 requests, {:.0} bytes of memory a connection",
@@ -343,9 +353,4 @@ fn environment(page: &mut String, summary: &Summary) {
             ),
         ));
     }
-    page.push_str("<h2>Environment</h2><table>");
-    for (name, value) in rows {
-        let _ = write!(page, "<tr><th>{name}</th><td>{}</td></tr>", escaped(&value));
-    }
-    page.push_str("</table>");
 }

@@ -185,7 +185,7 @@ fn gather(options: &Options, common: &Common, live: &mut Live) -> Result<Fleet, 
     if local > 1 || local != needed {
         live.say(&format!("{local} processes make the load ({files_max} open files each)"));
     }
-    let token = match std::env::var(crate::fleet::TOKEN_VARIABLE) {
+    let token = match std::env::var(crate::protocol::TOKEN_VARIABLE) {
         Ok(token) if !token.is_empty() => token,
         _ => random_hex(16)?,
     };
