@@ -13,6 +13,7 @@ const REPLIES_KEPT: usize = 16;
 struct Slot {
     generation: u32,
     open: bool,
+    deadline_ms: i64,
     waker: Option<Waker>,
     missing: u32,
     replies: Vec<Option<Reply>>,
@@ -26,8 +27,8 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Opens a slot for `count` answers.
-    pub(super) fn open(&mut self, count: u32) -> (u32, u32) {
+    /// Opens a slot for `count` answers, which are waited for until the deadline.
+    pub(super) fn open(&mut self, count: u32, deadline_ms: i64) -> (u32, u32) {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -37,6 +38,7 @@ impl Slots {
         };
         let slot = &mut self.slots[index as usize];
         slot.open = true;
+        slot.deadline_ms = deadline_ms;
         slot.missing = count;
         slot.replies.clear();
         slot.replies.resize_with(count as usize, || None);
@@ -61,13 +63,15 @@ impl Slots {
         }
     }
 
-    /// The deadline has passed: what is missing stays missing.
-    pub(super) fn give_up(&mut self, index: u32, generation: u32) {
-        let slot = &mut self.slots[index as usize];
-        if slot.open && slot.generation == generation && slot.missing > 0 {
-            slot.missing = 0;
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
+    /// Time has passed: what is missing after its deadline stays missing. Looks at every slot; there are never
+    /// more than commands were under way at once.
+    pub(super) fn give_up(&mut self, elapsed_ms: i64) {
+        for slot in &mut self.slots {
+            if slot.open && slot.missing > 0 && slot.deadline_ms < elapsed_ms {
+                slot.missing = 0;
+                if let Some(waker) = slot.waker.take() {
+                    waker.wake();
+                }
             }
         }
     }
