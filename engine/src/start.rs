@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use meed_schemas::time::{DAY_MS, Millis};
+use meed_schemas::time::Millis;
 use ractor::Actor;
 use tokio::task::LocalSet;
 
@@ -29,7 +29,7 @@ use crate::keeper::Keeper;
 use crate::metrics::JournalMetrics;
 use crate::node::{Node, OnFault, Services};
 use crate::reader::Reader;
-use crate::recovery::{self, ShardRecovery};
+use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
 use crate::secrets::Secrets;
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
 use crate::store::{Store, StoreOptions};
@@ -46,8 +46,6 @@ const FILTER_SHARE: u64 = 16;
 const CHECKPOINT_RECORDS: u64 = 500_000;
 /// Idle accounts are packed after this, and before twice this.
 const PACK_AFTER_MS: i64 = 15_000;
-/// Where the store keeps until when the node settles.
-const SETTLE_BOUND: &str = "settle-until";
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -124,10 +122,10 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         &AliasOptions::default(),
     )?;
     let workers = worker_count(&config);
-    let replayed = recovery::replay(&store, &reader, &recovered.last_sequence, workers)?;
-    let programs = recovery::programs(&store, &replayed)?;
     let wall = times.wall_ms();
-    let settles_until = settle_bound(&mut store, &config, &replayed, wall)?;
+    let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
+    let Recovery { shards: replayed, programs, settles_until } =
+        recovery::recover(&mut store, &reader, &recovered.last_sequence, workers, gap, wall)?;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
         journal_took,
@@ -160,28 +158,6 @@ fn worker_count(config: &EngineConfig) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     }
-}
-
-/// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
-/// long. The bound outlives this process, because records of after the gap would hide it from the next start; only the
-/// operator lifts it.
-fn settle_bound(
-    store: &mut Store,
-    config: &EngineConfig,
-    replayed: &[ShardRecovery],
-    wall: Millis,
-) -> Result<Option<Millis>> {
-    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
-    let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
-    let kept = kept.filter(|until| *until < Millis::MAX);
-    let gap = config.settle_gap_days.saturating_mul(DAY_MS);
-    let found = (last_recorded_at > 0 && wall - last_recorded_at > gap).then_some(last_recorded_at);
-    // An older bound is the stricter one.
-    let bound = if config.settle_past_gap { None } else { kept.or(found) };
-    if bound != kept {
-        store.put_meta(SETTLE_BOUND, &bound.unwrap_or(Millis::MAX).to_le_bytes())?;
-    }
-    Ok(bound)
 }
 
 /// Starts the threads round a recovered node.
