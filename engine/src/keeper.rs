@@ -19,6 +19,8 @@ pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
 pub type OnFault = Box<dyn FnOnce(Error) + Send>;
 /// Questions answered before a waiting checkpoint gets its turn.
 const QUESTIONS_PER_CHECKPOINT: usize = 256;
+/// Spilled keys read at once for a shard's filter; a cold account may wait for one such read per shard.
+const KEYS_PER_QUESTION: usize = 4_096;
 
 type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
 
@@ -204,6 +206,10 @@ fn answer(store: &mut Store, job: StoreJob) -> Result<(u16, Input)> {
         StoreJob::Due(shard, up_to, after, limit) => {
             (shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?))
         }
+        StoreJob::Keys(shard, from) => {
+            let (hashes, next) = store.spilled_keys(shard, from, KEYS_PER_QUESTION)?;
+            (shard, Input::SpilledKeys(hashes, next))
+        }
     })
 }
 
@@ -211,25 +217,18 @@ fn answer(store: &mut Store, job: StoreJob) -> Result<(u16, Input)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::store::{AccountWrite, FactKey, FactQuery, ShardState};
+    use crate::store::{FactQuery, KEY_VALUE_BYTES, ShardState, SpilledKey};
     use meed_schemas::ids::Identity;
 
     #[test]
     fn a_leap_or_gap_that_is_not_settled_makes_no_key_too_old() {
         let (at, identity) = (1_800_000_000_000, Identity::member("p", "m-1"));
         let mut store = Store::in_memory();
-        let key = FactKey::Key { class: KeyClass::Idempotency, hash: 7, week: week_of(at) };
-        let write = AccountWrite {
-            identity: identity.clone(),
-            blob: Vec::new(),
-            due_before: None,
-            due: None,
-            facts: vec![(key, vec![1])],
-        };
+        let (class, week) = (KeyClass::Idempotency, week_of(at));
+        let keys = vec![SpilledKey { class, week, hash: 7, value: [1; KEY_VALUE_BYTES] }];
         let state = ShardState::default();
-        store.checkpoint(&ShardCheckpoint { shard: 0, accounts: vec![write], state }).unwrap();
-        let weeks = week_of(at)..=week_of(at);
-        let query = FactQuery::Key { class: KeyClass::Idempotency, hash: 7, weeks };
+        store.checkpoint(&ShardCheckpoint { shard: 0, accounts: Vec::new(), keys, state }).unwrap();
+        let query = FactQuery::Key { class, hash: 7, weeks: week..=week };
         let much_later = at + 400 * DAY_MS;
         for (settle_until, is_kept) in [(at, true), (Millis::MIN, true), (Millis::MAX, false)] {
             let mut tasks = Tasks::default();

@@ -30,6 +30,8 @@ pub struct Services {
     pub keeper: Keeper,
     /// The reading threads.
     pub reader: Reader,
+    /// Those that read the feed.
+    pub feed: Reader,
 }
 
 /// A node.
@@ -122,6 +124,11 @@ impl Node {
     /// The reading threads.
     pub fn reader(&self) -> &Reader {
         &self.services().reader
+    }
+
+    /// The threads that read the feed.
+    pub fn feed(&self) -> &Reader {
+        &self.services().feed
     }
 
     /// The workers' exchanges, by index.

@@ -20,6 +20,9 @@ use crate::store::Store;
 /// Where the store keeps until when the node settles.
 const SETTLE_BOUND: &str = "settle-until";
 
+/// Name in the store of the seed of the hashes of accounts.
+const HASH_SEED: &str = "hash-seed";
+
 /// Everything that a node begins with, besides its journal.
 #[derive(Debug)]
 pub struct Recovery {
@@ -174,7 +177,8 @@ impl Replay {
     }
 }
 
-/// Brings a node back to where its journal ends, whatever the store has of it.
+/// Brings a node back to where its journal ends, whatever the store has of it. `new_seed` makes the seed of the hashes
+/// of accounts for a store that is new.
 ///
 /// # Errors
 /// Damage of the journal or the store.
@@ -185,11 +189,25 @@ pub fn recover(
     threads: usize,
     gap: SettleGap,
     wall: Millis,
+    new_seed: &dyn Fn() -> Result<u64>,
 ) -> Result<Recovery> {
-    let shards = replay(store, reader, last_sequence, threads)?;
+    let mut shards = replay(store, reader, last_sequence, threads)?;
+    let seed = hash_seed(store, new_seed)?;
+    shards.iter_mut().for_each(|shard| shard.start.seed = seed);
     let programs = programs(store, &shards)?;
     let settles_until = settle_bound(store, gap, &shards, wall)?;
     Ok(Recovery { shards, programs, settles_until })
+}
+
+/// The seed of the hashes of accounts, made with the store. Clients cannot know it, so ids that collide cannot be
+/// chosen; spilled keys lie under it, so it never changes.
+fn hash_seed(store: &mut Store, new_seed: &dyn Fn() -> Result<u64>) -> Result<u64> {
+    if let Some(seed) = store.meta(HASH_SEED)?.and_then(|bytes| bytes.try_into().ok()) {
+        return Ok(u64::from_le_bytes(seed));
+    }
+    let seed = new_seed()?;
+    store.put_meta(HASH_SEED, &seed.to_le_bytes())?;
+    Ok(seed)
 }
 
 /// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too

@@ -40,6 +40,8 @@ pub type WorkerMain = Arc<dyn Fn(Worker, Aliases) -> Pin<Box<dyn Future<Output =
 
 /// Threads that read records for replays, reversals and listings.
 const READERS: usize = 2;
+/// Threads that read the feed for those who follow it over HTTP: they cannot delay the others.
+const FEED_READERS: usize = 1;
 /// Of the node's memory for accounts, the part that filters of spilled keys may take.
 const FILTER_SHARE: u64 = 16;
 /// Records of a shard without checkpoint at which one begins early, in all shards together.
@@ -103,15 +105,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
             detail: "it is the journal of another node; put the folders of one node together".into(),
         });
     }
-    let secrets = match Secrets::load(&config.data, folder.journal_id)? {
-        Some(secrets) => secrets,
-        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
-        None if recovered.last_batch > 0 => {
-            let detail = "it has a journal but no secrets; restore that file from a copy".into();
-            return Err(Error::Mismatch { path: config.data, detail });
-        }
-        None => Secrets::create(&config.data, folder.journal_id)?,
-    };
+    let secrets = secrets_of(&config, &folder, recovered.last_batch > 0)?;
     let store_options = StoreOptions::default();
     let mut store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
     let store_took = began.elapsed() - journal_took;
@@ -125,7 +119,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     let wall = times.wall_ms();
     let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
     let Recovery { shards: replayed, programs, settles_until } =
-        recovery::recover(&mut store, &reader, &recovered.last_sequence, workers, gap, wall)?;
+        recovery::recover(&mut store, &reader, &recovered.last_sequence, workers, gap, wall, &random_seed)?;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
         journal_took,
@@ -158,6 +152,23 @@ fn worker_count(config: &EngineConfig) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     }
+}
+
+/// The secrets of the folder; made where it is new.
+fn secrets_of(config: &EngineConfig, folder: &FolderIdentity, has_journal: bool) -> Result<Secrets> {
+    match Secrets::load(&config.data, folder.journal_id)? {
+        Some(secrets) => Ok(secrets),
+        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
+        None if has_journal => {
+            let detail = "it has a journal but no secrets; restore that file from a copy".into();
+            Err(Error::Mismatch { path: config.data.clone(), detail })
+        }
+        None => Secrets::create(&config.data, folder.journal_id),
+    }
+}
+
+fn random_seed() -> Result<u64> {
+    getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))
 }
 
 /// Starts the threads round a recovered node.
@@ -200,12 +211,11 @@ fn run(
         move || committer.mark_durable()
     };
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
-    let reader = Reader::start(reader, READERS, Arc::new(fault(&node)));
-    node.set_services(Services { committer, keeper, reader });
+    let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
+    let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
+    node.set_services(Services { committer, keeper, reader, feed });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
-    for ShardRecovery { mut start, .. } in replayed {
-        // A seed that clients cannot know: ids that collide in the table cannot be chosen.
-        start.seed = getrandom::u64().unwrap_or(u64::from(std::process::id()));
+    for ShardRecovery { start, .. } in replayed {
         by_worker[node.worker_of(start.id) as usize].push(start);
     }
     let (ready, all_ready) = mpsc::channel();
@@ -264,6 +274,7 @@ impl Engine {
         drop(self.aliases);
         self.alias_owner.join()?;
         node.reader().stop();
+        node.feed().stop();
         node.keeper().stop();
         let _ = self.store.join();
         node.committer().stop();

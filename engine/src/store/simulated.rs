@@ -8,7 +8,7 @@ use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
 use super::memory::MemoryStore;
-use super::{FactQuery, KeyClass, ShardCheckpoint, ShardState};
+use super::{FactQuery, KeyClass, KeyPlace, ShardCheckpoint, ShardState};
 use crate::error::{Error, Result};
 use crate::random::Random;
 
@@ -152,6 +152,15 @@ impl SimulatedStore {
 
     pub(super) fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
         self.state().written.spilled(shard, identity, query)
+    }
+
+    pub(super) fn spilled_keys(
+        &self,
+        shard: u16,
+        from: KeyPlace,
+        limit: usize,
+    ) -> Result<(Vec<u128>, Option<KeyPlace>)> {
+        self.state().written.spilled_keys(shard, from, limit)
     }
 
     pub(super) fn due(

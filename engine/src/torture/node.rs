@@ -149,17 +149,14 @@ impl Node {
         let (journal, reader, recovered) = Journal::open(disk, Path::new(FOLDER), options, Floor::default())?;
         let gap = SettleGap { days: profile.settle_gap_days, ignored: false };
         let Recovery { shards, programs, settles_until } =
-            recovery::recover(&mut store, &reader, &recovered.last_sequence, 1, gap, times.wall_ms)?;
+            recovery::recover(&mut store, &reader, &recovered.last_sequence, 1, gap, times.wall_ms, &|| Ok(seed))?;
         let worker = |_| Worker {
             lane: Lane::new(recovered.last_sequence.clone()),
             clock: Clock::new(times.wall_ms, times.elapsed_ms, profile.clock_jump_ms),
             ready: Vec::new(),
             messages: VecDeque::new(),
         };
-        let begin = |mut recovery: recovery::ShardRecovery| {
-            recovery.start.seed = seed;
-            (Shard::new(recovery.start, profile.limits()), Vec::new())
-        };
+        let begin = |recovery: recovery::ShardRecovery| (Shard::new(recovery.start, profile.limits()), Vec::new());
         Ok(Self {
             rounds: Rounds::new(journal),
             reader,
