@@ -30,4 +30,5 @@ pub mod disk;
 pub mod secrets;
 pub mod clock;
 pub mod metrics;
+pub mod planted;
 pub mod error;

@@ -13,6 +13,7 @@ use crate::account::{Account, Totals};
 use crate::error::{Error, Result};
 use crate::journal::JournalReader;
 use crate::node::with_version;
+use crate::planted::{Fault, planted};
 use crate::program::Programs;
 use crate::shard::{ShardStart, decode_state};
 use crate::store::Store;
@@ -97,7 +98,7 @@ impl Replay {
         let due_in_store = account.next_due();
         let mut since = 0;
         for (sequence, range) in tail {
-            if *sequence > account.applied() {
+            if *sequence > account.applied() || planted(Fault::ApplyTwiceOnReplay) {
                 account.apply(&decode(Position::new(self.shard, *sequence), &self.bytes[range.clone()])?);
                 since = if since == 0 { *sequence } else { since };
             }

@@ -29,6 +29,7 @@ pub use messages::{
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Totals, Turn, Verdict, needs, turn};
 use crate::commit::Lane;
 use crate::error::{Error, Result};
+use crate::planted::{Fault, planted};
 use fetch::{absent_keys, fetch};
 use filter::KeyFilter;
 use smallvec::SmallVec;
@@ -269,7 +270,10 @@ impl Shard {
                 let reply = Reply::Executed { record: Box::new(records.swap_remove(index)), replayed: false };
                 Self::hold_reply(self.id, envelope, saw, reply, lane, out);
             }
-            Verdict::Reply(reply) => Self::hold_reply(self.id, envelope, saw, reply, lane, out),
+            Verdict::Reply(reply) => {
+                let saw = if planted(Fault::ReleaseReadEarly) { 0 } else { saw };
+                Self::hold_reply(self.id, envelope, saw, reply, lane, out);
+            }
             Verdict::Replay(position) => {
                 let outcome = envelope.request.command == Command::Outcome;
                 out.replays += u64::from(!outcome);
