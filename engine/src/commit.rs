@@ -156,6 +156,7 @@ impl<H> Lane<H> {
         }
         if planted(Fault::AcknowledgeBeforeSync) {
             self.durable = number;
+            lasts.iter().for_each(|(shard, last)| self.durable_sequence[usize::from(*shard)] = *last);
         }
         self.submitted.push_back((number, lasts));
         Some((number, buffer))

@@ -8,7 +8,7 @@ pub enum Fault {
     SkipSync,
     /// Answers leave when their batch is handed to the journal.
     AcknowledgeBeforeSync,
-    /// Replay applies a record that the blob has already.
+    /// Replay begins a record early and does not ask whether the blob has it already.
     ApplyTwiceOnReplay,
     /// A blob lacks the keys of the oldest operation that it should have.
     ForgetKeyAtCheckpoint,
@@ -32,14 +32,10 @@ pub enum Fault {
     CheckpointAhead,
     /// A recovered tail counts as durable though it was never synced.
     AcknowledgeUnsyncedTail,
-    /// What was spilled leaves memory although a look-up begun before the write is outstanding.
+    /// An account leaves memory although a load that its commands wait for is outstanding.
     EvictWhileLoading,
     /// A spilled key does not reach the store.
     LoseSpilledKey,
-    /// An account that is evicted forgets the commands that wait.
-    EvictWaitingCommands,
-    /// A start takes the incarnation of the one before it.
-    ReuseIncarnation,
     /// The checksums of records are not compared.
     SkipChecksum,
     /// A refusal is not remembered under its key.
@@ -50,7 +46,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 19] = [
         Self::SkipSync,
         Self::AcknowledgeBeforeSync,
         Self::ApplyTwiceOnReplay,
@@ -67,8 +63,6 @@ impl Fault {
         Self::AcknowledgeUnsyncedTail,
         Self::EvictWhileLoading,
         Self::LoseSpilledKey,
-        Self::EvictWaitingCommands,
-        Self::ReuseIncarnation,
         Self::SkipChecksum,
         Self::ForgetRefusal,
         Self::ForgetReversed,

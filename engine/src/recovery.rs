@@ -166,7 +166,8 @@ pub fn replay(
     let mut from = Vec::new();
     for (shard, last) in last_sequence.iter().enumerate() {
         let replay = Replay::begin(store, shard as u16, *last)?;
-        from.push(replay.replay_start - 1);
+        let again = u64::from(planted(Fault::ApplyTwiceOnReplay));
+        from.push((replay.replay_start - 1).saturating_sub(again));
         by_thread[shard % threads.max(1)].push(replay);
     }
     let parts: Vec<Result<Vec<ShardRecovery>>> = std::thread::scope(|scope| {

@@ -80,7 +80,7 @@ pub(super) fn start(disk: &Disk, dir: &Path, options: &JournalOptions, floor: &F
     check_identity(dir, (journal_id, mark.mark.shards), (journal_id, options.shards))?;
     let mut examined = examine(disk, dir, &folder.segments, &mark.mark, floor)?;
 
-    let incarnation = examined.incarnation + u64::from(!planted(Fault::ReuseIncarnation)).max(u64::from(created));
+    let incarnation = examined.incarnation + 1;
     let preparer = clear_the_way(disk, dir, options, &mut examined, folder.segments.last().copied())?;
     let tail = Tail::of(&examined)?;
     let active = tail.copy(&preparer, &examined, (journal_id, incarnation), options)?;

@@ -143,7 +143,7 @@ impl Shard {
         for (hash, sequence) in accounts {
             let Some((_, Resident::Live(live))) = self.table.by_hash(*hash) else { continue };
             live.writes_under_way -= 1;
-            if live.waiting.is_empty() || planted(Fault::EvictWhileLoading) {
+            if live.waiting.is_empty() {
                 live.account.drop_overlay(*sequence);
             }
         }
@@ -240,7 +240,7 @@ impl super::table::Live {
 
     /// Whether the store has this account as it is, so that it may leave memory.
     fn is_clean(&self) -> bool {
-        let nobody_waits = self.waiting.is_empty() || planted(Fault::EvictWaitingCommands);
+        let nobody_waits = self.waiting.is_empty() || planted(Fault::EvictWhileLoading);
         self.dirty_since == 0 && self.writes_under_way == 0 && nobody_waits && self.account.exists()
     }
 }
