@@ -6,6 +6,7 @@
 
 pub mod event;
 pub mod http;
+pub mod forward;
 pub mod codec;
 pub mod outcome;
 pub mod record;
