@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(http record state journal)
+all=(http forward record state journal)
 minimize=false
 seconds=15
 if [[ ${1:-} == --minimize ]]; then

@@ -94,7 +94,10 @@ impl Desk<'_> {
             },
         };
         let Backend::Local(local) = self.backend else {
-            return Err(Problem::new(Kind::NotReady, "A front has no events yet: read them at its owner's own address."));
+            return Err(Problem::new(
+                Kind::NotReady,
+                "A front has no events yet: read them at its owner's own address.",
+            ));
         };
         let node = Arc::clone(local.worker.node());
         let from = self.beginning(&node, query.get("after")).await?;
