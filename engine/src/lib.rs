@@ -13,6 +13,7 @@ pub mod recovery;
 pub mod node;
 pub mod exchange;
 pub mod keeper;
+pub mod publish;
 pub mod reader;
 pub mod feed;
 pub mod committer;

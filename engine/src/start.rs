@@ -26,8 +26,9 @@ use crate::folder::FolderIdentity;
 use crate::inbox::Inbox;
 use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Recovered};
 use crate::keeper::Keeper;
-use crate::metrics::JournalMetrics;
+use crate::metrics::{JournalMetrics, PublishMetrics};
 use crate::node::{Node, OnFault, Services};
+use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::recovery::{self, ShardRecovery};
 use crate::secrets::Secrets;
@@ -52,6 +53,8 @@ const PACK_AFTER_MS: i64 = 15_000;
 const SETTLE_BOUND: &str = "settle-until";
 /// Name in the store of the seed of the hashes of accounts.
 const HASH_SEED: &str = "hash-seed";
+/// Time at a stop for what Kafka lacks. The rest is the next start's.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -63,6 +66,7 @@ pub struct Engine {
     workers: Vec<JoinHandle<()>>,
     journal: JoinHandle<Option<Journal>>,
     store: JoinHandle<()>,
+    publisher: Option<Publisher>,
     /// What recovery found and did, for the log.
     pub recovered: RecoveryReport,
     _lock: FolderLock,
@@ -244,6 +248,7 @@ fn run(
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
     let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
     let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
+    let publisher = start_publisher(&node, reader.journal())?;
     node.set_services(Services { committer, keeper, reader, feed });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
     for ShardRecovery { start, .. } in replayed {
@@ -268,7 +273,19 @@ fn run(
             Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
         }
     }
-    Ok(Engine { node, aliases, alias_owner, workers, journal, store, recovered, _lock: lock })
+    Ok(Engine { node, aliases, alias_owner, workers, journal, store, publisher, recovered, _lock: lock })
+}
+
+/// Publishes events, if there is somewhere to publish them to.
+fn start_publisher(node: &Arc<Node>, journal: &JournalReader) -> Result<Option<Publisher>> {
+    // Registered in any case: the metrics page has the same measures on every node.
+    let metrics = PublishMetrics::register();
+    let Some(options) = node.config().kafka.clone() else { return Ok(None) };
+    let programs = {
+        let node = Arc::clone(node);
+        Arc::new(move || node.programs())
+    };
+    Publisher::start(options, &node.config().data, journal.clone(), programs, metrics).map(Some)
 }
 
 impl Engine {
@@ -308,6 +325,9 @@ impl Engine {
         node.feed().stop();
         node.keeper().stop();
         let _ = self.store.join();
+        if let Some(publisher) = self.publisher {
+            publisher.stop(until.saturating_duration_since(Instant::now()).min(PUBLISH_PATIENCE));
+        }
         node.committer().stop();
         match self.journal.join() {
             Ok(Some(journal)) => journal.close(),

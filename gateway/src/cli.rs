@@ -82,6 +82,7 @@ fn setting_arguments() -> Vec<Arg> {
             .value_name(declared.value_name)
             .help(help)
             .help_heading(declared.group);
+        let argument = if declared.name == "kafka_brokers" { argument.visible_alias("kafka") } else { argument };
         arguments.push(if declared.switch {
             argument
                 .num_args(0..=1)
@@ -268,7 +269,6 @@ mod tests {
     fn usage_errors_say_what_and_exit_with_2() {
         for (line, part) in [
             ("--journal cql", "this build has no CQL journal"),
-            ("serve --kafka localhost:9092", "--kafka"),
             ("--cql-nodes a:1", "--cql-nodes"),
             ("--front-of unix:x --owner-listen unix:y", "exclude each other"),
             ("--front-of http://owner:7000", "--owner-secret"),
