@@ -3,6 +3,7 @@
 //! Modules stand in the order in which a request meets them, and a module uses only modules declared below
 //! it.
 
+pub mod torture;
 pub mod verify;
 pub mod inspect;
 pub mod start;
@@ -18,6 +19,7 @@ pub mod reader;
 pub mod feed;
 pub mod committer;
 pub mod inbox;
+pub mod release;
 pub mod shard;
 pub mod commit;
 pub mod config;
@@ -33,4 +35,5 @@ pub mod secrets;
 pub mod clock;
 pub mod metrics;
 pub mod planted;
+pub mod random;
 pub mod error;

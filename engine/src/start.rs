@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use meed_schemas::time::{DAY_MS, Millis};
+use meed_schemas::time::Millis;
 use ractor::Actor;
 use tokio::task::LocalSet;
 
@@ -30,7 +30,7 @@ use crate::metrics::{JournalMetrics, PublishMetrics};
 use crate::node::{Node, OnFault, Services};
 use crate::publish::Publisher;
 use crate::reader::Reader;
-use crate::recovery::{self, ShardRecovery};
+use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
 use crate::secrets::Secrets;
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
 use crate::store::{Store, StoreOptions};
@@ -49,10 +49,6 @@ const FILTER_SHARE: u64 = 16;
 const CHECKPOINT_RECORDS: u64 = 500_000;
 /// Idle accounts are packed after this, and before twice this.
 const PACK_AFTER_MS: i64 = 15_000;
-/// Where the store keeps until when the node settles.
-const SETTLE_BOUND: &str = "settle-until";
-/// Name in the store of the seed of the hashes of accounts.
-const HASH_SEED: &str = "hash-seed";
 /// Time at a stop for what Kafka lacks. The rest is the next start's.
 const PUBLISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a stop looks whether it is through.
@@ -113,15 +109,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
             detail: "it is the journal of another node; put the folders of one node together".into(),
         });
     }
-    let secrets = match Secrets::load(&config.data, folder.journal_id)? {
-        Some(secrets) => secrets,
-        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
-        None if recovered.last_batch > 0 => {
-            let detail = "it has a journal but no secrets; restore that file from a copy".into();
-            return Err(Error::Mismatch { path: config.data, detail });
-        }
-        None => Secrets::create(&config.data, folder.journal_id)?,
-    };
+    let secrets = secrets_of(&config, &folder, recovered.last_batch > 0)?;
     let store_options = StoreOptions::default();
     let mut store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
     let store_took = began.elapsed() - journal_took;
@@ -132,12 +120,10 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         &AliasOptions::default(),
     )?;
     let workers = worker_count(&config);
-    let mut replayed = recovery::replay(&store, &reader, &recovered.last_sequence, workers)?;
-    let seed = hash_seed(&mut store)?;
-    replayed.iter_mut().for_each(|shard| shard.start.seed = seed);
-    let programs = recovery::programs(&store, &replayed)?;
     let wall = times.wall_ms();
-    let settles_until = settle_bound(&mut store, &config, &replayed, wall)?;
+    let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
+    let Recovery { shards: replayed, programs, settles_until } =
+        recovery::recover(&mut store, &reader, &recovered.last_sequence, workers, gap, wall, &random_seed)?;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
         journal_took,
@@ -172,38 +158,21 @@ fn worker_count(config: &EngineConfig) -> usize {
     }
 }
 
-/// The seed of the hashes of accounts, made with the store. Clients cannot know it, so ids that collide cannot be
-/// chosen; spilled keys lie under it, so it never changes.
-fn hash_seed(store: &mut Store) -> Result<u64> {
-    if let Some(seed) = store.meta(HASH_SEED)?.and_then(|bytes| bytes.try_into().ok()) {
-        return Ok(u64::from_le_bytes(seed));
+/// The secrets of the folder; made where it is new.
+fn secrets_of(config: &EngineConfig, folder: &FolderIdentity, has_journal: bool) -> Result<Secrets> {
+    match Secrets::load(&config.data, folder.journal_id)? {
+        Some(secrets) => Ok(secrets),
+        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
+        None if has_journal => {
+            let detail = "it has a journal but no secrets; restore that file from a copy".into();
+            Err(Error::Mismatch { path: config.data.clone(), detail })
+        }
+        None => Secrets::create(&config.data, folder.journal_id),
     }
-    let seed =
-        getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))?;
-    store.put_meta(HASH_SEED, &seed.to_le_bytes())?;
-    Ok(seed)
 }
 
-/// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
-/// long. The bound outlives this process, because records of after the gap would hide it from the next start; only the
-/// operator lifts it.
-fn settle_bound(
-    store: &mut Store,
-    config: &EngineConfig,
-    replayed: &[ShardRecovery],
-    wall: Millis,
-) -> Result<Option<Millis>> {
-    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
-    let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
-    let kept = kept.filter(|until| *until < Millis::MAX);
-    let gap = config.settle_gap_days.saturating_mul(DAY_MS);
-    let found = (last_recorded_at > 0 && wall - last_recorded_at > gap).then_some(last_recorded_at);
-    // An older bound is the stricter one.
-    let bound = if config.settle_past_gap { None } else { kept.or(found) };
-    if bound != kept {
-        store.put_meta(SETTLE_BOUND, &bound.unwrap_or(Millis::MAX).to_le_bytes())?;
-    }
-    Ok(bound)
+fn random_seed() -> Result<u64> {
+    getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))
 }
 
 /// Starts the threads round a recovered node.
