@@ -54,6 +54,10 @@ pub(super) fn execute(
     let servers: Vec<Server> =
         session.servers.iter().map(|server| Server { program: scenario.program.clone(), ..server.clone() }).collect();
     let mut books = Books { run: run.clone(), prefix: common.account_prefix.clone(), ..Books::default() };
+    books.events_from = match scenario.check.level {
+        CheckLevel::Full => check::cursor_now(&servers[0])?,
+        CheckLevel::None => None,
+    };
     prepare(&mut books, &servers, &common.scenario, live)?;
     let usage = || session.started.as_ref().map(Servers::usage).unwrap_or_default();
     let before = usage();
@@ -74,6 +78,13 @@ pub(super) fn execute(
     ));
     if let Some(failure) = first_failure {
         live.say(&format!("{failed} connections failed, the first: {failure}"));
+    }
+    if open == 0 {
+        let targets: Vec<String> = common.targets.iter().map(ToString::to_string).collect();
+        return Err(Fault::Failed(format!(
+            "no connection could be made to {}: is the server there?",
+            targets.join(", ")
+        )));
     }
     if session.started.is_some() {
         std::thread::sleep(SETTLE);
@@ -233,7 +244,10 @@ fn prove(
     }
     live.say(&format!("reading the books of {} accounts", books.entries.len()));
     check::audit(&mut books, servers, scenario.check, scenario.seed, &mut |accounts| fleet.details(accounts))?;
-    books.result.events = "the server has no event stream".to_owned();
+    match books.events_from.take() {
+        Some(cursor) => check::compare_events(&mut books, &servers[0], &cursor, scenario.check.events_max)?,
+        None => "the server has no event stream".clone_into(&mut books.result.events),
+    }
     books.result.conservation = if books.result.violation_count == 0 { "holds" } else { "violated" }.to_owned();
     Ok(books.result)
 }
