@@ -5,6 +5,7 @@
 //! whether it may come in; `operations` and `handle` answer.
 
 pub mod cli;
+pub mod torture;
 pub mod tools;
 pub mod server;
 pub mod backend;
@@ -18,6 +19,7 @@ pub mod context;
 pub mod reach;
 pub mod link;
 pub mod forward;
+pub mod feed;
 pub mod body;
 pub mod admit;
 pub mod auth;

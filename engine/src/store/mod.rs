@@ -9,6 +9,7 @@ mod fjall;
 mod keys;
 mod memory;
 mod runs;
+mod simulated;
 mod weeks;
 pub mod snapshot;
 
@@ -21,6 +22,7 @@ use meed_schemas::time::Millis;
 use crate::error::{Error, Result};
 pub(crate) use database::{Database, DatabaseSettings, sync_folder};
 pub use memory::MemoryStore;
+pub use simulated::{SimulatedStore, StoreSnapshot};
 
 /// Most accounts in one checkpoint. Also the caller's to bound is the sum of its blobs: a batch lies in memory
 /// beside the memtables, so a checkpoint past a few MiB should be cut in two.
@@ -169,8 +171,10 @@ pub struct AccountWrite {
 pub enum Store {
     /// On disk.
     Fjall(fjall::FjallStore),
-    /// In memory, for tests and simulation.
+    /// In memory, for tests.
     Memory(MemoryStore),
+    /// In memory, with a medium that outlives the process.
+    Simulated(SimulatedStore),
 }
 
 macro_rules! dispatch {
@@ -178,6 +182,7 @@ macro_rules! dispatch {
         match $self {
             Store::Fjall($store) => $call,
             Store::Memory($store) => $call,
+            Store::Simulated($store) => $call,
         }
     };
 }
