@@ -219,6 +219,7 @@ impl Default for Check {
             walk_accounts_max: 200_000,
             floor: 0,
             connections: 16,
+            events_max: 500_000,
             resolve_after_ms: 10_000,
         }
     }

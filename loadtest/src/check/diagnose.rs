@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::check::{Books, is_of_the_server};
 use crate::check::audit::Row;
+use crate::check::{Books, is_of_the_server};
 use crate::ledger::{Logged, Seen, digest};
 use crate::summary::Violation;
 

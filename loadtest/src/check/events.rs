@@ -75,7 +75,9 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, m
             let (Some(id), Some(data)) = (line.id, line.data) else { continue };
             count += 1;
             let account = data.account_id.strip_prefix(&books.prefix).and_then(|number| number.parse::<u32>().ok());
-            let Some(account) = account.filter(|_| !is_of_the_server(&data.kind, data.reason.as_deref())) else { continue };
+            let Some(account) = account.filter(|_| !is_of_the_server(&data.kind, data.reason.as_deref())) else {
+                continue;
+            };
             // At least once: the same event may come again.
             if seen.insert(id) {
                 found.entry(account).or_default().add_effect(&data.transaction_id, data.points);
