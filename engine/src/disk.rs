@@ -111,12 +111,20 @@ impl Disk {
     /// [`Disk::sync_dir`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.change("rename", from)?;
+        #[cfg(test)]
+        if let Self::Faulty(disk) = self {
+            disk.before_rename(from, to);
+        }
         fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
     }
 
     /// Removes a file; one that is not there is no fault. Durable after [`Disk::sync_dir`].
     pub fn remove(&self, path: &Path) -> Result<()> {
         self.change("remove", path)?;
+        #[cfg(test)]
+        if let Self::Faulty(disk) = self {
+            disk.before_remove(path);
+        }
         match fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
             _ => Ok(()),
@@ -126,6 +134,10 @@ impl Disk {
     /// Makes the names in a folder durable.
     pub fn sync_dir(&self, path: &Path) -> Result<()> {
         self.change("sync the folder", path)?;
+        #[cfg(test)]
+        if let Self::Faulty(disk) = self {
+            disk.names_are_synced(path);
+        }
         File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the folder", path, e))
     }
 

@@ -5,13 +5,14 @@
 //! answers to all questions that were asked of the store before.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use meed_schemas::time::{DAY_MS, Millis};
 
 use crate::error::{Error, Result};
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
-use crate::store::{KeyClass, ShardCheckpoint, Store, week_of};
+use crate::store::{KeyClass, ShardCheckpoint, Store, StoreView, week_of};
 
 /// Delivers an input to the worker that owns the shard.
 pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
@@ -24,18 +25,27 @@ const KEYS_PER_QUESTION: usize = 4_096;
 
 type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     questions: VecDeque<StoreJob>,
     checkpoints: VecDeque<Checkpoint>,
     /// Make everything before survive power loss, then forget keys older than their retention at this time.
     sync: Option<Millis>,
+    /// Who wants a view of the store, of what is durable in it.
+    views: Vec<SyncSender<StoreView>>,
     idle: bool,
     stop: bool,
 }
 
+impl Shared {
+    fn is_idle(&self) -> bool {
+        let work = self.questions.len() + self.checkpoints.len() + self.views.len();
+        work == 0 && self.sync.is_none() && !self.stop
+    }
+}
+
 /// Hands work to the store thread.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Keeper {
     shared: Arc<(Mutex<Shared>, Condvar)>,
 }
@@ -82,6 +92,16 @@ impl Keeper {
         self.wake(&mut shared);
     }
 
+    /// A view of the store in which everything is durable; comes when the thread has the time. Nothing comes
+    /// after a fault.
+    pub fn view(&self) -> Receiver<StoreView> {
+        let (sender, receiver) = sync_channel(1);
+        let mut shared = self.lock();
+        shared.views.push(sender);
+        self.wake(&mut shared);
+        receiver
+    }
+
     /// Finishes what was handed over, syncs, and ends the thread.
     pub fn stop(&self) {
         let mut shared = self.lock();
@@ -103,7 +123,7 @@ impl Keeper {
 fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, on_synced: &dyn Fn()) -> Result<()> {
     loop {
         let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while guard.questions.is_empty() && guard.checkpoints.is_empty() && guard.sync.is_none() && !guard.stop {
+        while guard.is_idle() {
             guard.idle = true;
             guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
@@ -112,6 +132,7 @@ fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, o
         let questions: Vec<StoreJob> = guard.questions.drain(..count).collect();
         let checkpoint = guard.checkpoints.pop_front();
         let sync = if checkpoint.is_none() { guard.sync.take() } else { None };
+        let views = if checkpoint.is_none() { std::mem::take(&mut guard.views) } else { Vec::new() };
         let stop = guard.stop && questions.is_empty() && checkpoint.is_none() && guard.questions.is_empty();
         drop(guard);
         if !questions.is_empty() {
@@ -130,6 +151,13 @@ fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, o
                 store.drop_fact_weeks_before(class, week_of(now - days * DAY_MS))?;
             }
             on_synced();
+        }
+        if !views.is_empty() {
+            store.sync()?;
+            for sender in views {
+                // Who asked may have ended.
+                let _ = sender.send(store.view());
+            }
         }
         if stop {
             return store.sync();

@@ -5,6 +5,7 @@
 
 pub mod verify;
 pub mod inspect;
+pub mod backup;
 pub mod start;
 pub mod actor;
 pub mod worker;
@@ -12,6 +13,7 @@ pub mod slots;
 pub mod recovery;
 pub mod node;
 pub mod exchange;
+pub mod retention;
 pub mod keeper;
 pub mod publish;
 pub mod reader;
@@ -25,6 +27,7 @@ pub mod permits;
 pub mod account;
 pub mod aliases;
 pub mod program;
+pub mod snapshots;
 pub mod store;
 pub mod journal;
 pub mod folder;

@@ -34,6 +34,22 @@ pub enum Command {
     Verify {
         /// The folder.
         data: PathBuf,
+        /// A snapshot beside those in the folder.
+        snapshot: Option<PathBuf>,
+    },
+    /// Write a snapshot of the state of a data folder.
+    Snapshot {
+        /// The folder.
+        data: PathBuf,
+        /// The file to write.
+        to: PathBuf,
+    },
+    /// Make the state of a data folder from a snapshot.
+    Restore {
+        /// The folder.
+        data: PathBuf,
+        /// The snapshot.
+        from: PathBuf,
     },
     /// Print records of a data folder as JSON lines.
     Inspect {
@@ -103,6 +119,10 @@ fn data_argument() -> Arg {
     Arg::new("DIR").required(true).value_parser(value_parser!(PathBuf)).help("The data folder")
 }
 
+fn file_argument(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+}
+
 fn grammar() -> Clap {
     let serve = Clap::new("serve")
         .about("Serve loyalty points over HTTP (the default command)")
@@ -110,7 +130,16 @@ fn grammar() -> Clap {
         .after_help(AFTER_HELP);
     let verify = Clap::new("verify")
         .about("Check a data folder: exit 0 and a summary, or 1 naming the first violation")
-        .arg(data_argument());
+        .arg(data_argument())
+        .arg(file_argument("snapshot", "A snapshot to use beside those in the folder"));
+    let snapshot = Clap::new("snapshot")
+        .about("Write a snapshot of the state of a stopped node's folder")
+        .arg(data_argument())
+        .arg(file_argument("to", "The file to write; it must not exist").required(true));
+    let restore = Clap::new("restore")
+        .about("Make the state of a folder without one from a snapshot; the next start replays the journal after it")
+        .arg(data_argument())
+        .arg(file_argument("from", "The snapshot").required(true));
     let inspect = Clap::new("inspect")
         .about("Print the records of a data folder as JSON lines")
         .arg(data_argument())
@@ -141,7 +170,7 @@ fn grammar() -> Clap {
         .version(env!("CARGO_PKG_VERSION"))
         .args(setting_arguments())
         .args_conflicts_with_subcommands(true)
-        .subcommands([serve, verify, inspect, config])
+        .subcommands([serve, verify, inspect, snapshot, restore, config])
         .after_help(AFTER_HELP)
 }
 
@@ -166,7 +195,13 @@ pub fn parse(
         Some(("config", matches)) => {
             settings(matches.subcommand_matches("show").unwrap_or(matches)).map(Command::ConfigShow)
         }
-        Some(("verify", matches)) => Ok(Command::Verify { data: data(matches) }),
+        Some(("verify", matches)) => Ok(Command::Verify { data: data(matches), snapshot: file(matches, "snapshot") }),
+        Some(("snapshot", matches)) => {
+            Ok(Command::Snapshot { data: data(matches), to: file(matches, "to").unwrap_or_default() })
+        }
+        Some(("restore", matches)) => {
+            Ok(Command::Restore { data: data(matches), from: file(matches, "from").unwrap_or_default() })
+        }
         Some((_, matches)) => Ok(Command::Inspect {
             data: data(matches),
             account: account(matches)?,
@@ -178,6 +213,10 @@ pub fn parse(
 
 fn data(matches: &ArgMatches) -> PathBuf {
     matches.get_one::<PathBuf>("DIR").cloned().unwrap_or_default()
+}
+
+fn file(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>(name).cloned()
 }
 
 fn account(matches: &ArgMatches) -> Result<Option<(String, String)>, Exit> {
@@ -279,6 +318,9 @@ mod tests {
             ("--listen 0.0.0.0:8080", "loopback only"),
             ("--max-connections 0", "--max-connections must be from 1"),
             ("verify", "DIR"),
+            ("snapshot d", "--to"),
+            ("restore d", "--from"),
+            ("--journal-retention-days 365", "at least 366"),
             ("inspect d --account nothing", "PROGRAM/ACCOUNT"),
             ("inspect d --limit 0", "--limit"),
             ("nonsense", "nonsense"),
@@ -292,8 +334,14 @@ mod tests {
 
     #[test]
     fn other_commands() {
-        let Ok(Command::Verify { data }) = run("verify d", &[]) else { panic!() };
+        let Ok(Command::Verify { data, snapshot: None }) = run("verify d", &[]) else { panic!() };
         assert_eq!(data, PathBuf::from("d"));
+        let Ok(Command::Verify { snapshot, .. }) = run("verify d --snapshot s", &[]) else { panic!() };
+        assert_eq!(snapshot, Some(PathBuf::from("s")));
+        let Ok(Command::Snapshot { data, to }) = run("snapshot d --to s", &[]) else { panic!() };
+        assert_eq!((data, to), (PathBuf::from("d"), PathBuf::from("s")));
+        let Ok(Command::Restore { data, from }) = run("restore d --from s", &[]) else { panic!() };
+        assert_eq!((data, from), (PathBuf::from("d"), PathBuf::from("s")));
         let Ok(Command::Inspect { account, from, limit, .. }) =
             run("inspect d --account p/m-1 --from 7 --limit 3", &[])
         else {

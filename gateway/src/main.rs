@@ -16,7 +16,9 @@ fn main() -> ExitCode {
     ExitCode::from(match command {
         Ok(Command::Serve(loaded)) => server::run(*loaded),
         Ok(Command::ConfigShow(loaded)) => print(&loaded.show()),
-        Ok(Command::Verify { data }) => tools::verify(&data),
+        Ok(Command::Verify { data, snapshot }) => tools::verify(&data, snapshot.as_deref()),
+        Ok(Command::Snapshot { data, to }) => tools::snapshot(&data, &to),
+        Ok(Command::Restore { data, from }) => tools::restore(&data, &from),
         Ok(Command::Inspect { data, account, from, limit }) => tools::inspect(&data, account, from, limit),
         Err(exit) if exit.code == EXIT_DONE => print(&exit.message),
         Err(exit) => {
