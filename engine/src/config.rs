@@ -1,8 +1,24 @@
 //! What a node can be told.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use meed_schemas::time::DAY_MS;
 
 use crate::permits::PermitLimits;
+
+/// Shortest retention in days that a setting may ask for: a hold may be open for 365 days, and a business key is
+/// remembered for 90.
+pub const RETENTION_DAYS_MIN: u32 = 366;
+/// Retention where nothing is set: seven years with their leap days.
+pub const RETENTION_DAYS_DEFAULT: u32 = 2_557;
+/// Time between two looks at what is to do.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A retention of days as [`EngineConfig::journal_retention_ms`] takes it; 0 keeps everything.
+pub fn retention_ms(days: u32) -> Option<i64> {
+    (days > 0).then(|| i64::from(days) * DAY_MS)
+}
 
 /// Settings of the engine; the gateway fills them from file, environment and flags.
 #[derive(Debug, Clone)]
@@ -25,6 +41,12 @@ pub struct EngineConfig {
     pub checkpoint_lag_records: u64,
     /// Length of a journal segment.
     pub segment_bytes: u64,
+    /// How old a journal record must be to be removed, in milliseconds; `None` keeps all.
+    pub journal_retention_ms: Option<i64>,
+    /// Whether closed journal segments are packed.
+    pub pack_segments: bool,
+    /// Time between two looks at whether segments are to be packed or removed.
+    pub upkeep_interval: Duration,
     /// A wall clock that leaps further than this against the monotonic one is not followed.
     pub clock_jump_ms: i64,
     /// A start longer than this after the last record does not settle what fell due since.
@@ -48,6 +70,9 @@ impl EngineConfig {
             checkpoint_interval_ms: 10_000,
             checkpoint_lag_records: 2_000_000,
             segment_bytes: crate::journal::SEGMENT_BYTES_DEFAULT,
+            journal_retention_ms: retention_ms(RETENTION_DAYS_DEFAULT),
+            pack_segments: true,
+            upkeep_interval: UPKEEP_INTERVAL,
             clock_jump_ms: 60_000,
             settle_gap_days: 31,
             settle_past_gap: false,

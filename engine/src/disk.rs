@@ -134,6 +134,10 @@ impl Disk {
     /// [`Disk::sync_dir`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.change("rename", from)?;
+        #[cfg(test)]
+        if let Self::Faulty(disk) = self {
+            disk.before_rename(from, to);
+        }
         let renamed = match self {
             Self::Simulated(disk) => disk.rename(from, to),
             _ => fs::rename(from, to),
@@ -144,6 +148,10 @@ impl Disk {
     /// Removes a file; one that is not there is no fault. Durable after [`Disk::sync_dir`].
     pub fn remove(&self, path: &Path) -> Result<()> {
         self.change("remove", path)?;
+        #[cfg(test)]
+        if let Self::Faulty(disk) = self {
+            disk.before_remove(path);
+        }
         let removed = match self {
             Self::Simulated(disk) => disk.remove(path),
             _ => fs::remove_file(path),
@@ -157,6 +165,10 @@ impl Disk {
     /// Makes the names in a folder durable.
     pub fn sync_dir(&self, path: &Path) -> Result<()> {
         self.change("sync the folder", path)?;
+        #[cfg(test)]
+        if let Self::Faulty(disk) = self {
+            disk.names_are_synced(path);
+        }
         let synced = match self {
             Self::Simulated(disk) => disk.sync_dir(path),
             _ => File::open(path).and_then(|d| d.sync_all()),

@@ -5,13 +5,14 @@
 //! answers to all questions that were asked of the store before.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use meed_schemas::time::{DAY_MS, Millis};
 
 use crate::error::{Error, Result};
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
-use crate::store::{KeyClass, ShardCheckpoint, Store, week_of};
+use crate::store::{KeyClass, ShardCheckpoint, Store, StoreView, week_of};
 
 /// Delivers an input to the worker that owns the shard.
 pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
@@ -74,6 +75,10 @@ pub struct Round {
 }
 
 impl Round {
+    fn has_checkpoint(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
     fn is_empty(&self) -> bool {
         self.questions.is_empty() && self.checkpoint.is_none() && self.sync.is_none()
     }
@@ -100,15 +105,23 @@ impl Round {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     tasks: Tasks,
+    /// Who wants a view of the store, of what is durable in it.
+    views: Vec<SyncSender<StoreView>>,
     idle: bool,
     stop: bool,
 }
 
+impl Shared {
+    fn is_idle(&self) -> bool {
+        self.tasks.is_empty() && self.views.is_empty() && !self.stop
+    }
+}
+
 /// Hands work to the store thread.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Keeper {
     shared: Arc<(Mutex<Shared>, Condvar)>,
 }
@@ -155,6 +168,16 @@ impl Keeper {
         self.wake(&mut shared);
     }
 
+    /// A view of the store in which everything is durable; comes when the thread has the time. Nothing comes
+    /// after a fault.
+    pub fn view(&self) -> Receiver<StoreView> {
+        let (sender, receiver) = sync_channel(1);
+        let mut shared = self.lock();
+        shared.views.push(sender);
+        self.wake(&mut shared);
+        receiver
+    }
+
     /// Finishes what was handed over, syncs, and ends the thread.
     pub fn stop(&self) {
         let mut shared = self.lock();
@@ -176,16 +199,24 @@ impl Keeper {
 fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, on_synced: &dyn Fn()) -> Result<()> {
     loop {
         let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while guard.tasks.is_empty() && !guard.stop {
+        while guard.is_idle() {
             guard.idle = true;
             guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         guard.idle = false;
         let round = guard.tasks.round();
+        let views = if round.has_checkpoint() { Vec::new() } else { std::mem::take(&mut guard.views) };
         let stop = guard.stop && round.is_empty();
         drop(guard);
         if round.carry_out(&mut store, &mut |inputs| deliver(inputs))? {
             on_synced();
+        }
+        if !views.is_empty() {
+            store.sync()?;
+            for sender in views {
+                // Who asked may have ended.
+                let _ = sender.send(store.view());
+            }
         }
         if stop {
             return store.sync();

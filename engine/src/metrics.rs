@@ -83,6 +83,64 @@ impl ShardMetrics {
     }
 }
 
+/// Of the upkeep of closed journal segments.
+#[derive(Debug, Clone)]
+pub struct UpkeepMetrics {
+    /// Segments removed.
+    pub removed: Counter,
+    /// Their bytes, unpacked.
+    pub removed_bytes: Counter,
+    /// Segments packed.
+    pub packed: Counter,
+    /// Their bytes before.
+    pub plain_bytes: Counter,
+    /// Their bytes after.
+    pub packed_bytes: Counter,
+    /// Snapshots taken.
+    pub snapshots: Counter,
+    /// Attempts that failed.
+    pub failures: Counter,
+}
+
+impl UpkeepMetrics {
+    /// Registers with the installed recorder.
+    pub fn register() -> Self {
+        let described = |name: &'static str, unit, text: &'static str| {
+            describe_counter!(name, unit, text);
+            counter!(name)
+        };
+        Self {
+            removed: described(
+                "meed_journal_segments_removed_total",
+                Unit::Count,
+                "Journal segments removed because they were older than their retention",
+            ),
+            removed_bytes: described(
+                "meed_journal_removed_bytes_total",
+                Unit::Bytes,
+                "Bytes of the removed journal segments, unpacked",
+            ),
+            packed: described("meed_journal_segments_packed_total", Unit::Count, "Closed journal segments packed"),
+            plain_bytes: described(
+                "meed_journal_packed_from_bytes_total",
+                Unit::Bytes,
+                "Bytes of the packed journal segments before",
+            ),
+            packed_bytes: described(
+                "meed_journal_packed_to_bytes_total",
+                Unit::Bytes,
+                "Bytes of the packed journal segments after",
+            ),
+            snapshots: described("meed_snapshots_total", Unit::Count, "Snapshots of the state store taken"),
+            failures: described(
+                "meed_journal_upkeep_failures_total",
+                Unit::Count,
+                "Attempts to pack or remove journal segments that failed; they are repeated",
+            ),
+        }
+    }
+}
+
 /// Of the publishing thread; they stand at 0 on a node that publishes nowhere.
 #[derive(Debug, Clone)]
 pub struct PublishMetrics {

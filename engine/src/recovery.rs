@@ -232,11 +232,29 @@ fn settle_bound(store: &mut Store, gap: SettleGap, replayed: &[ShardRecovery], w
 ///
 /// # Errors
 /// Damage of the journal or the store.
-fn replay(store: &Store, reader: &JournalReader, last_sequence: &[u64], threads: usize) -> Result<Vec<ShardRecovery>> {
+pub fn replay(
+    store: &Store,
+    reader: &JournalReader,
+    last_sequence: &[u64],
+    threads: usize,
+) -> Result<Vec<ShardRecovery>> {
+    let removed = reader.removed_sequence()?;
     let mut by_thread: Vec<Vec<Replay>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
     let mut from = Vec::new();
     for (shard, last) in last_sequence.iter().enumerate() {
         let replay = Replay::begin(store, shard as u16, *last)?;
+        let begins_at = removed.get(shard).map_or(1, |removed| removed + 1);
+        if replay.replay_start < begins_at {
+            return Err(Error::Damaged {
+                file: "state".into(),
+                offset: 0,
+                detail: format!(
+                    "it lacks the records of shard {shard} from {} on, and the journal begins at {begins_at}; make it \
+                     again from a snapshot with `meed restore`",
+                    replay.replay_start
+                ),
+            });
+        }
         let again = u64::from(planted(Fault::ApplyTwiceOnReplay));
         from.push((replay.replay_start - 1).saturating_sub(again));
         by_thread[shard % threads.max(1)].push(replay);

@@ -74,9 +74,11 @@ pub fn came_of(position: Position, purpose: Purpose, record: Option<Box<Record>>
     }
 }
 
-/// The answer of a replay, from the record that the key led to.
+/// The answer of a replay, from the record that the key led to. A key may outlive its record's retention, because
+/// an account remembers its newest keys for ever: what it stood for is not known any more, but that it was used is,
+/// so it is neither executed again nor worth a retry.
 fn replayed(record: Option<Box<Record>>, outcome: bool) -> Reply {
-    let Some(record) = record else { return Reply::Refused(Refusal::NotReady) };
+    let Some(record) = record else { return Reply::Refused(Refusal::RecordGone) };
     if outcome {
         return Reply::Outcome(record);
     }

@@ -213,23 +213,6 @@ impl Secrets {
         code.iter().map(|&letter| letter as char).collect()
     }
 
-    /// The position that has this redemption code; `None` when the text is not a code. Whether a redemption
-    /// stands at that position is the caller's to check.
-    pub fn position_of_code(&self, code: &str) -> Option<Position> {
-        if code.len() != CODE_LENGTH {
-            return None;
-        }
-        let packed = code.bytes().try_fold(0u64, |number, letter| {
-            let digit = CODE_ALPHABET.iter().position(|&l| l == letter)?;
-            number.checked_mul(30)?.checked_add(digit as u64)
-        })?;
-        let (mut left, mut right) = ((packed >> 32) as u32, packed as u32);
-        for round in (0..FEISTEL_ROUNDS).rev() {
-            (left, right) = (right ^ self.feistel_round(round, left), left);
-        }
-        Some(Position::from_u64(u64::from(left) << 32 | u64::from(right)))
-    }
-
     fn feistel_round(&self, round: u8, half: u32) -> u32 {
         let half = half.to_le_bytes();
         SipHasher24::new_with_key(&self.redemption_code).hash(&[round, half[0], half[1], half[2], half[3]]) as u32

@@ -48,6 +48,24 @@ fn every_flipped_bit_and_every_cut_is_damage() {
     }
 }
 
+impl Secrets {
+    /// The position that has this redemption code; `None` when the text is not a code.
+    fn position_of_code(&self, code: &str) -> Option<Position> {
+        if code.len() != CODE_LENGTH {
+            return None;
+        }
+        let packed = code.bytes().try_fold(0u64, |number, letter| {
+            let digit = CODE_ALPHABET.iter().position(|&l| l == letter)?;
+            number.checked_mul(30)?.checked_add(digit as u64)
+        })?;
+        let (mut left, mut right) = ((packed >> 32) as u32, packed as u32);
+        for round in (0..FEISTEL_ROUNDS).rev() {
+            (left, right) = (right ^ self.feistel_round(round, left), left);
+        }
+        Some(Position::from_u64(u64::from(left) << 32 | u64::from(right)))
+    }
+}
+
 #[test]
 fn codes_are_distinct_and_lead_back() {
     let secrets = fixed();

@@ -24,13 +24,14 @@ use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Message};
 use crate::folder::FolderIdentity;
 use crate::inbox::Inbox;
-use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Recovered};
+use crate::journal::{Floor, Journal, JournalOptions, JournalReader, JournalUpkeep, Recovered};
 use crate::keeper::Keeper;
-use crate::metrics::{JournalMetrics, PublishMetrics};
+use crate::metrics::{JournalMetrics, PublishMetrics, UpkeepMetrics};
 use crate::node::{Node, OnFault, Services};
 use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
+use crate::retention::{NeededFrom, Retention, Upkeep};
 use crate::secrets::Secrets;
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
 use crate::store::{Store, StoreOptions};
@@ -62,6 +63,7 @@ pub struct Engine {
     workers: Vec<JoinHandle<()>>,
     journal: JoinHandle<Option<Journal>>,
     store: JoinHandle<()>,
+    retention: Retention,
     publisher: Option<Publisher>,
     /// What recovery found and did, for the log.
     pub recovered: RecoveryReport,
@@ -196,6 +198,7 @@ fn run(
         let exchange = Arc::clone(exchange);
         Box::new(move |number, buffer| exchange.send([Message::Durable(number, buffer)])) as OnDurable
     });
+    let upkeep = journal.upkeep();
     let (committer, journal) =
         Committer::start(journal, on_durable.collect(), Box::new(fault(&node)), JournalMetrics::register());
     let deliver = {
@@ -215,9 +218,11 @@ fn run(
         move || committer.mark_durable()
     };
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
+    let upkeep_keeper = keeper.clone();
     let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
     let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
     let publisher = start_publisher(&node, reader.journal())?;
+    let retention = Retention::start(upkeep_of(&node, upkeep, upkeep_keeper, publisher.as_ref()))?;
     node.set_services(Services { committer, keeper, reader, feed });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
     for ShardRecovery { start, .. } in replayed {
@@ -242,7 +247,34 @@ fn run(
             Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
         }
     }
-    Ok(Engine { node, aliases, alias_owner, workers, journal, store, publisher, recovered, _lock: lock })
+    Ok(Engine { node, aliases, alias_owner, workers, journal, store, retention, publisher, recovered, _lock: lock })
+}
+
+/// What is not published yet stays in the journal.
+fn published_floor(publisher: &Publisher) -> NeededFrom {
+    let published = publisher.published();
+    Box::new(move || Ok(published.sequences().into_iter().map(|sequence| sequence + 1).collect()))
+}
+
+/// What the upkeep thread works on.
+fn upkeep_of(node: &Arc<Node>, journal: JournalUpkeep, keeper: Keeper, publisher: Option<&Publisher>) -> Upkeep {
+    let journal_id = journal.reader().journal_id();
+    let config = node.config();
+    let trusting = Arc::clone(node);
+    Upkeep {
+        data: config.data.clone(),
+        journal,
+        keeper,
+        // Whoever reads the journal behind the checkpoints has its place here.
+        needed_from: publisher.into_iter().map(published_floor).collect(),
+        is_clock_trusted: Box::new(move || trusting.settles_everything()),
+        times: (node.times, config.clock_jump_ms),
+        identity: (journal_id, node.shards()),
+        retention_ms: config.journal_retention_ms,
+        pack: config.pack_segments,
+        interval: config.upkeep_interval,
+        metrics: UpkeepMetrics::register(),
+    }
 }
 
 /// Publishes events, if there is somewhere to publish them to.
@@ -272,6 +304,7 @@ impl Engine {
         let node = &self.node;
         let until = Instant::now() + patience;
         node.permits.drain();
+        self.retention.stop();
         while node.permits.under_way() > 0 && Instant::now() < until && !node.has_faulted() {
             std::thread::sleep(STOP_POLL);
         }

@@ -1,10 +1,17 @@
-//! The offline check of a data folder: replays the whole journal from nothing and holds it against itself,
-//! against the account rules' invariants, and against the state store.
+//! The offline check of a data folder: replays the journal and holds it against itself, against the account rules'
+//! invariants, against the state store and against every snapshot.
 //!
 //! Checked: every checksum and the chain of batches; dense positions and account sequences and their
 //! back-pointers (invariant 5); the balances that records show, Σ points = total + pending per account and
-//! per program (2); no available balance below the program's floor (3); the store's blobs and totals equal
-//! to the replay at their sequence, byte for byte (6). The numbers are those of the README's list.
+//! per program (2); no available balance below the program's floor (3); the states and totals of the store and of
+//! the snapshots equal to the replay at their sequence, hash for hash (6). The numbers are those of the README's
+//! list.
+//!
+//! The replay begins with nothing while the journal is whole. When its early segments are gone it begins with a
+//! snapshot, and 2, 3, 5 and 6 are checked from that on; without a snapshot that meets the segments only what an
+//! account has shown since its first record that is there can be checked, and [`VerifyReport`] says so.
+
+mod claims;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,40 +21,64 @@ use meed_schemas::codec;
 use meed_schemas::ids::Identity;
 use meed_schemas::program::Document;
 use meed_schemas::record::{Balances, Detail, Record};
+use smallvec::SmallVec;
 
+use self::claims::{Claim, Claims};
 use crate::account::{Account, Totals};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::{BatchView, Floor, JournalReader};
-use crate::shard::decode_state;
-use crate::store::{Store, StoreOptions};
+use crate::store::Store;
 
 /// What was checked.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyReport {
     /// Batches, each with its checksum and its place in the chain.
     pub batches: u64,
-    /// Records, each decoded and applied.
+    /// Records, each decoded, and applied unless the base has it.
     pub records: u64,
-    /// Accounts at the end.
+    /// Accounts at the end that were replayed.
     pub accounts: u64,
-    /// Blobs of the store that were equal to the replay.
+    /// States of the store that were equal to the replay.
     pub blobs: u64,
-    /// Totals per program and wallet at the end.
+    /// Snapshots that were held against the replay, and how many of their states were equal to it.
+    pub snapshots: Vec<(PathBuf, u64)>,
+    /// Snapshots that end before the journal begins, so that nothing can be held against them.
+    pub snapshots_unused: Vec<PathBuf>,
+    /// The first batch that is there; 1 while the journal is whole.
+    pub first_batch: u64,
+    /// The snapshot that the replay began with, and the accounts in it.
+    pub base: Option<(PathBuf, u64)>,
+    /// Accounts whose first records are gone, and no snapshot has them: they were not replayed.
+    pub accounts_unchecked: u64,
+    /// Totals per program and wallet at the end; none where accounts were not replayed.
     pub totals: Totals,
     /// Where a torn tail begins that the next start will cut, if there is one.
     pub torn_tail: Option<(PathBuf, u64)>,
 }
 
+impl VerifyReport {
+    /// Whether early segments are gone and no snapshot stands in for them.
+    pub fn lacks_base(&self) -> bool {
+        self.first_batch > 1 && self.base.is_none()
+    }
+}
+
 /// An account in the replay.
 struct Checked {
     account: Account,
+    /// Whether its state is known: from its first record on, or from the base.
+    known: bool,
     /// Σ points of its records.
     points: i64,
     last: Option<Shown>,
-    /// Blob of the store that is not reached yet.
-    stored: Option<(u64, Vec<u8>)>,
+    /// Shard sequence of its first record; 0 for one of the base.
+    first: u64,
+    /// States that are claimed of it and not reached yet.
+    claims: SmallVec<[Claim; 1]>,
+    /// Which of the stores and snapshots have a state of it, by bit.
+    claimed_by: u64,
 }
 
 /// What the account's last effect showed.
@@ -62,78 +93,76 @@ struct Verifier {
     accounts: HashMap<Identity, Checked>,
     floors: HashMap<Box<str>, i64>,
     shards: Vec<ShardTotals>,
+    claims: Claims,
+    /// Accounts begin with their first record; false where they may have records that are gone.
+    from_the_beginning: bool,
     report: VerifyReport,
 }
 
-/// Totals of a shard in the replay, and those of the store until they are reached.
+/// Totals of a shard in the replay, and those that are claimed until they are reached.
 #[derive(Default)]
 struct ShardTotals {
     replayed: Totals,
-    stored: Option<(u64, Totals)>,
+    /// Sequence of the base's totals.
+    base: u64,
+    claims: SmallVec<[(usize, u64, Totals); 1]>,
 }
 
-/// Verifies the data folder of a node that does not run.
+/// Verifies the data folder of a node that does not run, with its snapshots and perhaps one more.
 ///
 /// # Errors
 /// The first violation, as [`Error::Damaged`] with file, offset and account; or that the folder cannot be
 /// read.
-pub fn verify(data: &Path) -> Result<VerifyReport> {
+pub fn verify(data: &Path, snapshot: Option<&Path>) -> Result<VerifyReport> {
     let disk = Disk::default();
     let folder = FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
-    let (reader, recovered) = JournalReader::open(disk, &data.join("journal"), Floor::default())?;
-    let store = Store::open(&data.join("state"), folder.journal_id.to_le_bytes(), &StoreOptions::default())?;
-    let report = check(&reader, &store, &recovered.last_sequence)?;
-    Ok(VerifyReport { torn_tail: recovered.cut.map(|cut| (cut.file, cut.offset)), ..report })
+    let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"), Floor::default())?;
+    let (removed, first_batch) = (reader.removed_sequence()?, reader.first_batch()?);
+    let mut verifier = Verifier::new(folder.shards, first_batch);
+    verifier.report.torn_tail = recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset));
+    verifier.begin(&disk, data, &folder, snapshot, (&removed, &recovered.last_sequence))?;
+    reader.scan_batches(first_batch, &mut |batch| verifier.batch(batch))?;
+    verifier.finish()
 }
 
-/// Verifies a journal that ends at these sequences of its shards, and the store beside it, which holds nothing beyond.
+/// Verifies a whole journal that ends at these sequences of its shards, and the store beside it, which holds nothing
+/// beyond.
 ///
 /// # Errors
 /// As [`verify`].
 pub fn check(reader: &JournalReader, store: &Store, last_sequence: &[u64]) -> Result<VerifyReport> {
-    let mut verifier = Verifier {
-        accounts: HashMap::new(),
-        floors: HashMap::new(),
-        shards: Vec::new(),
-        report: VerifyReport::default(),
-    };
-    verifier.expect_store(store, last_sequence)?;
+    let mut verifier = Verifier::new(last_sequence.len() as u16, 1);
+    verifier.claim_store(store, last_sequence)?;
     reader.scan_batches(1, &mut |batch| verifier.batch(batch))?;
     verifier.finish()
 }
 
-impl Verifier {
-    /// Takes what the store has, to be held against the replay when it comes to the same sequence.
-    fn expect_store(&mut self, store: &Store, last_sequence: &[u64]) -> Result<()> {
-        for (shard, &last) in (0u16..).zip(last_sequence) {
-            let mut totals = ShardTotals::default();
-            if let Some(state) = store.shard_state(shard)? {
-                let wrong = |detail: String| in_store(format!("shard {shard}: {detail}"));
-                if state.totals_sequence > last || state.replay_start > last + 1 {
-                    return Err(wrong(format!("its checkpoint is ahead of the journal, which ends at {last}")));
-                }
-                let (_, stored) = decode_state(&state.totals).map_err(|e| wrong(e.to_string()))?;
-                totals.stored = Some((state.totals_sequence, stored));
-            }
-            self.shards.push(totals);
-            store.accounts(shard, None, &mut |identity, blob| {
-                let wrong = |detail: &str| in_store(format!("account {identity:?} in shard {shard} {detail}"));
-                let stored = Account::decode(&identity, blob).map_err(|e| wrong(&e.to_string()))?;
-                if stored.applied() > last {
-                    return Err(wrong("is ahead of the journal"));
-                }
-                let checked = Checked {
-                    account: Account::new(&identity),
-                    points: 0,
-                    last: None,
-                    stored: Some((stored.applied(), blob.to_vec())),
-                };
-                self.accounts.insert(identity.clone(), checked);
-                Ok(())
-            })?;
+impl Checked {
+    fn new(identity: &Identity) -> Self {
+        Self {
+            account: Account::new(identity),
+            known: true,
+            points: 0,
+            last: None,
+            first: 0,
+            claims: SmallVec::new(),
+            claimed_by: 0,
         }
-        Ok(())
+    }
+}
+
+impl Verifier {
+    /// Of a journal with so many shards, whose first batch is this.
+    fn new(shards: u16, first_batch: u64) -> Self {
+        Self {
+            accounts: HashMap::new(),
+            floors: HashMap::new(),
+            shards: (0..shards).map(|_| ShardTotals::default()).collect(),
+            claims: Claims::default(),
+            from_the_beginning: first_batch == 1,
+            report: VerifyReport { first_batch, ..VerifyReport::default() },
+        }
     }
 
     fn batch(&mut self, batch: &BatchView<'_>) -> Result<()> {
@@ -143,11 +172,12 @@ impl Verifier {
             let at = |detail: String| Error::Damaged { file: batch.file.into(), offset: view.offset, detail };
             let record =
                 codec::decode(view.position, view.payload).map_err(|e| at(format!("record {}: {e}", view.position)))?;
-            let outcome = self.record(&record);
-            outcome.map_err(|detail| {
+            let applied = self.record(&record).map_err(|detail| {
                 at(format!("record {} of account {:?}: {detail}", record.position, record.identity))
             })?;
-            touched.insert(record.identity);
+            if applied {
+                touched.insert(record.identity);
+            }
         }
         for identity in &touched {
             if let Err(detail) = self.at_boundary(identity) {
@@ -158,61 +188,52 @@ impl Verifier {
         Ok(())
     }
 
-    fn record(&mut self, record: &Record) -> std::result::Result<(), String> {
+    /// Takes a record; false when its effect is not in the replay, or was already.
+    fn record(&mut self, record: &Record) -> std::result::Result<bool, String> {
         self.report.records += 1;
         if let Detail::Program { document } = &record.detail {
-            let document = Document::parse(document.as_bytes()).map_err(|e| format!("{} {}", e.field, e.detail))?;
-            let floor = self.floors.entry(record.identity.program().into()).or_default();
-            *floor = (*floor).min(document.negative_balance.floor());
+            self.add_floor(record.identity.program(), document)?;
         }
-        let checked = self.accounts.entry_ref(&record.identity).or_insert_with(|| Checked {
-            account: Account::new(&record.identity),
-            points: 0,
-            last: None,
-            stored: None,
-        });
+        self.totals(record)?;
+        let at = record.position.sequence();
+        let checked = self.accounts.entry_ref(&record.identity).or_insert_with(|| Checked::new(&record.identity));
+        if at <= checked.account.applied() {
+            return Ok(false);
+        }
+        if checked.account.applied() == 0 && checked.last.is_none() && checked.first == 0 {
+            checked.first = at;
+            let is_first = if record.kind.is_effect() { record.sequence == 1 } else { record.previous == 0 };
+            checked.known = self.from_the_beginning || is_first;
+        }
         if record.kind.is_effect() {
-            let (sequence, position) = checked.last.map_or((0, 0), |l| (l.sequence, l.position));
-            if record.sequence != sequence + 1 {
-                return Err(format!("its sequence is {}, after {sequence}", record.sequence));
-            }
-            if record.previous != position {
-                return Err(format!("it points back to {}, the previous effect is {position}", record.previous));
-            }
-            checked.points = checked.points.checked_add(record.points).ok_or("Σ points overflows")?;
-            checked.last = Some(Shown {
-                balances: record.balances,
-                sequence: record.sequence,
-                position: record.position.sequence(),
-            });
+            checked.follow(record)?;
+        }
+        if !checked.known {
+            return Ok(false);
         }
         checked.account.apply(record);
         // What was evicted is in the store's keeping; the blob does not have it.
         checked.account.drop_overlay(u64::MAX);
-        if let Some((at, blob)) = &checked.stored
-            && *at == record.position.sequence()
-        {
-            let mut replayed = Vec::new();
-            checked.account.encode(&mut replayed);
-            if replayed != *blob {
-                return Err("the state store has another state at this record".into());
-            }
-            checked.stored = None;
-            self.report.blobs += 1;
+        let equal = checked.settle_claims(&self.claims)?;
+        self.report.blobs += equal.0;
+        for source in equal.1 {
+            self.claims.count(source);
         }
-        self.totals(record)
+        Ok(true)
+    }
+
+    fn add_floor(&mut self, program: &str, document: &str) -> std::result::Result<(), String> {
+        let document = Document::parse(document.as_bytes()).map_err(|e| format!("{} {}", e.field, e.detail))?;
+        let floor = self.floors.entry(program.into()).or_default();
+        *floor = (*floor).min(document.negative_balance.floor());
+        Ok(())
     }
 
     fn totals(&mut self, record: &Record) -> std::result::Result<(), String> {
         let shard = &mut self.shards[record.position.shard() as usize];
-        shard.replayed.add(record);
-        if let Some((at, stored)) = &shard.stored
-            && *at == record.position.sequence()
-        {
-            if *stored != shard.replayed {
-                return Err("the state store has other totals at this record".into());
-            }
-            shard.stored = None;
+        if record.position.sequence() > shard.base {
+            shard.replayed.add(record);
+            shard.settle_claims(record.position.sequence(), &self.claims)?;
         }
         Ok(())
     }
@@ -233,7 +254,11 @@ impl Verifier {
                 balances.total, balances.pending
             ));
         }
-        let floor = self.floors.get(identity.program()).copied().unwrap_or(0);
+        // Without a base the program's record may be gone.
+        let floor = match self.floors.get(identity.program()) {
+            None if self.report.lacks_base() => return Ok(()),
+            floor => floor.copied().unwrap_or(0),
+        };
         if balances.available() < floor {
             return Err(format!("{} points are available, the floor is {floor}", balances.available()));
         }
@@ -241,22 +266,33 @@ impl Verifier {
     }
 
     fn finish(mut self) -> Result<VerifyReport> {
+        let lacks_base = self.report.lacks_base();
         for (identity, checked) in &self.accounts {
-            if let Some((at, _)) = &checked.stored {
-                return Err(in_store(format!("account {identity:?} has a state of record {at}, which is not its")));
+            // Without a base, also those that only a store has.
+            if !checked.known || (lacks_base && checked.account.applied() == 0) {
+                self.report.accounts_unchecked += 1;
+                continue;
             }
+            self.claims.check_settled(identity, checked, self.shards.len() as u16)?;
             self.report.accounts += u64::from(checked.account.exists());
         }
+        if !lacks_base {
+            self.check_totals()?;
+        }
+        self.report.snapshots = self.claims.counted();
+        Ok(self.report)
+    }
+
+    fn check_totals(&mut self) -> Result<()> {
         let mut outstanding: BTreeMap<&str, i128> = BTreeMap::new();
         for (identity, checked) in &self.accounts {
             let balances = checked.account.balances();
             *outstanding.entry(identity.program()).or_default() += i128::from(balances.total + balances.pending);
         }
         for shard in &self.shards {
-            if let Some((at, _)) = &shard.stored
-                && *at > 0
-            {
-                return Err(in_store(format!("there are totals of a record {at} that the journal does not have")));
+            if let Some((source, at, _)) = shard.claims.iter().find(|(_, at, _)| *at > 0) {
+                let detail = format!("there are totals of a record {at} that the journal does not have");
+                return Err(self.claims.wrong(*source, detail));
             }
             self.report.totals.merge(&shard.replayed);
         }
@@ -264,13 +300,30 @@ impl Verifier {
             let sum = outstanding.get(program).copied().unwrap_or(0);
             if totals.outstanding() != sum {
                 let totals = totals.outstanding();
-                return Err(in_store(format!("program {program}: totals give {totals} outstanding, accounts {sum}")));
+                let detail = format!("program {program}: totals give {totals} outstanding, accounts {sum}");
+                return Err(Error::Damaged { file: "state".into(), offset: 0, detail });
             }
         }
-        Ok(self.report)
+        Ok(())
     }
 }
 
-fn in_store(detail: String) -> Error {
-    Error::Damaged { file: "state".into(), offset: 0, detail }
+impl Checked {
+    /// Holds an effect against the one before it.
+    fn follow(&mut self, record: &Record) -> std::result::Result<(), String> {
+        let before = self.last.map_or((0, 0), |l| (l.sequence, l.position));
+        if self.known || self.last.is_some() {
+            let (sequence, position) = before;
+            if record.sequence != sequence + 1 {
+                return Err(format!("its sequence is {}, after {sequence}", record.sequence));
+            }
+            if record.previous != position {
+                return Err(format!("it points back to {}, the previous effect is {position}", record.previous));
+            }
+        }
+        self.points = self.points.checked_add(record.points).ok_or("Σ points overflows")?;
+        self.last =
+            Some(Shown { balances: record.balances, sequence: record.sequence, position: record.position.sequence() });
+        Ok(())
+    }
 }

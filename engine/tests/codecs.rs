@@ -11,7 +11,8 @@ use std::path::Path;
 use meed_engine::account::Account;
 use meed_engine::error::Error;
 use meed_engine::random::Random;
-use meed_engine::store::snapshot::{SnapshotHeader, SnapshotReader, SnapshotTotals, SnapshotWriter};
+use meed_engine::store::snapshot::{SnapshotHeader, SnapshotReader, SnapshotRow, SnapshotWriter};
+use meed_engine::store::{FactKey, KeyClass, ShardState, SpilledKey};
 use meed_schemas::command::{Keys, Portion};
 use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::record::RecordKind;
@@ -77,34 +78,54 @@ fn identity() -> impl Strategy<Value = Identity> {
         .prop_map(|(program, kind, id)| Identity::new(&program, AccountKind::from_byte(kind).unwrap(), &id))
 }
 
-type Whole = (SnapshotHeader, Vec<(Identity, Vec<u8>)>, SnapshotTotals);
+type Whole = (SnapshotHeader, Vec<SnapshotRow>);
 
 fn read(bytes: &[u8]) -> Result<Whole, Error> {
     let mut reader = SnapshotReader::new(bytes, Path::new("x"))?;
-    let header = reader.header().clone();
-    let mut accounts = Vec::new();
-    while let Some(account) = reader.next_account()? {
-        accounts.push(account);
+    let mut rows = Vec::new();
+    while let Some(row) = reader.next_row()? {
+        rows.push(row);
     }
-    Ok((header, accounts, reader.finish()?))
+    Ok((reader.header().clone(), rows))
+}
+
+fn fact() -> impl Strategy<Value = FactKey> {
+    (0..3u8, any::<u64>()).prop_map(|(kind, number)| match kind {
+        0 => FactKey::Reversed(number),
+        1 => FactKey::ExpiredLot(number as i64),
+        _ => FactKey::ClosedHold(number),
+    })
+}
+
+fn key() -> impl Strategy<Value = SpilledKey> {
+    (any::<bool>(), any::<u32>(), any::<u128>(), any::<[u8; 16]>()).prop_map(|(business, week, hash, value)| {
+        let class = if business { KeyClass::Business } else { KeyClass::Idempotency };
+        SpilledKey { class, week, hash, value }
+    })
 }
 
 prop_compose! {
     fn snapshot()(
         journal_id in any::<[u8; 16]>(),
-        (shard, sequence, totals_sequence) in (0..4_096u16, any::<u64>(), any::<u64>()),
+        (shard, taken_at) in (0..4_095u16, any::<i64>()),
+        numbers in (1..u64::MAX, any::<u64>(), any::<u64>()),
         accounts in btree_map(identity(), vec(any::<u8>(), 0..60), 0..8),
+        facts in vec((identity(), fact(), vec(any::<u8>(), 0..20)), 0..5),
+        keys in vec(key(), 0..5),
         totals in vec(any::<u8>(), 0..40),
     ) -> (Whole, Vec<u8>) {
         let accounts: BTreeMap<Identity, Vec<u8>> = accounts;
-        let header = SnapshotHeader { journal_id, shard, sequence, accounts: accounts.len() as u64 };
-        let totals = SnapshotTotals { sequence: totals_sequence, totals };
+        let header = SnapshotHeader { journal_id, shards: shard + 1, taken_at };
+        let (replay_start, totals_sequence, count) = numbers;
+        let state = ShardState { replay_start, totals, totals_sequence, accounts: count };
+        let mut rows = vec![SnapshotRow::Shard { shard, state }];
+        rows.extend(accounts.into_iter().map(|(identity, blob)| SnapshotRow::Account { identity, blob }));
+        rows.extend(facts.into_iter().map(|(identity, fact, value)| SnapshotRow::Fact { identity, fact, value }));
+        rows.extend(keys.into_iter().map(SnapshotRow::Key));
         let mut writer = SnapshotWriter::new(Vec::new(), Path::new("x"), &header).unwrap();
-        for (identity, blob) in &accounts {
-            writer.account(identity, blob).unwrap();
-        }
-        let bytes = writer.finish(&totals).unwrap();
-        ((header, accounts.into_iter().collect(), totals), bytes)
+        rows.iter().for_each(|row| writer.row(row).unwrap());
+        let bytes = writer.finish().unwrap();
+        ((header, rows), bytes)
     }
 }
 

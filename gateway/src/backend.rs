@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use meed_engine::config::{EngineConfig, KafkaOptions};
+use meed_engine::config::{EngineConfig, KafkaOptions, UPKEEP_INTERVAL, retention_ms};
 use meed_engine::error::{Error, Result};
 use meed_engine::permits::PermitLimits;
 use meed_engine::start::{Engine, WorkerMain, start};
@@ -44,6 +44,9 @@ pub fn engine_config(settings: &Settings, shards: Option<u16>) -> EngineConfig {
         checkpoint_interval_ms: signed(settings.checkpoint_interval_ms),
         checkpoint_lag_records: settings.checkpoint_lag_records,
         segment_bytes: settings.segment_bytes.0,
+        journal_retention_ms: retention_ms(settings.journal_retention_days),
+        pack_segments: settings.pack_segments,
+        upkeep_interval: UPKEEP_INTERVAL,
         clock_jump_ms: signed(settings.clock_jump_ms),
         settle_gap_days: i64::from(settings.settle_gap_days),
         settle_past_gap: settings.settle_past_gap,

@@ -38,6 +38,22 @@ pub enum Command {
     Verify {
         /// The folder.
         data: PathBuf,
+        /// A snapshot beside those in the folder.
+        snapshot: Option<PathBuf>,
+    },
+    /// Write a snapshot of the state of a data folder.
+    Snapshot {
+        /// The folder.
+        data: PathBuf,
+        /// The file to write.
+        to: PathBuf,
+    },
+    /// Make the state of a data folder from a snapshot.
+    Restore {
+        /// The folder.
+        data: PathBuf,
+        /// The snapshot.
+        from: PathBuf,
     },
     /// Print records of a data folder as JSON lines.
     Inspect {
@@ -152,6 +168,10 @@ fn torture_of(matches: &ArgMatches) -> Worlds {
     Worlds { first, seeds, jobs, verbose: matches.get_flag("verbose") }
 }
 
+fn file_argument(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+}
+
 fn grammar() -> Clap {
     let serve = Clap::new("serve")
         .about("Serve loyalty points over HTTP (the default command)")
@@ -159,7 +179,16 @@ fn grammar() -> Clap {
         .after_help(AFTER_HELP);
     let verify = Clap::new("verify")
         .about("Check a data folder: exit 0 and a summary, or 1 naming the first violation")
-        .arg(data_argument());
+        .arg(data_argument())
+        .arg(file_argument("snapshot", "A snapshot to use beside those in the folder"));
+    let snapshot = Clap::new("snapshot")
+        .about("Write a snapshot of the state of a stopped node's folder")
+        .arg(data_argument())
+        .arg(file_argument("to", "The file to write; it must not exist").required(true));
+    let restore = Clap::new("restore")
+        .about("Make the state of a folder without one from a snapshot; the next start replays the journal after it")
+        .arg(data_argument())
+        .arg(file_argument("from", "The snapshot").required(true));
     let inspect = Clap::new("inspect")
         .about("Print the records of a data folder as JSON lines")
         .arg(data_argument())
@@ -202,7 +231,7 @@ fn grammar() -> Clap {
         .version(env!("CARGO_PKG_VERSION"))
         .args(setting_arguments())
         .args_conflicts_with_subcommands(true)
-        .subcommands([serve, verify, inspect, events, config, torture()])
+        .subcommands([serve, verify, inspect, snapshot, restore, events, config, torture()])
         .after_help(AFTER_HELP)
 }
 
@@ -241,7 +270,13 @@ pub fn parse(
             Ok(Command::EventsReplay { loaded, topic: matches.get_one("topic").cloned().unwrap_or_default(), range })
         }
         Some(("torture", matches)) => Ok(Command::Torture(torture_of(matches))),
-        Some(("verify", matches)) => Ok(Command::Verify { data: data(matches) }),
+        Some(("verify", matches)) => Ok(Command::Verify { data: data(matches), snapshot: file(matches, "snapshot") }),
+        Some(("snapshot", matches)) => {
+            Ok(Command::Snapshot { data: data(matches), to: file(matches, "to").unwrap_or_default() })
+        }
+        Some(("restore", matches)) => {
+            Ok(Command::Restore { data: data(matches), from: file(matches, "from").unwrap_or_default() })
+        }
         Some((_, matches)) => Ok(Command::Inspect {
             data: data(matches),
             account: account(matches)?,
@@ -257,6 +292,10 @@ fn parse_instant(text: &str) -> Result<Millis, String> {
 
 fn data(matches: &ArgMatches) -> PathBuf {
     matches.get_one::<PathBuf>("DIR").cloned().unwrap_or_default()
+}
+
+fn file(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>(name).cloned()
 }
 
 fn account(matches: &ArgMatches) -> Result<Option<(String, String)>, Exit> {
@@ -358,6 +397,9 @@ mod tests {
             ("--listen 0.0.0.0:8080", "loopback only"),
             ("--max-connections 0", "--max-connections must be from 1"),
             ("verify", "DIR"),
+            ("snapshot d", "--to"),
+            ("restore d", "--from"),
+            ("--journal-retention-days 365", "at least 366"),
             ("inspect d --account nothing", "PROGRAM/ACCOUNT"),
             ("inspect d --limit 0", "--limit"),
             ("events replay --kafka-brokers b:1", "--topic"),
@@ -374,8 +416,14 @@ mod tests {
 
     #[test]
     fn other_commands() {
-        let Ok(Command::Verify { data }) = run("verify d", &[]) else { panic!() };
+        let Ok(Command::Verify { data, snapshot: None }) = run("verify d", &[]) else { panic!() };
         assert_eq!(data, PathBuf::from("d"));
+        let Ok(Command::Verify { snapshot, .. }) = run("verify d --snapshot s", &[]) else { panic!() };
+        assert_eq!(snapshot, Some(PathBuf::from("s")));
+        let Ok(Command::Snapshot { data, to }) = run("snapshot d --to s", &[]) else { panic!() };
+        assert_eq!((data, to), (PathBuf::from("d"), PathBuf::from("s")));
+        let Ok(Command::Restore { data, from }) = run("restore d --from s", &[]) else { panic!() };
+        assert_eq!((data, from), (PathBuf::from("d"), PathBuf::from("s")));
         let Ok(Command::Inspect { account, from, limit, .. }) =
             run("inspect d --account p/m-1 --from 7 --limit 3", &[])
         else {

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use meed_engine::config::{RETENTION_DAYS_DEFAULT, RETENTION_DAYS_MIN};
 use meed_schemas::event::{BALANCES_TOPIC, EVENTS_TOPIC};
 use serde::Deserialize;
 
@@ -202,6 +203,8 @@ settings! {
     "Memory and disk" {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;
         segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment", 1048576..=4294967296;
+        journal_retention_days: u32 = RETENTION_DAYS_DEFAULT, "DAYS", "Age beyond which journal segments are removed, with the history in them: at least 366; 0 keeps all", 0..=36500;
+        pack_segments: bool = true, "BOOL", "Compress journal segments that are full";
         checkpoint_interval_ms: u64 = 10_000, "MS", "Time between checkpoints of changed accounts", 10..=3600000;
         checkpoint_lag_records: u64 = 2_000_000, "COUNT", "Records that a restart may have to replay; beyond it load is shed", 1000..=1000000000000;
     }
@@ -352,6 +355,13 @@ fn properties(value: &toml::Value) -> Option<BTreeMap<String, String>> {
 fn check(settings: &Settings) -> Result<(), SettingError> {
     if settings.credentials.len() > CREDENTIALS_MAX {
         return Err(SettingError(format!("`credentials` may have at most {CREDENTIALS_MAX} entries")));
+    }
+    let days = settings.journal_retention_days;
+    if days > 0 && days < RETENTION_DAYS_MIN {
+        return Err(SettingError(format!(
+            "--journal-retention-days {days} is refused: it must be at least {RETENTION_DAYS_MIN}, because holds may be \
+             open for a year and keys are remembered for months, or 0 to keep all"
+        )));
     }
     let listen = settings.listen.0;
     if settings.credentials.is_empty() && !listen.ip().is_loopback() {

@@ -1,31 +1,43 @@
-//! `meed verify` and `meed inspect`: data on standard output, diagnostics on standard error.
+//! `meed verify`, `inspect`, `snapshot` and `restore`: data on standard output, diagnostics on standard error.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use meed_engine::backup;
+use meed_engine::clock::SystemTimes;
 use meed_engine::config::KafkaOptions;
 use meed_engine::error::Error;
 use meed_engine::inspect::{Selection, inspect as inspect_folder};
 use meed_engine::publish::{Range, replay as replay_events};
-use meed_engine::verify::verify as verify_folder;
+use meed_engine::verify::{VerifyReport, verify as verify_folder};
 
 use crate::backend::kafka_options;
 use crate::config::Settings;
 use crate::exit::{EXIT_DONE, EXIT_FAILED};
 
 /// Checks a data folder and says what was checked; exit code 1 on the first violation.
-pub fn verify(data: &Path) -> u8 {
-    match verify_folder(data) {
+pub fn verify(data: &Path, snapshot: Option<&Path>) -> u8 {
+    match verify_folder(data, snapshot) {
         Ok(report) => {
             let mut text = format!(
-                "checked {} batches, {} records, {} accounts; {} states in the store are those of the journal\n\
-                 - every checksum, and that each batch continues the one before it\n\
-                 - positions and account sequences are dense, and point back to the effect before (invariant 5)\n\
-                 - balances are those that the records show; their points add up per account and program (2)\n\
-                 - no available balance is below its program's floor (3)\n\
-                 - states and totals in the store equal the replay, byte for byte (6)\n",
+                "checked {} batches, {} records, {} accounts; {} states in the store are those of the journal\n",
                 report.batches, report.records, report.accounts, report.blobs
             );
+            text += &base_of(&report);
+            text += "- every checksum, and that each batch continues the one before it\n\
+                     - positions and account sequences are dense, and point back to the effect before (invariant 5)\n\
+                     - balances are those that the records show; their points add up per account and program (2)\n\
+                     - no available balance is below its program's floor (3)\n\
+                     - states and totals in the store and in snapshots equal the replay, hash for hash (6)\n";
+            for (snapshot, states) in &report.snapshots {
+                text += &format!("{states} states in the snapshot {} are those of the journal\n", snapshot.display());
+            }
+            for snapshot in &report.snapshots_unused {
+                text += &format!(
+                    "the snapshot {} ends before the journal begins: nothing can be held against it\n",
+                    snapshot.display()
+                );
+            }
             if let Some((file, offset)) = &report.torn_tail {
                 text += &format!(
                     "a torn tail begins in {} at offset {offset}; it was never acknowledged, and the next start cuts it\n",
@@ -53,6 +65,44 @@ pub fn verify(data: &Path) -> u8 {
             print(&text)
         }
         Err(error) => fail(&error, matches!(error, Error::Damaged { .. })),
+    }
+}
+
+/// Where the replay began, when that was not the beginning.
+fn base_of(report: &VerifyReport) -> String {
+    let first = report.first_batch;
+    match &report.base {
+        None if first == 1 => String::new(),
+        Some((base, accounts)) => format!(
+            "the journal begins at batch {first}; the replay began with the snapshot {} ({accounts} accounts), and what \
+             follows was checked from that on\n",
+            base.display()
+        ),
+        None => format!(
+            "the journal begins at batch {first}, and no snapshot meets it. NOT CHECKED: the states, balances and \
+             floors of {} accounts whose first records are gone (of their records only that they are dense and point \
+             back to each other), and the sums and totals of every program. All else:\n",
+            report.accounts_unchecked
+        ),
+    }
+}
+
+/// Writes a snapshot of a stopped node's state.
+pub fn snapshot(data: &Path, to: &Path) -> u8 {
+    match backup::take(data, to, SystemTimes::start().wall_ms()) {
+        Ok(summary) => print(&format!("{}: {} accounts, {} facts\n", to.display(), summary.accounts, summary.facts)),
+        Err(error) => fail(&error, false),
+    }
+}
+
+/// Makes the state of a folder from a snapshot.
+pub fn restore(data: &Path, from: &Path) -> u8 {
+    match backup::restore(data, from) {
+        Ok(restored) => print(&format!(
+            "{} accounts and {} facts restored; the next start replays {} records of the journal\n",
+            restored.snapshot.accounts, restored.snapshot.facts, restored.tail_records
+        )),
+        Err(error) => fail(&error, false),
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Refusal {
     KeyInProgress,
     /// No such transaction of this account.
     UnknownTransaction,
+    /// What is named was executed, and its record is older than those that are kept.
+    RecordGone,
     /// No such hold of this account.
     UnknownHold,
     /// Nothing is remembered under this key.

@@ -102,6 +102,7 @@ fn every_refusal_has_its_problem() {
         Refusal::KeyReused,
         Refusal::KeyInProgress,
         Refusal::UnknownTransaction,
+        Refusal::RecordGone,
         Refusal::UnknownHold,
         Refusal::UnknownOutcome,
         Refusal::AccountClosed,

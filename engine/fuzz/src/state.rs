@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use meed_engine::account::{Account, FactKey, Facts, Totals};
-use meed_engine::store::snapshot::SnapshotReader;
+use meed_engine::store::snapshot::{SnapshotReader, SnapshotRow};
 use meed_schemas::ids::Identity;
 
 /// What the state store and a snapshot hold. The first byte chooses what the rest is taken for.
@@ -38,12 +38,20 @@ fn totals(bytes: &[u8]) {
 
 fn snapshot(bytes: &[u8]) {
     let Ok(mut reader) = SnapshotReader::new(bytes, Path::new("snapshot")) else { return };
-    let mut last = None;
-    while let Ok(Some((identity, _))) = reader.next_account() {
-        assert!(last.as_ref() < Some(&identity), "accounts out of order");
-        last = Some(identity);
+    let (mut shard, mut last) = (None, None);
+    while let Ok(Some(row)) = reader.next_row() {
+        match row {
+            SnapshotRow::Shard { shard: next, .. } => {
+                assert!(shard < Some(next), "shards out of order");
+                (shard, last) = (Some(next), None);
+            }
+            SnapshotRow::Account { identity, .. } => {
+                assert!(last.as_ref() < Some(&identity), "accounts out of order");
+                last = Some(identity);
+            }
+            SnapshotRow::Meta { .. } | SnapshotRow::Fact { .. } | SnapshotRow::Key(_) => {}
+        }
     }
-    let _ = reader.finish();
 }
 
 fn facts(bytes: &[u8]) {

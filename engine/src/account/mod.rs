@@ -235,6 +235,11 @@ impl Account {
         self.sequence
     }
 
+    /// Shard sequence of its last effect, which the next one points back to.
+    pub fn newest(&self) -> u64 {
+        self.newest
+    }
+
     /// Its status.
     pub fn status(&self) -> Status {
         self.status

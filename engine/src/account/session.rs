@@ -361,6 +361,8 @@ pub(super) fn transaction<'a>(session: &Session<'a>, position: Position) -> Step
     }
     match session.facts.record(position) {
         None => Err(Stop::load(Fetch::Record(position))),
+        // Every record up to the account's newest was there once.
+        Some(None) => Err(Refusal::RecordGone.into()),
         Some(Some(record)) if record.identity == *session.identity && record.kind.is_effect() => Ok(record),
         Some(_) => Err(Refusal::UnknownTransaction.into()),
     }

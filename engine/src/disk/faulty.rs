@@ -23,6 +23,20 @@ struct Plan {
     space_bytes: Option<u64>,
     fail_sync: bool,
     unsynced: Vec<Unsynced>,
+    /// Changes of names in folders that are not synced.
+    unsynced_names: Vec<Name>,
+    /// A second name for what lost its own.
+    trash: Option<tempfile::TempDir>,
+    trashed: u64,
+}
+
+/// A name that was taken from a file, perhaps for another one.
+#[derive(Debug)]
+struct Name {
+    /// The name that is gone, and under which name in the trash the file still is.
+    gone: Option<(PathBuf, PathBuf)>,
+    /// From which name to which a file was renamed.
+    renamed: Option<(PathBuf, PathBuf)>,
 }
 
 /// What a sector-wise write replaced, until its file is synced.
@@ -64,8 +78,22 @@ impl FaultyDisk {
         self.plan().fail_sync = true;
     }
 
-    /// Puts back what was there before writes that were not synced, each sector or not as `keep` says.
+    /// Puts back what was there before writes and changes of names that were not synced, each sector and each
+    /// name or not as `keep` says.
     pub(crate) fn cut_power(&self, mut keep: impl FnMut() -> bool) {
+        let names: Vec<Name> = self.plan().unsynced_names.drain(..).rev().collect();
+        for name in names {
+            if keep() {
+                continue;
+            }
+            if let Some((from, to)) = name.renamed {
+                // Where it has been renamed or removed since, that came to the disk and this with it.
+                let _ = std::fs::rename(to, from);
+            }
+            if let Some((path, trash)) = name.gone {
+                std::fs::rename(trash, path).unwrap();
+            }
+        }
         for undo in self.plan().unsynced.drain(..).rev() {
             let Ok(file) = std::fs::OpenOptions::new().write(true).open(&undo.path) else { continue };
             for (index, sector) in undo.before.chunks(SECTOR_BYTES).enumerate() {
@@ -87,6 +115,34 @@ impl FaultyDisk {
         }
         plan.changes += 1;
         Ok(())
+    }
+
+    pub(super) fn before_rename(&self, from: &Path, to: &Path) {
+        let gone = self.keep_aside(to);
+        self.plan().unsynced_names.push(Name { gone, renamed: Some((from.to_owned(), to.to_owned())) });
+    }
+
+    pub(super) fn before_remove(&self, path: &Path) {
+        let gone = self.keep_aside(path);
+        self.plan().unsynced_names.push(Name { gone, renamed: None });
+    }
+
+    pub(super) fn names_are_synced(&self, folder: &Path) {
+        let in_folder = |path: &Path| path.parent() == Some(folder);
+        self.plan().unsynced_names.retain(|name| {
+            let path = name.gone.as_ref().or(name.renamed.as_ref()).map(|(path, _)| path.as_path());
+            !path.is_some_and(in_folder)
+        });
+    }
+
+    /// Gives a file, if it is there, a second name in the trash.
+    fn keep_aside(&self, path: &Path) -> Option<(PathBuf, PathBuf)> {
+        let mut plan = self.plan();
+        plan.trashed += 1;
+        let number = plan.trashed;
+        let trash = plan.trash.get_or_insert_with(|| tempfile::tempdir().unwrap());
+        let aside = trash.path().join(number.to_string());
+        std::fs::hard_link(path, &aside).ok().map(|()| (path.to_owned(), aside))
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {

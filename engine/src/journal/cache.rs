@@ -30,6 +30,12 @@ impl<V: Clone> Cache<V> {
         Some(entry.value.clone())
     }
 
+    pub(super) fn remove(&mut self, number: u64) {
+        if let Some(removed) = self.entries.remove(&number) {
+            self.weight -= removed.weight;
+        }
+    }
+
     pub(super) fn insert(&mut self, number: u64, value: V, weight: usize) {
         self.clock += 1;
         let entry = Entry { value, weight, used: self.clock };

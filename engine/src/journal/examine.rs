@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use super::batch::{BLOCK_BYTES, BatchHeader, BatchSequence, is_zero};
 use super::chain::Chain;
+use super::file::SegmentFile;
 use super::index::SegmentIndex;
 use super::mark::Mark;
 use super::rules::{Findings, Verdict, decide};
 use super::segment::{HeaderRead, SegmentHeader, segment_path};
 use super::walk::{CHUNK_BYTES, Step, Walker};
 use super::{Cut, Floor};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 
 /// What a journal's folder holds.
@@ -40,7 +41,7 @@ pub(super) struct Examined {
 #[derive(Debug)]
 pub(super) struct LastSegment {
     pub(super) header: Arc<SegmentHeader>,
-    pub(super) file: DiskFile,
+    pub(super) file: SegmentFile,
     pub(super) index: SegmentIndex,
 }
 
@@ -108,7 +109,7 @@ impl Examiner<'_> {
         let mut headers = Vec::new();
         let mut older = 0;
         for (index, &number) in numbers.iter().enumerate().rev() {
-            let file = self.disk.open_to_read(&self.path(number))?;
+            let file = self.open(number)?;
             let header = SegmentHeader::read(&file)?;
             let mut is_enough = false;
             if let HeaderRead::Valid(header) = &header {
@@ -196,7 +197,7 @@ impl Examiner<'_> {
             self.look_beyond(&file, from, lost, last.header.incarnation, &mut beyond)?;
         }
         for &(number, detail) in trailing {
-            let file = self.disk.open_to_read(&self.path(number))?;
+            let file = self.open(number)?;
             let mut here = Beyond::default();
             let incarnation = header.map_or(0, |h| h.incarnation);
             self.look_beyond(&file, 0, lost, incarnation, &mut here)?;
@@ -233,7 +234,7 @@ impl Examiner<'_> {
     }
 
     fn begin(&self, header: &Arc<SegmentHeader>) -> Result<(Walker, Chain, SegmentIndex)> {
-        let file = self.disk.open_to_read(&self.path(header.number))?;
+        let file = self.open(header.number)?;
         let chain = Chain::new(header.first_batch - 1, header.previous_checksum, header.base.clone());
         Ok((Walker::over(file, header)?, chain, SegmentIndex::new(header)))
     }
@@ -274,7 +275,7 @@ impl Examiner<'_> {
     /// batch of an incarnation whose segment header is damaged does.
     fn look_beyond(
         &self,
-        file: &DiskFile,
+        file: &SegmentFile,
         from: u64,
         lost: BatchSequence,
         incarnation: u64,
@@ -316,6 +317,10 @@ impl Examiner<'_> {
 
     fn damaged(&self, number: u64, offset: u64, detail: &str) -> Error {
         Error::Damaged { file: self.path(number), offset, detail: detail.to_owned() }
+    }
+
+    fn open(&self, number: u64) -> Result<SegmentFile> {
+        SegmentFile::open(self.disk, self.dir, number)
     }
 
     fn path(&self, number: u64) -> PathBuf {

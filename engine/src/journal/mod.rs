@@ -4,10 +4,12 @@
 //! - [`Journal`] belongs to the one thread that writes: `write` a batch, `sync`, and only then tell anybody.
 //! - [`JournalReader`] belongs to everybody else and sees what is synced.
 //! - [`frame`] is how a worker encodes its records into its own buffer.
+//! - [`JournalUpkeep`] belongs to one thread in the background: packs closed segments, removes the oldest ones.
 //!
-//! A folder holds `wal-<number>.log` (segments), `wal-<number>.index` (where in a closed segment what is),
-//! `durable-end` (what was durable at the last checkpoint or stop) and `lock`. Each format stands at the head
-//! of its file: `segment.rs`, `batch.rs`, `frame.rs`, `index.rs`, `mark.rs`.
+//! A folder holds `wal-<number>.log` (segments) or `wal-<number>.packed` (closed ones, packed), `wal-<number>.index`
+//! (where in a closed segment what is), `durable-end` (what was durable at the last checkpoint or stop) and `lock`.
+//! Each format stands at the head of its file: `segment.rs`, `packed.rs`, `batch.rs`, `frame.rs`, `index.rs`,
+//! `mark.rs`.
 
 use std::path::PathBuf;
 
@@ -16,6 +18,8 @@ mod writer;
 mod recovery;
 
 mod reader;
+
+mod upkeep;
 
 mod shared;
 
@@ -33,6 +37,10 @@ mod mark;
 
 mod segment;
 
+mod file;
+
+mod packed;
+
 mod chain;
 
 mod batch;
@@ -48,6 +56,7 @@ pub use batch::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchSequence, FORMAT_VERSION, Part, RUN_BYTES, Run,
 };
 pub use reader::{BatchView, JournalReader, RecordView};
+pub use upkeep::{ClosedSegment, JournalUpkeep, Pace};
 pub use writer::Journal;
 
 /// Default length of a segment.

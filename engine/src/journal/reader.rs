@@ -9,13 +9,14 @@ use meed_schemas::ids::Position;
 use super::batch::{Batch, BatchHeader};
 use super::chain::Chain;
 use super::examine::examine;
+use super::file::{SegmentFile, is_missing};
 use super::index::SegmentIndex;
 use super::mark::MarkFile;
 use super::segment::{Folder, SegmentHeader};
 use super::shared::{Shared, Snapshot, Stretch, View, damaged, walk_headers};
 use super::walk::{Step, Walker};
 use super::{BatchSequence, Floor, Recovered};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 
 /// The reading end of a journal. Clones share what they keep in memory.
@@ -97,7 +98,7 @@ impl JournalReader {
             disk,
             PathBuf::from(dir),
             (mark.journal_id, mark.shards),
-            examined.segments,
+            (examined.segments, folder.packed),
             active,
             examined.chain.last_sequence,
             Some(lock),
@@ -122,11 +123,8 @@ impl JournalReader {
 
     /// By shard, the last sequence before the first record that is still there; 0 = all are.
     pub fn removed_sequence(&self) -> Result<Vec<u64>> {
-        let snapshot = Snapshot::of(&self.shared.live());
-        match snapshot.segments() {
-            0 => Ok(vec![0; snapshot.last_sequence.len()]),
-            _ => Ok(self.shared.stretch(&snapshot, 0)?.header.base.clone()),
-        }
+        let none = || vec![0; usize::from(self.shards())];
+        Ok(self.oldest_header()?.map_or_else(none, |header| header.base.clone()))
     }
 
     /// The last synced batch; 0 = none.
@@ -138,28 +136,59 @@ impl JournalReader {
     /// reach it, or no longer.
     pub fn read(&self, position: Position) -> Result<Option<Vec<u8>>> {
         let (shard, sequence) = (position.shard(), position.sequence());
-        let snapshot = {
-            let live = self.shared.live();
-            match live.last_sequence.get(usize::from(shard)) {
-                Some(&last) if sequence > 0 && sequence <= last => {}
-                _ => return Ok(None),
+        loop {
+            let snapshot = {
+                let live = self.shared.live();
+                match live.last_sequence.get(usize::from(shard)) {
+                    Some(&last) if sequence > 0 && sequence <= last => {}
+                    _ => return Ok(None),
+                }
+                if let Some(view) = &live.active
+                    && view.header.base[usize::from(shard)] < sequence
+                {
+                    let block = view.index.block_of(&view.header, shard, sequence);
+                    let (header, file) = (view.header.clone(), view.file.clone());
+                    drop(live);
+                    return find(file, &header, block, position).map(Some);
+                }
+                Snapshot::of(&live)
+            };
+            match self.read_closed(&snapshot, position) {
+                // Removed between the look at the list and the opening of the file: the next list lacks it.
+                Err(fault) if is_missing(&fault) && self.shared.oldest() != snapshot.closed.first().copied() => {}
+                found => return found,
             }
-            if let Some(view) = &live.active
-                && view.header.base[usize::from(shard)] < sequence
-            {
-                let block = view.index.block_of(&view.header, shard, sequence);
-                let (header, file) = (view.header.clone(), view.file.clone());
-                drop(live);
-                return find(file, &header, block, position).map(Some);
-            }
-            Snapshot::of(&live)
-        };
-        let after = self.shared.partition(&snapshot, |header| header.base[usize::from(shard)] < sequence)?;
+        }
+    }
+
+    fn read_closed(&self, snapshot: &Snapshot, position: Position) -> Result<Option<Vec<u8>>> {
+        let (shard, sequence) = (position.shard(), position.sequence());
+        let after = self.shared.partition(snapshot, |header| header.base[usize::from(shard)] < sequence)?;
         let Some(segment) = after.checked_sub(1) else { return Ok(None) };
-        let stretch = self.shared.stretch(&snapshot, segment)?;
+        let stretch = self.shared.stretch(snapshot, segment)?;
         let index = self.shared.index(&stretch)?;
         let block = index.block_of(&stretch.header, shard, sequence);
         find(stretch.file, &stretch.header, block, position).map(Some)
+    }
+
+    /// The first batch that is still there; 1 as long as none was removed.
+    pub fn first_batch(&self) -> Result<BatchSequence> {
+        Ok(self.oldest_header()?.map_or(1, |header| header.first_batch))
+    }
+
+    /// The header of the oldest segment.
+    fn oldest_header(&self) -> Result<Option<Arc<SegmentHeader>>> {
+        loop {
+            let snapshot = Snapshot::of(&self.shared.live());
+            if snapshot.segments() == 0 {
+                return Ok(None);
+            }
+            match self.shared.stretch(&snapshot, 0) {
+                // As in `read`.
+                Err(fault) if is_missing(&fault) && self.shared.oldest() != snapshot.closed.first().copied() => {}
+                stretch => return stretch.map(|stretch| Some(stretch.header)),
+            }
+        }
     }
 
     /// Every synced record of the chosen shards with a sequence greater than `from[shard]`, in journal
@@ -311,7 +340,7 @@ fn visit_wanted(
 }
 
 /// Finds a record in a block of a segment. Verifies the headers that it needs to find it, and the record.
-fn find(file: DiskFile, header: &SegmentHeader, block: Option<(u64, u64)>, position: Position) -> Result<Vec<u8>> {
+fn find(file: SegmentFile, header: &SegmentHeader, block: Option<(u64, u64)>, position: Position) -> Result<Vec<u8>> {
     let missing = |offset| damaged(&file, offset, &format!("record {position} is not where the index says"));
     let Some((start, end)) = block else { return Err(missing(0)) };
     let mut walker = Walker::new(file.clone(), header, start, end);

@@ -27,10 +27,11 @@ use std::sync::Arc;
 use super::batch::{BLOCK_BYTES, BatchBuilder, BatchHeader};
 use super::chain::Chain;
 use super::examine::{Examined, LastSegment, examine};
+use super::file::SegmentFile;
 use super::index::SegmentIndex;
 use super::mark::MarkFile;
 use super::prepare::{Prepared, Preparer};
-use super::segment::{Folder, SegmentHeader, check_identity, header_bytes, index_path, segment_path};
+use super::segment::{Folder, SegmentHeader, check_identity, header_bytes, index_path, packed_path, segment_path};
 use super::walk::{Step, Walker};
 use super::{Floor, JournalOptions, Recovered};
 use crate::disk::{Disk, DiskFile};
@@ -44,6 +45,8 @@ pub(super) struct Started {
     pub(super) preparer: Preparer,
     /// Closed segments, oldest first.
     pub(super) closed: Vec<u64>,
+    /// Those of them that are packed.
+    pub(super) packed: Vec<u64>,
     pub(super) active: Active,
     pub(super) chain: Chain,
 }
@@ -65,6 +68,7 @@ pub(super) fn start(disk: &Disk, dir: &Path, options: &JournalOptions, floor: &F
     for name in &folder.unfinished {
         disk.remove(&dir.join(name))?;
     }
+    tidy_up(disk, dir, &folder)?;
     let (mut mark, created) = match MarkFile::open(disk, dir, true)? {
         Some(mark) => (mark, false),
         None if !folder.segments.is_empty() => return Err(MarkFile::missing(dir)),
@@ -103,7 +107,19 @@ pub(super) fn start(disk: &Disk, dir: &Path, options: &JournalOptions, floor: &F
         cut: examined.cut,
     };
     mark.advance(chain.last_batch, incarnation, false)?;
-    Ok(Started { recovered, mark, preparer, closed, active: active.0, chain })
+    Ok(Started { recovered, mark, preparer, closed, packed: folder.packed, active: active.0, chain })
+}
+
+/// Takes away what a crash between two steps of packing or of removing a segment left: of a segment that is there
+/// in both forms the packed one, which is made again; the index of one that is gone.
+fn tidy_up(disk: &Disk, dir: &Path, folder: &Folder) -> Result<()> {
+    for &number in &folder.packed_twice {
+        disk.remove(&packed_path(dir, number))?;
+    }
+    for &number in &folder.stray_indexes {
+        disk.remove(&index_path(dir, number))?;
+    }
+    Ok(())
 }
 
 fn random_id() -> Result<u128> {
@@ -249,13 +265,14 @@ fn retire(disk: &Disk, dir: &Path, examined: &Examined, tail: &Tail) -> Result<V
     }
     for number in discard {
         disk.remove(&segment_path(dir, number))?;
+        disk.remove(&packed_path(dir, number))?;
         disk.remove(&index_path(dir, number))?;
     }
     disk.sync_dir(dir)?;
     Ok(closed)
 }
 
-fn changed(file: &DiskFile, offset: u64, detail: &str) -> Error {
+fn changed(file: &SegmentFile, offset: u64, detail: &str) -> Error {
     let detail = format!("{detail}; it changed while the journal was being opened");
     Error::Damaged { file: file.path().to_path_buf(), offset, detail }
 }

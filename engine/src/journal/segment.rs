@@ -7,14 +7,15 @@
 //! is a multiple of 512. The sequences make every segment self-contained: any one is found, checked and
 //! indexed without reading the ones before it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meed_schemas::ids::{Position, SHARDS_MAX};
 
 use super::batch::{BLOCK_BYTES, BatchSequence, FORMAT_VERSION, is_zero};
+use super::file::SegmentFile;
 use super::frame::{u16_at, u32_at, u64_at, u128_at};
-use crate::disk::DiskFile;
 use crate::error::{Error, Result};
 
 const SEGMENT_MAGIC: [u8; 8] = *b"meedWAL\n";
@@ -79,7 +80,7 @@ impl SegmentHeader {
 
     /// Reads the header of a segment file. A newer format is a fault; another journal's or another shard
     /// count's header is valid here, and [`SegmentHeader::check_belongs`] refuses it.
-    pub(super) fn read(file: &DiskFile) -> Result<HeaderRead> {
+    pub(super) fn read(file: &SegmentFile) -> Result<HeaderRead> {
         let mut bytes = vec![0; BLOCK_BYTES];
         let length = file.read_at(&mut bytes, 0)?;
         if is_zero(&bytes[..length]) {
@@ -154,6 +155,17 @@ pub(super) fn index_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("wal-{number:020}.index"))
 }
 
+/// The path of a closed segment that is packed.
+pub(super) fn packed_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("wal-{number:020}.packed"))
+}
+
+/// Under this name a packed segment is made. Not that of [`unfinished_path`], under which the segment's index may
+/// be made at the same time.
+pub(super) fn unfinished_packed_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("wal-{number:020}.packed.unfinished"))
+}
+
 /// Under this name a file is made before it gets its own; what is left of one after a crash is removed.
 pub(super) fn unfinished_path(path: &Path) -> PathBuf {
     path.with_extension("unfinished")
@@ -162,8 +174,14 @@ pub(super) fn unfinished_path(path: &Path) -> PathBuf {
 /// What a folder of a journal holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Folder {
-    /// Numbers of the segment files, ascending.
+    /// Numbers of the segments, ascending, packed or not.
     pub(super) segments: Vec<u64>,
+    /// Those that are packed, ascending.
+    pub(super) packed: Vec<u64>,
+    /// Those of which there is also the file that was packed: the process ended before that was removed.
+    pub(super) packed_twice: Vec<u64>,
+    /// Numbers of indexes whose segments are gone.
+    pub(super) stray_indexes: Vec<u64>,
     /// Names of files that were being made when the process ended.
     pub(super) unfinished: Vec<String>,
 }
@@ -172,19 +190,30 @@ impl Folder {
     /// Sorts out the names in a folder; files of others are left alone.
     pub(super) fn of_names(names: Vec<String>) -> Self {
         let mut folder = Self::default();
+        let (mut plain, mut packed, mut indexes) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for name in names {
-            let number = name
-                .strip_prefix("wal-")
-                .and_then(|rest| rest.strip_suffix(".log"))
-                .filter(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
-                .and_then(|digits| digits.parse().ok());
-            if let Some(number) = number {
-                folder.segments.push(number);
-            } else if name.ends_with(".unfinished") {
+            if name.ends_with(".unfinished") {
                 folder.unfinished.push(name);
+            } else if let Some(number) = number_of(&name, ".log") {
+                plain.insert(number);
+            } else if let Some(number) = number_of(&name, ".packed") {
+                packed.insert(number);
+            } else if let Some(number) = number_of(&name, ".index") {
+                indexes.insert(number);
             }
         }
-        folder.segments.sort_unstable();
+        folder.segments = plain.union(&packed).copied().collect();
+        folder.packed = packed.difference(&plain).copied().collect();
+        folder.packed_twice = packed.intersection(&plain).copied().collect();
+        let is_stray = |number: &u64| !plain.contains(number) && !packed.contains(number);
+        folder.stray_indexes = indexes.into_iter().filter(is_stray).collect();
         folder
     }
+}
+
+/// The number of the segment that a file is of.
+fn number_of(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_prefix("wal-")?.strip_suffix(suffix)?;
+    let is_number = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| digits.parse().ok()).flatten()
 }

@@ -1,16 +1,18 @@
 //! What writer and readers share: the list of segments, the synced part of the newest one, and a bounded part
 //! of what was read of the others.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use super::BatchSequence;
 use super::batch::Batch;
 use super::cache::Cache;
+use super::file::SegmentFile;
 use super::index::SegmentIndex;
-use super::segment::{HeaderRead, SegmentHeader, segment_path};
+use super::segment::{HeaderRead, SegmentHeader};
 use super::walk::{Step, Walker};
-use crate::disk::{Disk, DiskFile, FolderLock};
+use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 
 /// Open files of closed segments that are kept.
@@ -22,7 +24,7 @@ const INDEXES_KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// What writer and readers share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    disk: Disk,
+    pub(super) disk: Disk,
     pub(super) dir: PathBuf,
     pub(super) journal_id: u128,
     pub(super) shards: u16,
@@ -45,20 +47,22 @@ pub(super) struct Live {
 #[derive(Clone, Debug)]
 pub(super) struct View {
     pub(super) header: Arc<SegmentHeader>,
-    pub(super) file: DiskFile,
+    pub(super) file: SegmentFile,
     pub(super) index: SegmentIndex,
     pub(super) last_batch: BatchSequence,
 }
 
 #[derive(Debug)]
 struct Kept {
-    files: Cache<DiskFile>,
+    files: Cache<SegmentFile>,
     headers: Cache<Arc<SegmentHeader>>,
     indexes: Cache<Arc<SegmentIndex>>,
+    /// Closed segments that are packed.
+    packed: BTreeSet<u64>,
 }
 
 impl View {
-    pub(super) fn new(header: Arc<SegmentHeader>, file: DiskFile) -> Self {
+    pub(super) fn new(header: Arc<SegmentHeader>, file: SegmentFile) -> Self {
         let (index, last_batch) = (SegmentIndex::new(&header), header.first_batch - 1);
         Self { header, file, index, last_batch }
     }
@@ -68,14 +72,14 @@ impl View {
 pub(super) struct Snapshot {
     pub(super) closed: Arc<Vec<u64>>,
     /// Newest segment: header, file, end of what is synced.
-    pub(super) active: Option<(Arc<SegmentHeader>, DiskFile, u64)>,
+    pub(super) active: Option<(Arc<SegmentHeader>, SegmentFile, u64)>,
     pub(super) last_sequence: Vec<u64>,
 }
 
 /// One segment of a snapshot.
 pub(super) struct Stretch {
     pub(super) header: Arc<SegmentHeader>,
-    pub(super) file: DiskFile,
+    pub(super) file: SegmentFile,
     pub(super) end: u64,
     /// The header of the next segment; this one's batches end where those begin.
     pub(super) next: Option<Arc<SegmentHeader>>,
@@ -101,7 +105,7 @@ impl Shared {
         disk: Disk,
         dir: PathBuf,
         (journal_id, shards): (u128, u16),
-        closed: Vec<u64>,
+        (closed, packed): (Vec<u64>, Vec<u64>),
         active: Option<View>,
         last_sequence: Vec<u64>,
         read_only: Option<FolderLock>,
@@ -110,6 +114,7 @@ impl Shared {
             files: Cache::new(FILES_KEPT_MAX),
             headers: Cache::new(HEADERS_KEPT_BYTES_MAX),
             indexes: Cache::new(INDEXES_KEPT_BYTES_MAX),
+            packed: packed.into_iter().collect(),
         };
         Self {
             disk,
@@ -155,11 +160,43 @@ impl Shared {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn file(&self, number: u64) -> Result<DiskFile> {
+    /// Number of the oldest closed segment.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.live().closed.first().copied()
+    }
+
+    /// Number of the oldest closed segment that is not packed.
+    pub(super) fn oldest_plain(&self) -> Option<u64> {
+        let closed = self.live().closed.clone();
+        let kept = self.kept();
+        closed.iter().copied().find(|number| !kept.packed.contains(number))
+    }
+
+    /// A closed segment is packed: who opens it from now on gets the packed file. Who has the other keeps it.
+    pub(super) fn note_packed(&self, number: u64) {
+        let mut kept = self.kept();
+        kept.packed.insert(number);
+        kept.files.remove(number);
+    }
+
+    /// Takes the oldest segment, which is closed, off the list: who looks from now on does not find it.
+    pub(super) fn forget_oldest(&self, number: u64) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        debug_assert_eq!(live.closed.first(), Some(&number));
+        Arc::make_mut(&mut live.closed).retain(|&other| other != number);
+        drop(live);
+        let mut kept = self.kept();
+        kept.packed.remove(&number);
+        kept.files.remove(number);
+        kept.headers.remove(number);
+        kept.indexes.remove(number);
+    }
+
+    fn file(&self, number: u64) -> Result<SegmentFile> {
         if let Some(file) = self.kept().files.get(number) {
             return Ok(file);
         }
-        let file = self.disk.open_to_read(&segment_path(&self.dir, number))?;
+        let file = SegmentFile::open(&self.disk, &self.dir, number)?;
         self.kept().files.insert(number, file.clone(), 1);
         Ok(file)
     }
@@ -266,7 +303,7 @@ fn header_weight(header: &SegmentHeader) -> usize {
 pub(super) fn walk_headers(
     stretch: &Stretch,
     start: u64,
-    visit: &mut dyn FnMut(&Batch<'_>, &DiskFile, u64) -> Result<()>,
+    visit: &mut dyn FnMut(&Batch<'_>, &SegmentFile, u64) -> Result<()>,
 ) -> Result<()> {
     let header = &stretch.header;
     let limit = stretch.next.as_ref().map_or(u64::MAX, |next| next.first_batch);
@@ -300,6 +337,14 @@ pub(super) fn walk_headers(
     }
 }
 
-pub(super) fn damaged(file: &DiskFile, offset: u64, detail: &str) -> Error {
-    Error::Damaged { file: file.path().to_path_buf(), offset, detail: detail.to_owned() }
+pub(super) fn damaged(file: &SegmentFile, offset: u64, detail: &str) -> Error {
+    match file {
+        SegmentFile::Plain(file) => damaged_at(file.path(), offset, detail),
+        // The bytes of the file are as they were written: it is what was packed that is wrong.
+        SegmentFile::Packed(file) => damaged_at(file.path(), offset, &format!("in the segment unpacked, {detail}")),
+    }
+}
+
+pub(super) fn damaged_at(path: &Path, offset: u64, detail: &str) -> Error {
+    Error::Damaged { file: path.to_path_buf(), offset, detail: detail.to_owned() }
 }

@@ -2,8 +2,8 @@
 //! belongs to the segment; the rest is the caller's to ask.
 
 use super::batch::{BATCH_BYTES_MAX, BLOCK_BYTES, Batch, BatchHeader, is_zero};
+use super::file::SegmentFile;
 use super::segment::SegmentHeader;
-use crate::disk::DiskFile;
 use crate::error::Result;
 
 /// How much is read at once.
@@ -12,7 +12,7 @@ pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 /// Walks over the batches in a part of a segment file.
 #[derive(Debug)]
 pub(super) struct Walker {
-    file: DiskFile,
+    file: SegmentFile,
     journal_id: u128,
     incarnation: u64,
     /// Offset of the next batch.
@@ -42,7 +42,7 @@ pub(super) enum Step<'a> {
 
 impl Walker {
     /// Walks from `start` to `end` of the segment's file.
-    pub(super) fn new(file: DiskFile, header: &SegmentHeader, start: u64, end: u64) -> Self {
+    pub(super) fn new(file: SegmentFile, header: &SegmentHeader, start: u64, end: u64) -> Self {
         Self {
             file,
             journal_id: header.journal_id,
@@ -57,13 +57,13 @@ impl Walker {
     }
 
     /// Walks over the whole of the segment's file.
-    pub(super) fn over(file: DiskFile, header: &SegmentHeader) -> Result<Self> {
+    pub(super) fn over(file: SegmentFile, header: &SegmentHeader) -> Result<Self> {
         let end = file.len()?;
         Ok(Self::new(file, header, header.bytes() as u64, end))
     }
 
     /// The file that is walked over.
-    pub(super) fn file(&self) -> &DiskFile {
+    pub(super) fn file(&self) -> &SegmentFile {
         &self.file
     }
 

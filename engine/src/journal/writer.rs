@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use super::batch::{BATCH_BYTES_MAX, BATCH_BYTES_MIN, BLOCK_BYTES, BatchBuilder, BatchHeader};
 use super::chain::Chain;
+use super::file::SegmentFile;
 use super::frame::Frames;
 use super::mark::MarkFile;
 use super::prepare::{Closing, Preparer};
@@ -14,8 +15,8 @@ use super::recovery::{self, Started};
 use super::segment::{SegmentHeader, header_bytes};
 use super::shared::{Shared, View};
 use super::{
-    BatchSequence, Floor, JournalOptions, JournalReader, PREPARED_SEGMENTS_MAX, Part, Prepare, Recovered, Run,
-    SEGMENT_BYTES_MAX,
+    BatchSequence, Floor, JournalOptions, JournalReader, JournalUpkeep, PREPARED_SEGMENTS_MAX, Part, Prepare,
+    Recovered, Run, SEGMENT_BYTES_MAX,
 };
 use crate::disk::{Disk, DiskFile, FolderLock};
 use crate::error::{Error, Result};
@@ -67,7 +68,7 @@ impl Journal {
         check_options(&options)?;
         disk.create_dir(dir)?;
         let lock = disk.lock(dir)?;
-        let Started { recovered, mark, preparer, closed, active, chain } =
+        let Started { recovered, mark, preparer, closed, packed, active, chain } =
             recovery::start(&disk, dir, &options, &floor)?;
         let preparer = Arc::new(preparer);
         let thread = match options.prepare {
@@ -77,7 +78,7 @@ impl Journal {
         let offset = active.index.end;
         let view = View {
             header: active.header.clone(),
-            file: active.file.clone(),
+            file: SegmentFile::Plain(active.file.clone()),
             index: active.index,
             last_batch: chain.last_batch,
         };
@@ -85,7 +86,7 @@ impl Journal {
             disk,
             PathBuf::from(dir),
             (recovered.journal_id, options.shards),
-            closed,
+            (closed, packed),
             Some(view),
             chain.last_sequence.clone(),
             None,
@@ -166,6 +167,11 @@ impl Journal {
     /// Another reader of this journal.
     pub fn reader(&self) -> JournalReader {
         JournalReader::new(self.shared.clone())
+    }
+
+    /// Who packs and removes closed segments. One at a time.
+    pub fn upkeep(&self) -> JournalUpkeep {
+        JournalUpkeep::new(self.shared.clone())
     }
 
     /// Stops in order: syncs, and records the durable end, so that the next start finds nothing to repair.
@@ -266,9 +272,9 @@ impl Journal {
             base: self.chain.last_sequence.clone(),
         });
         prepared.file.write_at(&header.encode(), 0)?;
-        let view = View::new(header.clone(), prepared.file.clone());
+        let view = View::new(header.clone(), SegmentFile::Plain(prepared.file.clone()));
         if let Some((closed, index)) = self.shared.begin_segment(view) {
-            self.preparer.close(Closing { header: closed.header, file: closed.file, index });
+            self.preparer.close(Closing { header: closed.header, file: self.file.clone(), index });
         }
         self.offset = header.bytes() as u64;
         self.segment_bytes = prepared.bytes;

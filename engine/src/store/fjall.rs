@@ -10,6 +10,7 @@ use meed_schemas::time::Millis;
 
 use super::database::{Database, DatabaseSettings, store_fault};
 use super::keys;
+use super::view::{FjallView, META_PREFIX};
 use super::weeks::{Weeks, class_name};
 use super::{FactKey, FactQuery, KeyClass, KeyPlace, ShardCheckpoint, ShardState, StoreOptions};
 use crate::error::{Error, Result};
@@ -116,6 +117,29 @@ impl FjallStore {
         batch.insert(&self.accounts, keys::account(shard, &account.identity), account.blob.as_slice());
     }
 
+    pub(super) fn put_facts(&mut self, shard: u16, facts: &[(Identity, FactKey, Vec<u8>)]) -> Result<()> {
+        self.write(|store| {
+            store.database.make_room(&store.keyspaces(), store.memtable_bytes)?;
+            let mut batch = store.database.inner.batch();
+            for (identity, fact, value) in facts {
+                batch.insert(&store.facts, keys::fact(shard, identity, fact), value.as_slice());
+            }
+            batch.commit().map_err(|e| store.fault("restore", e))
+        })
+    }
+
+    pub(super) fn view(&self) -> FjallView {
+        FjallView {
+            snapshot: self.database.inner.snapshot(),
+            accounts: self.accounts.clone(),
+            facts: self.facts.clone(),
+            shards: self.shards.clone(),
+            meta: self.database.meta.clone(),
+            weeks: self.weeks.named_keyspaces(),
+            folder: self.database.folder.clone(),
+        }
+    }
+
     fn keyspaces(&self) -> Vec<&Keyspace> {
         let mut all = vec![&self.accounts, &self.due, &self.facts, &self.shards, &self.database.meta];
         all.extend(self.weeks.keyspaces());
@@ -219,11 +243,11 @@ impl FjallStore {
 
     pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.check()?;
-        self.get(&self.database.meta, format!("u/{name}").as_bytes())
+        self.get(&self.database.meta, format!("{META_PREFIX}{name}").as_bytes())
     }
 
     pub(super) fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
-        self.write(|store| store.put_row(&format!("u/{name}"), value))
+        self.write(|store| store.put_row(&format!("{META_PREFIX}{name}"), value))
     }
 
     fn put_row(&self, name: &str, value: &[u8]) -> Result<()> {

@@ -103,6 +103,22 @@ pub(super) fn fact(shard: u16, identity: &Identity, fact: &FactKey) -> Vec<u8> {
     key
 }
 
+/// Reads the key of a fact.
+pub(super) fn read_fact(key: &[u8], folder: &Path) -> Result<(Identity, FactKey)> {
+    let read = || {
+        let (owner, suffix) = key.split_at_checked(key.len().checked_sub(9)?)?;
+        let number = u64::from_be_bytes(suffix[1..].try_into().ok()?);
+        let fact = match suffix[0] {
+            REVERSED => FactKey::Reversed(number),
+            EXPIRED_LOT => FactKey::ExpiredLot(number as i64),
+            CLOSED_HOLD => FactKey::ClosedHold(number),
+            _ => return None,
+        };
+        Some((Identity::from_bytes(owner.get(2..)?)?, fact))
+    };
+    read().ok_or_else(|| damaged(folder, "the key of a fact"))
+}
+
 /// What the keys of the catalogs of spilled keys begin with.
 pub(super) const KEY_CATALOGS: [u8; 1] = [0];
 const KEY_BLOCKS: u8 = 1;

@@ -8,7 +8,9 @@ use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
 use super::keys;
-use super::{FactKey, FactQuery, KEY_VALUE_BYTES, KeyClass, KeyPlace, ShardCheckpoint, ShardState};
+use super::{
+    FactKey, FactQuery, KEY_VALUE_BYTES, KeyClass, KeyPlace, ShardCheckpoint, ShardState, SpilledKey, VisitFact,
+};
 use crate::error::Result;
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -54,6 +56,36 @@ impl MemoryStore {
         }
         self.shards.insert(shard, checkpoint.state.clone());
         Ok(())
+    }
+
+    pub(super) fn put_facts(&mut self, shard: u16, facts: &[(Identity, FactKey, Vec<u8>)]) -> Result<()> {
+        for (identity, fact, value) in facts {
+            self.facts.insert(keys::fact(shard, identity, fact), value.clone());
+        }
+        Ok(())
+    }
+
+    pub(super) fn facts(&self, shard: u16, visit: VisitFact<'_>) -> Result<()> {
+        let prefix = shard.to_be_bytes();
+        let rows = self.facts.range::<[u8], _>((Bound::Included(prefix.as_slice()), Bound::Unbounded));
+        for (key, value) in rows.take_while(|(key, _)| key.starts_with(&prefix)) {
+            let (identity, fact) = keys::read_fact(key, folder())?;
+            visit(identity, fact, value)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn keys(&self, shard: u16, visit: &mut dyn FnMut(SpilledKey) -> Result<()>) -> Result<()> {
+        for (&(class, week), rows) in &self.weeks {
+            for (&(_, hash), &value) in rows.range((shard, 0)..=(shard, u128::MAX)) {
+                visit(SpilledKey { class, week, hash, value })?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn metas(&self, visit: &mut dyn FnMut(String, &[u8]) -> Result<()>) -> Result<()> {
+        self.meta.iter().try_for_each(|(name, value)| visit(name.clone(), value))
     }
 
     fn first_week(&self, class: KeyClass) -> u32 {

@@ -10,6 +10,7 @@ mod keys;
 mod memory;
 mod runs;
 mod simulated;
+mod view;
 mod weeks;
 pub mod snapshot;
 
@@ -178,6 +179,12 @@ pub enum Store {
 }
 
 macro_rules! dispatch {
+    (StoreView $self:expr, $view:ident => $call:expr) => {
+        match $self {
+            StoreView::Fjall($view) => $call,
+            StoreView::Memory($view) => $call,
+        }
+    };
     ($self:expr, $store:ident => $call:expr) => {
         match $self {
             Store::Fjall($store) => $call,
@@ -232,11 +239,6 @@ impl Store {
         dispatch!(self, store => store.spilled(shard, identity, query))
     }
 
-    /// As [`Store::spilled`] for each query, in order.
-    pub fn spilled_many(&self, shard: u16, queries: &[(Identity, FactQuery)]) -> Result<Vec<Option<Vec<u8>>>> {
-        queries.iter().map(|(identity, query)| self.spilled(shard, identity, query)).collect()
-    }
-
     /// Hashes of the keys that a shard has spilled, from a place on: at least `limit` if there are as many; and
     /// the place after them, `None` at the end. Checkpoints may come between two calls: every key that was
     /// there at the first one is seen, some perhaps twice.
@@ -279,6 +281,20 @@ impl Store {
         dispatch!(self, store => store.drop_fact_weeks_before(class, week))
     }
 
+    /// Everything as of now, to be read beside what is written from now on, by any thread.
+    pub fn view(&self) -> StoreView {
+        match self {
+            Self::Fjall(store) => StoreView::Fjall(store.view()),
+            Self::Memory(store) => StoreView::Memory(store.clone()),
+            Self::Simulated(store) => StoreView::Memory(store.view()),
+        }
+    }
+
+    /// Puts facts in that a snapshot has.
+    pub fn put_facts(&mut self, shard: u16, facts: &[(Identity, FactKey, Vec<u8>)]) -> Result<()> {
+        dispatch!(self, store => store.put_facts(shard, facts))
+    }
+
     /// A value by name.
     pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>> {
         dispatch!(self, store => store.meta(name))
@@ -287,6 +303,46 @@ impl Store {
     /// Keeps a value by name, durable when it returns.
     pub fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
         dispatch!(self, store => store.put_meta(name, value))
+    }
+}
+
+/// Takes a fact and its value.
+type VisitFact<'a> = &'a mut dyn FnMut(Identity, FactKey, &[u8]) -> Result<()>;
+
+/// A store as it was at an instant. Keeps the disk from forgetting what was replaced since: not for long.
+pub enum StoreView {
+    /// On disk.
+    Fjall(view::FjallView),
+    /// In memory.
+    Memory(MemoryStore),
+}
+
+impl StoreView {
+    /// Per shard, the lowest sequence whose effect may be missing: 1 for a shard without checkpoint.
+    pub fn replay_starts(&self, shards: u16) -> Result<Vec<u64>> {
+        let state = |shard| dispatch!(StoreView self, view => view.shard_state(shard));
+        (0..shards).map(|shard| Ok(state(shard)?.map_or(1, |state| state.replay_start.max(1)))).collect()
+    }
+
+    /// Visits everything in the order of a snapshot's rows, `shards` being how many there are. Ends at the first
+    /// error, which it returns.
+    pub fn rows(&self, shards: u16, visit: &mut dyn FnMut(snapshot::SnapshotRow) -> Result<()>) -> Result<()> {
+        use snapshot::SnapshotRow;
+        dispatch!(StoreView self, view => {
+            view.metas(&mut |name, value| visit(SnapshotRow::Meta { name, value: value.to_vec() }))?;
+            for shard in 0..shards {
+                let Some(state) = view.shard_state(shard)? else { continue };
+                visit(SnapshotRow::Shard { shard, state })?;
+                view.accounts(shard, None, &mut |identity, blob| {
+                    visit(SnapshotRow::Account { identity, blob: blob.to_vec() })
+                })?;
+                view.facts(shard, &mut |identity, fact, value| {
+                    visit(SnapshotRow::Fact { identity, fact, value: value.to_vec() })
+                })?;
+                view.keys(shard, &mut |key| visit(SnapshotRow::Key(key)))?;
+            }
+            Ok(())
+        })
     }
 }
 

@@ -236,6 +236,11 @@ pub(super) fn hash_of(entry: &Entry) -> u128 {
     u128::from_be_bytes(std::array::from_fn(|i| entry[i]))
 }
 
+/// The value of an entry.
+pub(super) fn value_of(entry: &Entry) -> [u8; KEY_VALUE_BYTES] {
+    std::array::from_fn(|i| entry[16 + i])
+}
+
 /// The entries of a block; `None` when it does not consist of entries.
 pub(super) fn entries_of(block: &[u8]) -> Option<&[Entry]> {
     let (entries, rest) = block.as_chunks();

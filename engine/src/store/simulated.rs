@@ -8,7 +8,7 @@ use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
 use super::memory::MemoryStore;
-use super::{FactQuery, KeyClass, KeyPlace, ShardCheckpoint, ShardState};
+use super::{FactKey, FactQuery, KeyClass, KeyPlace, ShardCheckpoint, ShardState};
 use crate::error::{Error, Result};
 use crate::random::Random;
 
@@ -17,6 +17,7 @@ enum Change {
     Checkpoint(Box<ShardCheckpoint>),
     Drop(KeyClass, u32),
     Meta(String, Vec<u8>),
+    Facts(u16, Vec<(Identity, FactKey, Vec<u8>)>),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -48,6 +49,7 @@ impl MemoryStore {
             Change::Checkpoint(checkpoint) => self.checkpoint(checkpoint),
             Change::Drop(class, week) => self.drop_fact_weeks_before(*class, *week),
             Change::Meta(name, value) => self.put_meta(name, value),
+            Change::Facts(shard, facts) => self.put_facts(*shard, facts),
         }
     }
 }
@@ -198,5 +200,13 @@ impl SimulatedStore {
     pub(super) fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
         self.state().change(Change::Meta(name.to_owned(), value.to_vec()))?;
         self.sync()
+    }
+
+    pub(super) fn put_facts(&mut self, shard: u16, facts: &[(Identity, FactKey, Vec<u8>)]) -> Result<()> {
+        self.state().change(Change::Facts(shard, facts.to_vec()))
+    }
+
+    pub(super) fn view(&self) -> MemoryStore {
+        self.state().written.clone()
     }
 }

@@ -223,7 +223,8 @@ fn keys_are_found_newest_week_first_and_kept_apart() {
         ];
         let text =
             |fact: &Option<Vec<u8>>| fact.as_ref().map(|f| String::from_utf8(f.clone()).unwrap().trim().to_owned());
-        let found: Vec<_> = store.spilled_many(0, &many).unwrap().iter().map(text).collect();
+        let found: Vec<_> =
+            many.iter().map(|(identity, query)| text(&store.spilled(0, identity, query).unwrap())).collect();
         let expected = ["new", "old", "", "business", "reversed", "expired", "closed", "", ""];
         let expected: Vec<_> = expected.iter().map(|t| if t.is_empty() { None } else { Some(t.to_string()) }).collect();
         assert_eq!(found, expected);

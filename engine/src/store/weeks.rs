@@ -8,6 +8,7 @@ use fjall::{Keyspace, OwnedWriteBatch};
 
 use super::database::Database;
 use super::runs::{self, Catalog, Entry, Merge, Run, Stage};
+use super::view::FjallView;
 use super::{KEY_VALUE_BYTES, KeyClass, KeyPlace, SpilledKey, keys};
 use crate::error::Result;
 
@@ -83,6 +84,11 @@ impl Weeks {
     /// The keyspaces, for the bound of memory.
     pub(super) fn keyspaces(&self) -> impl Iterator<Item = &Keyspace> {
         self.weeks.values().map(|week| &week.keyspace)
+    }
+
+    /// The keyspaces with class and week.
+    pub(super) fn named_keyspaces(&self) -> Vec<((KeyClass, u32), Keyspace)> {
+        self.weeks.iter().map(|(week, rows)| (*week, rows.keyspace.clone())).collect()
     }
 
     /// The first week that is kept.
@@ -300,4 +306,26 @@ fn read_catalogs(database: &Database, keyspace: &Keyspace) -> Result<HashMap<u16
         shards.insert(shard, runs);
     }
     Ok(shards)
+}
+
+/// Visits the keys that a shard has in a week's keyspace, oldest run first: of equal hashes the last one counts.
+pub(super) fn runs_in(
+    view: &FjallView,
+    keyspace: &Keyspace,
+    shard: u16,
+    visit: &mut dyn FnMut(u128, [u8; KEY_VALUE_BYTES]) -> Result<()>,
+) -> Result<()> {
+    let Some(row) = view.get(keyspace, &keys::key_catalog(shard))? else { return Ok(()) };
+    let damaged = |what: &str| keys::damaged(view.folder(), what);
+    let catalog = Catalog::decode(&row).map_err(|_| damaged("the runs of keys"))?;
+    for run in catalog.live().iter().rev() {
+        for block in 0..run.blocks() {
+            let Some(row) = view.get(keyspace, &keys::key_block(shard, run.id, block))? else { continue };
+            let entries = runs::entries_of(&row).ok_or_else(|| damaged("a block of spilled keys"))?;
+            for entry in entries {
+                visit(runs::hash_of(entry), runs::value_of(entry))?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -41,7 +41,7 @@ fn a_restart_in_order_keeps_everything_and_replays_nothing() {
             }
         }
         node.stop();
-        let report = verify(folder.path()).unwrap();
+        let report = verify(folder.path(), None).unwrap();
         assert_eq!((report.accounts, report.records), (501, 501 + 500 * round as u64));
         // The blobs of all, the program's account among them.
         assert_eq!(report.blobs, 501);
@@ -82,7 +82,7 @@ fn a_node_with_little_memory_answers_the_same() {
         assert_eq!(node.balance(&format!("m-{n}")).balances.total, 12);
     }
     node.stop();
-    assert_eq!(verify(folder.path()).unwrap().records, 36_001);
+    assert_eq!(verify(folder.path(), None).unwrap().records, 36_001);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_stop_while_everything_is_due_is_short_and_clean() {
         node.reports().iter().map(|r| r.totals.of("p").expired).sum::<i128>() == 30_000
     });
     node.stop();
-    verify(folder.path()).unwrap();
+    verify(folder.path(), None).unwrap();
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn what_fell_due_in_a_long_gap_is_left_until_told() {
     assert_eq!(node.recovered().settles_until, None);
     assert_eq!((total(&node, "m-1"), total(&node, "m-2")), (0, 0));
     node.stop();
-    verify(folder.path()).unwrap();
+    verify(folder.path(), None).unwrap();
 }
 
 #[test]

@@ -232,7 +232,7 @@ pub fn kind_of(refusal: &Refusal) -> Kind {
         Refusal::UnknownAccount => Kind::UnknownAccount,
         Refusal::KeyReused => Kind::IdempotencyKeyReused,
         Refusal::KeyInProgress => Kind::KeyInProgress,
-        Refusal::UnknownTransaction => Kind::UnknownTransaction,
+        Refusal::UnknownTransaction | Refusal::RecordGone => Kind::UnknownTransaction,
         Refusal::UnknownHold => Kind::UnknownHold,
         Refusal::UnknownOutcome => Kind::UnknownOutcome,
         Refusal::AccountClosed => Kind::AccountClosed,
@@ -274,6 +274,10 @@ pub fn problem_of(refusal: &Refusal, minor_digits: u8) -> Problem {
                 None => problem,
             }
         }
+        Refusal::RecordGone => Problem {
+            detail: "It was executed so long ago that its record is no longer kept. Nothing was executed now.".into(),
+            ..problem
+        },
         Refusal::ExceedsHold { held_points } => problem.with("held_points", *held_points),
         Refusal::InsufficientPoints { available_points, requested_points } => {
             problem.with("available_points", *available_points).with("requested_points", *requested_points)

@@ -79,6 +79,7 @@ fn transaction(request: &Request, position: Position, facts: &Facts, context: &C
     }
     match facts.record(position) {
         None => Verdict::Load(SmallVec::from_elem(Fetch::Record(position), 1)),
+        Some(None) => Verdict::Reply(Reply::Refused(Refusal::RecordGone)),
         Some(record) => match record.filter(own) {
             Some(record) => Verdict::Reply(Reply::Transaction {
                 record: Box::new(record.clone()),

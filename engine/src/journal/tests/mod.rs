@@ -6,6 +6,7 @@ mod damage;
 mod fixture;
 mod limits;
 mod properties;
+mod upkeep;
 
 use std::path::Path;
 
