@@ -113,7 +113,7 @@ fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, o
         let stop = guard.stop && questions.is_empty() && checkpoint.is_none() && guard.questions.is_empty();
         drop(guard);
         if !questions.is_empty() {
-            deliver(questions.into_iter().map(|job| answer(&mut store, job)).collect::<Result<_>>()?);
+            deliver(answer_all(&mut store, questions)?);
         }
         if let Some((checkpoint, copied)) = checkpoint {
             store.checkpoint(&checkpoint)?;
@@ -135,18 +135,27 @@ fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, o
     }
 }
 
-fn answer(store: &mut Store, job: StoreJob) -> Result<(u16, Input)> {
-    Ok(match job {
-        StoreJob::Load(shard, identity) => {
-            let blob = store.load(shard, &identity)?;
-            (shard, Input::Loaded(identity, blob))
+/// Answers questions; those of one kind together.
+fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Vec<(u16, Input)>> {
+    let mut answers = Vec::with_capacity(questions.len());
+    let (mut loads, mut facts, mut askers) = (Vec::new(), Vec::new(), Vec::new());
+    for question in questions {
+        match question {
+            StoreJob::Load(shard, identity) => loads.push((shard, identity)),
+            StoreJob::Fact(shard, identity, ticket, key, query) => {
+                facts.push((shard, identity, query));
+                askers.push((ticket, key));
+            }
+            StoreJob::Due(shard, up_to, after, limit) => {
+                answers.push((shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?)));
+            }
         }
-        StoreJob::Fact(shard, identity, ticket, key, query) => {
-            let value = store.spilled(shard, &identity, &query)?;
-            (shard, Input::Fact(identity, ticket, key, value))
-        }
-        StoreJob::Due(shard, up_to, after, limit) => {
-            (shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?))
-        }
-    })
+    }
+    let blobs = store.load_many(&loads)?;
+    answers.extend(loads.into_iter().zip(blobs).map(|((shard, id), blob)| (shard, Input::Loaded(id, blob))));
+    let values = store.spilled_many(&facts)?;
+    for (((shard, identity, _), (ticket, key)), value) in facts.into_iter().zip(askers).zip(values) {
+        answers.push((shard, Input::Fact(identity, ticket, key, value)));
+    }
+    Ok(answers)
 }

@@ -13,6 +13,7 @@ use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::exchange::Exchange;
 use crate::keeper::Keeper;
+use crate::ownership::{Ownership, boot_ms};
 use crate::permits::Permits;
 use crate::program::{Program, Programs};
 use crate::reader::Reader;
@@ -43,6 +44,8 @@ pub struct Node {
     /// What may be under way.
     pub permits: Permits,
     exchanges: Vec<Arc<Exchange>>,
+    /// What it may answer for, where several nodes share a journal.
+    ownership: Option<Arc<Ownership>>,
     services: OnceLock<Services>,
     programs: RwLock<Arc<Programs>>,
     settle_until: AtomicI64,
@@ -66,6 +69,7 @@ impl Node {
         settle_until: Millis,
         times: SystemTimes,
         on_fault: OnFault,
+        ownership: Option<Arc<Ownership>>,
     ) -> Self {
         Self {
             permits: Permits::new(config.permits, shards),
@@ -74,6 +78,7 @@ impl Node {
             secrets,
             times,
             exchanges,
+            ownership,
             services: OnceLock::new(),
             programs: RwLock::new(Arc::new(programs)),
             settle_until: AtomicI64::new(settle_until),
@@ -132,6 +137,16 @@ impl Node {
     /// Which worker has a shard.
     pub fn worker_of(&self, shard: u16) -> u16 {
         shard % self.exchanges.len() as u16
+    }
+
+    /// Whether commands of a shard may be decided now.
+    pub fn may_decide(&self, shard: u16) -> bool {
+        self.ownership.as_ref().is_none_or(|ownership| ownership.may_decide(shard, boot_ms()))
+    }
+
+    /// What it may answer for, where several nodes share a journal.
+    pub fn ownership(&self) -> Option<&Ownership> {
+        self.ownership.as_deref()
     }
 
     /// The programs as of now.

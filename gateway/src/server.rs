@@ -16,7 +16,7 @@ use tokio::task::LocalSet;
 
 use meed_engine::error::Error;
 
-use crate::config::{Loaded, SettingError, Settings, Source};
+use crate::config::{JournalKind, Loaded, SettingError, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
 use crate::exit::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
@@ -267,12 +267,13 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         let settings = loaded.settings;
         let shards = set_shards.then_some(settings.shards);
         let programs = backend::read_programs(&settings.programs)?;
+        let config = backend::engine_config(&settings, shards)?;
         // Before the engine registers its measures.
         metrics::recorder();
         let Front { address, metrics_address, shared, listeners, waiting_room, leave, operations } =
             Front::open(settings.clone())?;
         let opening = {
-            let (config, shared) = (backend::engine_config(&settings, shards), shared.clone());
+            let shared = shared.clone();
             let hand_over = move || Front::hand_over(waiting_room, &leave);
             tokio::task::spawn_blocking(move || backend::open(config, &shared, listeners, programs, hand_over))
         };
@@ -287,7 +288,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         shared.set_engine(engine.node().clone());
         shared.set_check(CHECK_STARTED, Ok(()));
         backend::log_recovery(&engine);
-        announce(address, metrics_address, &settings.data);
+        announce(address, metrics_address, &settings);
         tokio::select! {
             () = signals.any() => {}
             () = shared.drained() => {}
@@ -334,16 +335,21 @@ fn end_at_once() -> ! {
     std::process::exit(i32::from(EXIT_FAILED));
 }
 
-fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, data: &std::path::Path) {
+fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, settings: &Settings) {
     let mut text = format!("listening on http://{address}\n");
     if let Some(address) = metrics_address {
         text += &format!("metrics on http://{address}\n");
     }
-    let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    let data = match settings.journal {
+        JournalKind::Embedded => {
+            let data = std::path::absolute(&settings.data).unwrap_or_else(|_| settings.data.clone());
+            data.display().to_string()
+        }
+        JournalKind::Cql => format!("keyspace {} on {}", settings.cql_keyspace, settings.cql_nodes.join(", ")),
+    };
     text += &format!(
         "data in {}\ntry: curl -i http://{}/api/v1/points/m-1/earn --json '{{\"points\":100,\"reference_id\":\"first\"}}'\n",
-        data.display(),
-        address
+        data, address
     );
     // Whoever started the node may have closed its end; that does not stop it.
     let mut output = io::stdout().lock();

@@ -4,6 +4,7 @@
 //! turn it into [`record::Record`]s and an [`outcome::Reply`].
 //! A module uses only modules declared below it.
 
+pub mod cql;
 pub mod http;
 pub mod codec;
 pub mod outcome;
