@@ -19,6 +19,8 @@ pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
 pub type OnFault = Box<dyn FnOnce(Error) + Send>;
 /// Questions answered before a waiting checkpoint gets its turn.
 const QUESTIONS_PER_CHECKPOINT: usize = 256;
+/// Spilled keys read at once for a shard's filter; a cold account may wait for one such read per shard.
+const KEYS_PER_QUESTION: usize = 4_096;
 
 type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
 
@@ -148,6 +150,10 @@ fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Vec<(u16, I
             }
             StoreJob::Due(shard, up_to, after, limit) => {
                 answers.push((shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?)));
+            }
+            StoreJob::Keys(shard, from) => {
+                let (hashes, next) = store.spilled_keys(shard, from, KEYS_PER_QUESTION)?;
+                answers.push((shard, Input::SpilledKeys(hashes, next)));
             }
         }
     }

@@ -14,6 +14,7 @@ pub mod node;
 pub mod exchange;
 pub mod keeper;
 pub mod reader;
+pub mod feed;
 pub mod committer;
 pub mod inbox;
 pub mod shard;

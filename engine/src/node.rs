@@ -31,6 +31,8 @@ pub struct Services {
     pub keeper: Keeper,
     /// The reading threads.
     pub reader: Reader,
+    /// Those that read the feed.
+    pub feed: Reader,
 }
 
 /// A node.
@@ -127,6 +129,11 @@ impl Node {
     /// The reading threads.
     pub fn reader(&self) -> &Reader {
         &self.services().reader
+    }
+
+    /// The threads that read the feed.
+    pub fn feed(&self) -> &Reader {
+        &self.services().feed
     }
 
     /// The workers' exchanges, by index.

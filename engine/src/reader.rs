@@ -23,6 +23,8 @@ pub enum ReadJob {
     Record(Position, Box<dyn FnOnce(Option<Box<Record>>) + Send>),
     /// A page of an account's history.
     Page(PageQuery, oneshot::Sender<Vec<Record>>),
+    /// A part of the feed; it deals with its faults by itself.
+    Feed(Box<dyn FnOnce(&Records) + Send>),
 }
 
 /// A walk along an account's back-pointers, newest first.
@@ -54,13 +56,13 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts `threads` threads. `on_fault` is called when a record that exists cannot be read: that is damage.
-    pub fn start(journal: Records, threads: usize, on_fault: Arc<dyn Fn(Error) + Send + Sync>) -> Self {
+    /// Starts `threads` threads of this name. `on_fault` is called when a record that exists cannot be read: that is damage.
+    pub fn start(journal: Records, name: &str, threads: usize, on_fault: Arc<dyn Fn(Error) + Send + Sync>) -> Self {
         let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
         for index in 0..threads {
             let (shared, journal, on_fault) = (Arc::clone(&shared), journal.clone(), Arc::clone(&on_fault));
             let body = move || run(&shared, &journal, &*on_fault);
-            if let Err(error) = std::thread::Builder::new().name(format!("reader-{index}")).spawn(body) {
+            if let Err(error) = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(body) {
                 panic!("cannot start a reading thread: {error}");
             }
         }
@@ -126,6 +128,10 @@ fn run(shared: &(Mutex<Shared>, Condvar), journal: &Records, on_fault: &(dyn Fn(
                 // The client may have gone.
                 let _ = sender.send(records);
             }),
+            ReadJob::Feed(run) => {
+                run(journal);
+                Ok(())
+            }
         };
         if let Err(error) = done {
             on_fault(error);

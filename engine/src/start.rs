@@ -40,6 +40,8 @@ pub type WorkerMain = Arc<dyn Fn(Worker, Aliases) -> Pin<Box<dyn Future<Output =
 
 /// Threads that read records for replays, reversals and listings.
 const READERS: usize = 2;
+/// Threads that read the feed for those who follow it over HTTP: they cannot delay the others.
+const FEED_READERS: usize = 1;
 /// Of the node's memory for accounts, the part that filters of spilled keys may take.
 const FILTER_SHARE: u64 = 16;
 /// Records of a shard without checkpoint at which one begins early, in all shards together.
@@ -48,6 +50,8 @@ const CHECKPOINT_RECORDS: u64 = 500_000;
 const PACK_AFTER_MS: i64 = 15_000;
 /// Where the store keeps until when the node settles.
 const SETTLE_BOUND: &str = "settle-until";
+/// Name in the store of the seed of the hashes of accounts.
+const HASH_SEED: &str = "hash-seed";
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -93,7 +97,9 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     let mut durable = durable::open(&config, times.wall_ms())?;
     let workers = worker_count(&config);
     let last_sequence = durable.recovered.last_sequence.clone();
-    let replayed = recovery::replay(&durable.store, &durable.reader, &last_sequence, workers)?;
+    let mut replayed = recovery::replay(&durable.store, &durable.reader, &last_sequence, workers)?;
+    let seed = hash_seed(&mut durable.store)?;
+    replayed.iter_mut().for_each(|shard| shard.start.seed = seed);
     let programs = recovery::programs(&durable.store, &replayed)?;
     let wall = times.wall_ms();
     let settles_until = settle_bound(&mut durable.store, &config, &replayed, wall)?;
@@ -142,6 +148,18 @@ fn worker_count(config: &EngineConfig) -> usize {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     }
+}
+
+/// The seed of the hashes of accounts, made with the store. Clients cannot know it, so ids that collide cannot be
+/// chosen; spilled keys lie under it, so it never changes.
+fn hash_seed(store: &mut Store) -> Result<u64> {
+    if let Some(seed) = store.meta(HASH_SEED)?.and_then(|bytes| bytes.try_into().ok()) {
+        return Ok(u64::from_le_bytes(seed));
+    }
+    let seed =
+        getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))?;
+    store.put_meta(HASH_SEED, &seed.to_le_bytes())?;
+    Ok(seed)
 }
 
 /// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
@@ -232,12 +250,11 @@ fn run(
         move || committer.mark_durable()
     };
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
-    let reader = Reader::start(reader, READERS, Arc::new(fault(&node)));
-    node.set_services(Services { committer, keeper, reader });
+    let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
+    let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
+    node.set_services(Services { committer, keeper, reader, feed });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
-    for ShardRecovery { mut start, .. } in replayed {
-        // A seed that clients cannot know: ids that collide in the table cannot be chosen.
-        start.seed = getrandom::u64().unwrap_or(u64::from(std::process::id()));
+    for ShardRecovery { start, .. } in replayed {
         by_worker[node.worker_of(start.id) as usize].push(start);
     }
     let (ready, all_ready) = mpsc::channel();
@@ -299,6 +316,7 @@ impl Engine {
         }
         let aliases = self.alias_owner.join();
         node.reader().stop();
+        node.feed().stop();
         node.keeper().stop();
         let _ = self.store.join();
         node.committer().stop();

@@ -176,6 +176,9 @@ settings! {
         admission_bytes: ByteSize = ByteSize(256 << 20), "BYTES", "Bytes of commands in work, per node", 65536..=1099511627776;
         admission_commands_per_shard: u32 = 16_384, "COUNT", "Commands in work, per shard", 1..=16777216;
     }
+    "Events" {
+        event_readers: u32 = 64, "COUNT", "Readers of /api/v1/events at once; beyond it 503", 0..=65536;
+    }
     "Memory and disk" {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;
         segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment", 1048576..=4294967296;

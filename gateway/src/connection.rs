@@ -13,7 +13,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
@@ -35,6 +34,7 @@ use crate::metrics::{Refused, Shed};
 use crate::operations;
 use crate::reply::Reply;
 use crate::route::{self, Access, Endpoint, Payload, RouteError};
+use crate::stream::Body;
 use crate::watch::{ConnectionState, Phase, Stream, TimeLimits};
 use meed_schemas::http::problem::{Kind, Problem};
 
@@ -283,7 +283,7 @@ async fn respond(
     context: &Rc<Context>,
     state: &ConnectionState,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<Body>, Infallible> {
     let received_at = Instant::now();
     context.clock.set(received_at);
     state.enter(Phase::Handling, context.clock.now_ms());
@@ -421,6 +421,7 @@ async fn read_body<'a>(
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use http_body_util::Full;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! What requests need: of the node ([`Shared`]) and of the worker that serves them ([`Context`]).
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -29,6 +29,8 @@ pub struct Shared {
     pub credentials: Credentials,
     /// The counters of each worker.
     pub metrics: Vec<Arc<WorkerMetrics>>,
+    /// How many read the stream of events.
+    pub event_readers: AtomicU32,
     draining: watch::Sender<bool>,
     serving: watch::Sender<usize>,
     engine: OnceLock<Arc<Node>>,
@@ -50,6 +52,7 @@ impl Shared {
             gate: Gate::new(&settings),
             credentials: Credentials::new(&settings.credentials)?,
             metrics: (0..workers).map(|_| Arc::default()).collect(),
+            event_readers: AtomicU32::new(0),
             draining: watch::Sender::new(false),
             serving: watch::Sender::new(0),
             engine: OnceLock::new(),

@@ -22,6 +22,7 @@ use crate::route::Route;
 mod operate;
 mod batch;
 mod read;
+mod events;
 mod accounts;
 mod desk;
 
@@ -93,6 +94,7 @@ pub async fn handle(context: &Rc<Context>, call: Call<'_>) -> Result<Reply, Prob
         Route::AliasList { account } => desk.list_aliases(account).await,
         Route::ProgramPut { program } => desk.put_program(program).await,
         Route::ProgramGet { program } => desk.get_program(program),
+        Route::Events {} => desk.events(context).await,
         // Open routes are answered before.
         _ => Err(Problem::of(Kind::NotFound)),
     }

@@ -20,6 +20,7 @@ pub mod identify;
 pub mod metrics;
 pub mod route;
 pub mod reply;
+pub mod stream;
 pub mod logging;
 pub mod config;
 mod values;

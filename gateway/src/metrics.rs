@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use meed_engine::account::{Sums, Totals};
@@ -149,6 +150,23 @@ impl WorkerMetrics {
     /// A request was turned away unexecuted.
     pub fn shed(&self, reason: Shed) {
         add(&self.shed[reason as usize], 1);
+    }
+}
+
+/// Of the readers of events, through the recorder.
+pub struct EventMetrics {
+    /// How many read now.
+    pub readers: metrics::Gauge,
+    /// Events written for them.
+    pub sent: metrics::Counter,
+}
+
+impl EventMetrics {
+    /// Registers with the installed recorder.
+    pub fn register() -> Self {
+        describe_gauge!("meed_event_readers", "Readers of the stream of events over HTTP");
+        describe_counter!("meed_events_sent_total", "Events written for readers over HTTP");
+        Self { readers: gauge!("meed_event_readers"), sent: counter!("meed_events_sent_total") }
     }
 }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
@@ -19,6 +18,7 @@ use crate::identify::RequestIds;
 use crate::metrics;
 use crate::reply::{Media, Reply};
 use crate::route::Route;
+use crate::stream::Body;
 use meed_schemas::http::json;
 use meed_schemas::http::problem::{self, Kind, Problem};
 
@@ -158,7 +158,7 @@ async fn accept_scrapers(listener: tokio::net::TcpListener, shared: &Arc<Shared>
     }
 }
 
-fn scrape(shared: &Shared, ids: &RequestIds, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn scrape(shared: &Shared, ids: &RequestIds, request: &Request<Incoming>) -> Response<Body> {
     let id = ids.of(request.headers());
     let reply = reply_to_scrape(shared, request, id.to_str().unwrap_or_default());
     reply.into_response(HeaderMap::new(), id)

@@ -1,13 +1,15 @@
 //! An answer before it is written as HTTP.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 
 use meed_schemas::http::problem::{Kind, Problem};
+use tokio::sync::mpsc::Receiver;
+
+use crate::stream::Body;
 
 /// The header with which a request is named in logs and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -22,6 +24,8 @@ pub enum Media {
     Problem,
     /// `application/x-ndjson`.
     NdJson,
+    /// `text/event-stream`.
+    EventStream,
     /// `text/plain; charset=utf-8`.
     Text,
     /// The Prometheus text format.
@@ -34,6 +38,7 @@ impl Media {
             Self::Json => "application/json",
             Self::Problem => "application/problem+json",
             Self::NdJson => "application/x-ndjson",
+            Self::EventStream => "text/event-stream",
             Self::Text => "text/plain; charset=utf-8",
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
         })
@@ -41,12 +46,14 @@ impl Media {
 }
 
 /// An answer: what handlers return. `Request-Id` is added where it is sent.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Reply {
     /// The HTTP status.
     pub status: StatusCode,
     /// The body; empty for 204.
     pub body: Bytes,
+    /// Pieces that follow the body, until their sender ends.
+    pub pieces: Option<Receiver<Bytes>>,
     /// The type of the body.
     pub media: Media,
     /// Whether it is the stored answer of an earlier request: `Idempotent-Replayed: true`.
@@ -67,6 +74,7 @@ impl Reply {
         Self {
             status,
             body: body.into(),
+            pieces: None,
             media,
             replayed: false,
             retry_after_seconds: None,
@@ -100,10 +108,13 @@ impl Reply {
     }
 
     /// The HTTP response. `headers` is an empty map whose memory is used again.
-    pub(crate) fn into_response(self, mut headers: HeaderMap, request_id: HeaderValue) -> Response<Full<Bytes>> {
+    pub(crate) fn into_response(self, mut headers: HeaderMap, request_id: HeaderValue) -> Response<Body> {
         headers.insert(REQUEST_ID, request_id);
-        if !self.body.is_empty() {
+        if !self.body.is_empty() || self.pieces.is_some() {
             headers.insert(CONTENT_TYPE, self.media.value());
+        }
+        if self.pieces.is_some() {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         if self.replayed {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
@@ -120,7 +131,7 @@ impl Reply {
         if self.close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let mut response = Response::new(Full::new(self.body));
+        let mut response = Response::new(Body::new(self.body, self.pieces));
         *response.status_mut() = self.status;
         *response.headers_mut() = headers;
         response

@@ -119,6 +119,7 @@ routes! {
     Batch {} POST "/api/v1/batch" Operate Batch, "Many requests.";
     ProgramPut { program } PUT "/api/v1/programs/{program}" Admin Single, "A version of a program.";
     ProgramGet { program } GET "/api/v1/programs/{program}" Read None, "A program.";
+    Events {} GET "/api/v1/events" Read None, "The events of the program, as a stream.";
     Health {} GET "/health" Open None, "Whether the process runs.";
     Livez {} GET "/livez" Open None, "Whether the process runs.";
     HealthLive {} GET "/health/live" Open None, "Whether the process runs.";
@@ -170,6 +171,7 @@ pub fn resolve<'a>(method: &Method, path: &'a str) -> Found<'a> {
         ["api", "v1", "admin", "users", account, "tier"] => {
             only(method, Method::PUT, "PUT", Route::TierPut { account: decode(account)? })
         }
+        ["api", "v1", "events"] => get(method, Route::Events {}),
         ["api", "v1", "version"] => get(method, Route::Version {}),
         ["health"] => get(method, Route::Health {}),
         ["livez"] => get(method, Route::Livez {}),

@@ -86,7 +86,8 @@ fn a_program_has_versions() {
 fn an_operation_is_decided_by_the_version_at_its_time() {
     let shop = Shop::open(json!({}));
     let changes = json!({"earning": {"points": 3, "per_amount": "1.00"}, "expiry": {"days": 20000}});
-    let before = at(0);
+    // Not now: the version may take effect within the same millisecond.
+    let before = at(-SECOND_MS);
     shop.done("m-1", "earn", json!({"amount": "1", "occurred_at": before}));
     shop.put(&program_path(&shop), document(changes)).expect(200);
     // What occurred before the version is the first's, the first also for all earlier times.

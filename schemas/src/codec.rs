@@ -117,6 +117,19 @@ fn read_back_pointer(r: &mut Reader<'_>, position: Position) -> Result<u64> {
     }
 }
 
+/// At least one key, and the fingerprint of the request that they belong to.
+fn read_keys(r: &mut Reader<'_>) -> Result<(SmallVec<[KeyBinding; 2]>, u64)> {
+    let mut keys = SmallVec::new();
+    for _ in 0..r.byte("keys")? {
+        let business = r.byte("keys")? != 0;
+        keys.push(KeyBinding { hash: r.u128("keys")?, business });
+    }
+    match keys.is_empty() {
+        true => Err(CodecError::Invalid("keys")),
+        false => Ok((keys, r.u64("fingerprint")?)),
+    }
+}
+
 fn put_move(out: &mut Vec<u8>, m: &Move) {
     let mut tag = m.op as u8;
     if m.lot.expires_at != NEVER {
@@ -425,14 +438,7 @@ pub fn decode(position: Position, bytes: &[u8]) -> Result<Record> {
         let month = r.signed("month")?.try_into().map_err(|_| CodecError::Invalid("month"))?;
         spend = Some(Spend { month, amount: r.signed("spend")? });
     }
-    let (mut keys, mut fingerprint) = (SmallVec::new(), 0);
-    if has(flag::KEYS) {
-        for _ in 0..r.byte("keys")? {
-            let business = r.byte("keys")? != 0;
-            keys.push(KeyBinding { hash: r.u128("keys")?, business });
-        }
-        fingerprint = r.u64("fingerprint")?;
-    }
+    let (keys, fingerprint) = if has(flag::KEYS) { read_keys(r)? } else { (SmallVec::new(), 0) };
     let references = if has(flag::REFERENCES) { Some(read_references(r)?) } else { None };
     let detail = read_detail(r, kind)?;
     let mut extensions = Vec::new();

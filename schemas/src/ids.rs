@@ -40,6 +40,17 @@ impl AccountKind {
             _ => return None,
         })
     }
+
+    /// The word for it in keys of the stream.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Stock => "stock",
+            Self::Budget => "budget",
+            Self::Program => "program",
+            Self::Order => "order",
+        }
+    }
 }
 
 /// Who an account is: (program, kind, id), in the one byte form that is hashed, journaled and stored:

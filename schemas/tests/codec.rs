@@ -215,3 +215,16 @@ proptest! {
         }
     }
 }
+
+/// A fingerprint that belongs to no key would be lost when the record is written again.
+#[test]
+fn a_record_that_announces_keys_has_some() {
+    // Format, rendering, refusal; flags: keys; identity; sequence and zeros up to the moves; no key, a fingerprint.
+    let head = [1, 1, RecordKind::Refusal as u8, 0x40, 4, 1, 1, b'p', b'm', 0, 0, 0, 0, 0, 0, 0, 0];
+    let detail = [0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+    let key = [&[1, 0][..], &[9; 16]].concat();
+    let record = |keys: &[u8]| [&head[..], keys, &[7; 8], &detail].concat();
+    let position = Position::new(0, 1);
+    assert_eq!(decode(position, &record(&key)).unwrap().fingerprint, 0x0707_0707_0707_0707);
+    assert_eq!(decode(position, &record(&[0])), Err(CodecError::Invalid("keys")));
+}

@@ -2,11 +2,12 @@
 //! it is durable.
 //!
 //! `in_process [--seconds N] [--accounts N] [--batch N] [--callers N] [--workers N] [--data DIR]
-//!             [--operations N] [--fill N] [--end stop|abort]`
+//!             [--operations N] [--fill N] [--fill-expires-in SECONDS] [--memory-mib N] [--end stop|abort]`
 //!
 //! `--operations` ends the load early, `--fill` first earns once on each of so many accounts and prints what
-//! an idle account takes in memory, `--end abort` ends as a kill would, so that the next run on the same
-//! `--data` shows how long recovery takes.
+//! an idle account takes in memory, `--fill-expires-in` lets all those points expire at one instant so far from
+//! the start, `--memory-mib` bounds the accounts in memory, `--end abort` ends as a kill would, so that the next
+//! run on the same `--data` shows how long recovery takes.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -15,7 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use meed_benches::flags::Flags;
 use meed_engine::aliases::Aliases;
+use meed_engine::clock::SystemTimes;
 use meed_engine::config::EngineConfig;
 use meed_engine::start::{Engine, start};
 use meed_engine::worker::Worker;
@@ -37,6 +40,9 @@ struct Options {
     data: Option<PathBuf>,
     operations: u64,
     fill: u64,
+    /// When the points of the filled accounts expire.
+    fill_expires_at: Option<i64>,
+    memory_bytes: Option<u64>,
     abort: bool,
 }
 
@@ -54,34 +60,22 @@ struct Counts {
 }
 
 fn options() -> Result<Options, String> {
-    let mut options = Options {
-        seconds: 10,
-        accounts: 100_000,
-        batch: 500,
-        callers: 8,
-        workers: 0,
-        data: None,
-        operations: u64::MAX,
-        fill: 0,
-        abort: false,
+    let mut flags = Flags::parse(std::env::args().skip(1), &[])?;
+    let seconds_from_now = flags.optional("fill-expires-in")?;
+    let options = Options {
+        seconds: flags.value("seconds", 10)?,
+        accounts: flags.value("accounts", 100_000)?.max(1),
+        batch: flags.value("batch", 500)?.max(1),
+        callers: flags.value("callers", 8)?.max(1),
+        workers: flags.value("workers", 0)?,
+        data: flags.optional("data")?,
+        operations: flags.value("operations", u64::MAX)?,
+        fill: flags.value("fill", 0)?,
+        fill_expires_at: seconds_from_now.map(|seconds: i64| SystemTimes::start().wall_ms() + seconds * 1_000),
+        memory_bytes: flags.optional("memory-mib")?.map(|mib: u64| mib << 20),
+        abort: flags.value("end", "stop".to_owned())? == "abort",
     };
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        let value = arguments.next().ok_or(format!("{name} needs a value"))?;
-        let number = || value.parse::<u64>().map_err(|_| format!("{name} needs a number, not {value}"));
-        match name.as_str() {
-            "--seconds" => options.seconds = number()?,
-            "--accounts" => options.accounts = number()?.max(1),
-            "--batch" => options.batch = number()?.max(1) as usize,
-            "--callers" => options.callers = number()?.max(1) as usize,
-            "--workers" => options.workers = number()? as usize,
-            "--data" => options.data = Some(value.into()),
-            "--operations" => options.operations = number()?,
-            "--fill" => options.fill = number()?,
-            "--end" => options.abort = value == "abort",
-            _ => return Err(format!("unknown option {name}")),
-        }
-    }
+    flags.finish()?;
     Ok(options)
 }
 
@@ -136,15 +130,15 @@ async fn put_program(worker: &Worker) {
 }
 
 /// Earns once on each account of this worker's part.
-async fn fill(worker: &Worker, accounts: u64) {
+async fn fill(worker: &Worker, accounts: u64, expires_at: Option<i64>) {
     let mut next = u64::from(worker.index());
     let step = worker.node().exchanges().len() as u64;
     while next < accounts {
         let mut requests = Vec::new();
         while next < accounts && requests.len() < 1_000 {
-            let earn = Earn { basis: Basis::Points(100), occurred_at: None, expires_at: None, activates_at: None };
+            let earn = Earn { basis: Basis::Points(100), occurred_at: None, expires_at, activates_at: None };
             requests.push(Request {
-                identity: Identity::member("default", &format!("m-{next:08}")),
+                identity: Identity::member("default", &format!("m-{next}")),
                 command: Command::Earn { earn, references: None },
                 keys: Keys { idempotency: Some(u128::from(next) + 1), business: None },
                 fingerprint: next,
@@ -203,7 +197,7 @@ async fn worker_main(worker: Worker, options: Options, counts: Arc<Counts>) {
     while !counts.ready.load(Ordering::Acquire) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    fill(&worker, options.fill).await;
+    fill(&worker, options.fill, options.fill_expires_at).await;
     counts.filled.fetch_add(1, Ordering::AcqRel);
     while !counts.go.load(Ordering::Acquire) {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -216,23 +210,27 @@ async fn worker_main(worker: Worker, options: Options, counts: Arc<Counts>) {
 }
 
 /// Waits until the accounts are filled, and prints what they take once they are idle.
-fn wait_filled(engine: &Engine, options: &Options, counts: &Counts) {
-    let before = resident_bytes();
+fn wait_filled(engine: &Engine, options: &Options, counts: &Counts, before: u64) {
     while counts.filled.load(Ordering::Acquire) < engine.node().exchanges().len() as u64 {
         std::thread::sleep(Duration::from_millis(5));
     }
     if options.fill > 0 {
         // Idle accounts are checkpointed within one interval and packed within twice the idle time.
         std::thread::sleep(Duration::from_secs(45));
-        let accounted: u64 = engine.node().reports().iter().map(|report| report.resident_bytes).sum();
-        let grown = resident_bytes().saturating_sub(before);
-        println!(
-            "{} idle accounts: {} bytes each by the process's resident memory, {} as accounted",
-            options.fill,
-            grown / options.fill,
-            accounted / options.fill
-        );
+        print_memory("idle", before, options.fill, engine);
     }
+}
+
+/// What the accounts take in memory, beyond the resident `before`.
+fn print_memory(when: &str, before: u64, accounts: u64, engine: &Engine) {
+    let reports = engine.node().reports();
+    let accounted: u64 = reports.iter().map(|report| report.resident_bytes).sum();
+    let grown = resident_bytes().saturating_sub(before);
+    println!(
+        "{accounts} accounts, {when}: {grown} bytes resident, {} each; {accounted} as accounted, {} each",
+        grown / accounts,
+        accounted / accounts
+    );
 }
 
 /// Lets the callers run, and prints the rate each second and in all.
@@ -264,7 +262,9 @@ fn measure(options: &Options, counts: &Counts) {
 fn run(options: &Options) -> Result<(), String> {
     let folder = tempfile::tempdir_in("target").map_err(|error| format!("no folder for the journal: {error}"))?;
     let data = options.data.clone().unwrap_or_else(|| folder.path().join("data"));
-    let config = EngineConfig { workers: options.workers, ..EngineConfig::new(data) };
+    let defaults = EngineConfig::new(data);
+    let memory_bytes = options.memory_bytes.unwrap_or(defaults.memory_bytes);
+    let config = EngineConfig { workers: options.workers, memory_bytes, ..defaults };
     let counts = Arc::new(Counts::default());
     let (run_options, run_counts) = (options.clone(), Arc::clone(&counts));
     let main = move |worker: Worker, _: Aliases| -> Pin<Box<dyn Future<Output = ()>>> {
@@ -284,8 +284,10 @@ fn run(options: &Options) -> Result<(), String> {
         engine.recovered.store_took,
         engine.recovered.replayed_records
     );
-    wait_filled(&engine, options, &counts);
+    let before = resident_bytes();
+    wait_filled(&engine, options, &counts, before);
     measure(options, &counts);
+    print_memory("after the load", before, options.accounts, &engine);
     if options.abort {
         std::process::abort();
     }

@@ -71,6 +71,14 @@ pub struct Outcome {
     pub refusal: bool,
 }
 
+impl Outcome {
+    /// The bytes that the store keeps. A shard sequence has fewer than 63 bits.
+    pub fn to_bytes(self) -> [u8; 16] {
+        let target = self.target << 1 | u64::from(self.refusal);
+        (u128::from(self.fingerprint) << 64 | u128::from(target)).to_le_bytes()
+    }
+}
+
 /// How a hold ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClosedHold {
@@ -85,11 +93,7 @@ impl FactValue {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match *self {
-            Self::Outcome(Outcome { target, fingerprint, refusal }) => {
-                put_varint(&mut out, target);
-                out.extend_from_slice(&fingerprint.to_le_bytes());
-                out.push(u8::from(refusal));
-            }
+            Self::Outcome(outcome) => out.extend_from_slice(&outcome.to_bytes()),
             Self::Reversed { points, amount } => {
                 put_varint(&mut out, points as u64);
                 put_varint(&mut out, amount as u64);
@@ -111,11 +115,10 @@ impl FactValue {
         let r = &mut Reader::new(bytes);
         let count = |r: &mut Reader<'_>| i64::try_from(r.varint("fact")?).map_err(|_| CodecError::Invalid("fact"));
         let value = match fact {
-            FactKey::Key { .. } => Self::Outcome(Outcome {
-                target: r.varint("fact")?,
-                fingerprint: r.u64("fact")?,
-                refusal: r.byte("fact")? != 0,
-            }),
+            FactKey::Key { .. } => {
+                let (target, fingerprint) = (r.u64("fact")?, r.u64("fact")?);
+                Self::Outcome(Outcome { target: target >> 1, fingerprint, refusal: target & 1 == 1 })
+            }
             FactKey::Reversed(_) => Self::Reversed { points: count(r)?, amount: count(r)? },
             FactKey::ExpiredLot(_) => Self::ExpiredLot(count(r)?),
             FactKey::ClosedHold(_) => {

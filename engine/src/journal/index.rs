@@ -46,6 +46,13 @@ impl SegmentIndex {
         Self { end: header.bytes() as u64, blocks: Vec::new(), shards }
     }
 
+    /// Whether a run can stand in the segment: what is added was checked, by this or by the chain of batches.
+    pub(super) fn may_have(header: &SegmentHeader, run: &Run) -> bool {
+        let base = header.base.get(usize::from(run.shard));
+        let delta = base.and_then(|base| run.first_sequence.checked_sub(*base));
+        delta.is_some_and(|delta| (1..=u64::from(u32::MAX)).contains(&delta))
+    }
+
     /// Adds the batch that begins where the last one ended.
     pub(super) fn add(&mut self, header: &SegmentHeader, total_bytes: u64, runs: impl Iterator<Item = Run>) {
         let offset = self.end;

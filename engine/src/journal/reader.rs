@@ -120,6 +120,15 @@ impl JournalReader {
         self.shared.live().last_sequence.clone()
     }
 
+    /// By shard, the last sequence before the first record that is still there; 0 = all are.
+    pub fn removed_sequence(&self) -> Result<Vec<u64>> {
+        let snapshot = Snapshot::of(&self.shared.live());
+        match snapshot.segments() {
+            0 => Ok(vec![0; snapshot.last_sequence.len()]),
+            _ => Ok(self.shared.stretch(&snapshot, 0)?.header.base.clone()),
+        }
+    }
+
     /// The last synced batch; 0 = none.
     pub fn last_batch(&self) -> BatchSequence {
         self.shared.live().active.as_ref().map_or(0, |view| view.last_batch)

@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use meed_schemas::ids::SHARDS_MAX;
+use meed_schemas::ids::{Position, SHARDS_MAX};
 
 use super::batch::{BLOCK_BYTES, BatchSequence, FORMAT_VERSION, is_zero};
 use super::frame::{u16_at, u32_at, u64_at, u128_at};
@@ -103,14 +103,19 @@ impl SegmentHeader {
             return Ok(HeaderRead::Invalid("the checksum of a segment header does not match"));
         }
         let table = bytes[TABLE_OFFSET..].chunks_exact(8).take(usize::from(shards));
-        Ok(HeaderRead::Valid(Arc::new(Self {
+        let header = Self {
             journal_id: u128_at(&bytes, 16),
             incarnation: u64_at(&bytes, 32),
             number: u64_at(&bytes, 40),
             first_batch: u64_at(&bytes, 48),
             previous_checksum: u32_at(&bytes, 56),
             base: table.map(|entry| u64_at(entry, 0)).collect(),
-        })))
+        };
+        // Batches are counted from 1; what computes with these numbers relies on it.
+        if header.first_batch == 0 || header.base.iter().any(|&last| last > Position::SEQUENCE_MAX) {
+            return Ok(HeaderRead::Invalid("the header of a segment has an impossible number"));
+        }
+        Ok(HeaderRead::Valid(Arc::new(header)))
     }
 
     /// Refuses a file of another journal, of another shard count, or under another segment's name.

@@ -200,6 +200,9 @@ impl Shared {
         walk_headers(stretch, stretch.header.bytes() as u64, &mut |batch, file, offset| {
             let checked = batch.check_directory(&mut scratch);
             checked.map_err(|fault| damaged(file, offset + fault.offset as u64, fault.detail))?;
+            if !batch.runs().all(|run| SegmentIndex::may_have(&stretch.header, &run)) {
+                return Err(damaged(file, offset, "a run does not continue its shard"));
+            }
             index.add(&stretch.header, batch.header.total_bytes(), batch.runs());
             Ok(())
         })?;

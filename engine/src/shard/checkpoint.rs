@@ -8,16 +8,18 @@ use meed_schemas::codec;
 use meed_schemas::ids::Identity;
 use meed_schemas::time::Millis;
 
-use super::table::{Resident, Table};
+use super::table::{Resident, Table, scope};
 use super::{Held, Output, Shard, World};
-use crate::account::{FactKey, Spilled, Totals};
+use crate::account::{FactKey, FactValue, Totals};
 use crate::commit::Lane;
 use crate::error::Result;
-use crate::store::{self, AccountWrite, KeyClass, ShardCheckpoint, ShardState};
+use crate::store::{self, AccountWrite, KeyClass, ShardCheckpoint, ShardState, SpilledKey};
 
 /// Rows in one store batch, blobs and spilled facts together. A question to the store waits for one batch
 /// at most, so this bounds the wait of a cold account.
 pub(super) const ROWS_PER_BATCH: usize = 512;
+/// Spilled keys in one store batch, past which no account is added. They cost the store a fraction of a row.
+const KEYS_PER_BATCH: usize = 8_192;
 /// Spilled facts of one account that wait in memory; with more it is checkpointed out of turn, so that an
 /// account that is always in use does not gather a batch of any size.
 pub(super) const OVERLAY_FACTS: usize = 256;
@@ -87,17 +89,20 @@ impl Shard {
         while self.checkpoint.batches_under_way < BATCHES_MAX {
             let mut accounts = Vec::new();
             let mut copied = Vec::new();
+            let mut keys = Vec::new();
             let mut rows = 0;
             while rows < ROWS_PER_BATCH
+                && keys.len() < KEYS_PER_BATCH
                 && let Some(hash) = self.next_dirty()
             {
+                let seed = self.table.seed();
                 let Some((identity, Resident::Live(live))) = self.table.by_hash(hash) else { continue };
                 live.queued_overfull = false;
                 // Written out of turn since it was queued.
                 if live.dirty_since == 0 {
                     continue;
                 }
-                let write = live.copy(identity);
+                let write = live.copy(identity, scope(identity, seed), &mut keys);
                 rows += 1 + write.facts.len();
                 copied.push((hash, live.writing_up_to));
                 accounts.push(write);
@@ -113,7 +118,7 @@ impl Shard {
                 totals_sequence: self.next_sequence - 1,
                 accounts: self.accounts,
             };
-            let batch = ShardCheckpoint { shard: self.id, accounts, state };
+            let batch = ShardCheckpoint { shard: self.id, accounts, keys, state };
             // Held until the journal has the last record decided: blobs, totals and count are of now.
             let held = Held::Checkpoint(Box::new(batch), copied);
             out.ready.extend(lane.hold(self.id, self.next_sequence - 1, held));
@@ -201,18 +206,28 @@ impl Shard {
 
 impl super::table::Live {
     /// Copies the account for the store, as of its last record.
-    fn copy(&mut self, identity: &Identity) -> AccountWrite {
+    fn copy(&mut self, identity: &Identity, scope: u128, keys: &mut Vec<SpilledKey>) -> AccountWrite {
         let mut blob = Vec::with_capacity(192);
         self.account.encode(&mut blob);
         let due = self.account.next_due();
-        let facts = self.account.overlay().iter().filter(|s| s.at > self.writing_up_to);
-        let write = AccountWrite {
-            identity: identity.clone(),
-            blob,
-            due,
-            due_before: self.due_in_store,
-            facts: facts.map(|s| (stored_fact(s), s.value.encode())).collect(),
-        };
+        let mut facts = Vec::new();
+        for spilled in self.account.overlay().iter().filter(|s| s.at > self.writing_up_to) {
+            match (spilled.fact, &spilled.value) {
+                (FactKey::Key { hash, business }, FactValue::Outcome(outcome)) => keys.push(SpilledKey {
+                    class: if business { KeyClass::Business } else { KeyClass::Idempotency },
+                    week: store::week_of(spilled.recorded_at),
+                    hash: hash ^ scope,
+                    value: outcome.to_bytes(),
+                }),
+                (FactKey::Reversed(original), value) => {
+                    facts.push((store::FactKey::Reversed(original), value.encode()))
+                }
+                (FactKey::ExpiredLot(at), value) => facts.push((store::FactKey::ExpiredLot(at), value.encode())),
+                (FactKey::ClosedHold(hold), value) => facts.push((store::FactKey::ClosedHold(hold), value.encode())),
+                (FactKey::Key { .. }, _) => unreachable!("the value of a key is an outcome"),
+            }
+        }
+        let write = AccountWrite { identity: identity.clone(), blob, due, due_before: self.due_in_store, facts };
         self.due_in_store = due;
         self.dirty_since = 0;
         self.writing_up_to = self.account.applied();
@@ -223,20 +238,6 @@ impl super::table::Live {
     /// Whether the store has this account as it is, so that it may leave memory.
     fn is_clean(&self) -> bool {
         self.dirty_since == 0 && self.writes_under_way == 0 && self.waiting.is_empty() && self.account.exists()
-    }
-}
-
-/// The name of a spilled fact in the store: a key lies in the week in which it was recorded.
-fn stored_fact(spilled: &Spilled) -> store::FactKey {
-    match spilled.fact {
-        FactKey::Key { hash, business } => store::FactKey::Key {
-            class: if business { KeyClass::Business } else { KeyClass::Idempotency },
-            hash,
-            week: store::week_of(spilled.recorded_at),
-        },
-        FactKey::Reversed(original) => store::FactKey::Reversed(original),
-        FactKey::ExpiredLot(expires_at) => store::FactKey::ExpiredLot(expires_at),
-        FactKey::ClosedHold(hold) => store::FactKey::ClosedHold(hold),
     }
 }
 

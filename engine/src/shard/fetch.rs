@@ -1,29 +1,26 @@
 //! What a command needs beyond the account in memory: records of the journal, facts of the store.
 
-use meed_schemas::command::Request;
+use meed_schemas::command::{Keys, Request};
 use meed_schemas::ids::Identity;
 use meed_schemas::time::{DAY_MS, Millis};
 
+use super::Shard;
 use super::filter::KeyFilter;
 use super::messages::{BUSINESS_KEY_DAYS, Held, IDEMPOTENCY_KEY_DAYS, Output, Purpose, StoreJob, World};
-use super::table::Live;
+use super::table::{Live, scope};
 use crate::account::{Account, FactKey, Facts, Fetch};
 use crate::commit::Lane;
-use crate::store::{FactQuery, KeyClass, week_of};
-
-/// Names a key together with its account, for the filter.
-pub(super) fn scoped(key: u128, account_hash: u64) -> u128 {
-    key ^ (u128::from(account_hash) << 64 | u128::from(account_hash))
-}
+use crate::store::{FactQuery, KeyClass, KeyPlace, week_of};
 
 /// Tells the turn which of the request's keys were certainly never spilled.
-pub(super) fn absent_keys(filter: &KeyFilter, hash: u64, live: &Live, request: &Request, facts: &mut Facts) {
-    if live.account.has_spilled_keys().is_none() {
+pub(super) fn absent_keys(filter: &KeyFilter, seed: u64, live: &Live, request: &Request, facts: &mut Facts) {
+    if live.account.has_spilled_keys().is_none() || request.keys == Keys::default() {
         return;
     }
+    let scope = scope(&request.identity, seed);
     for (key, business) in [(request.keys.idempotency, false), (request.keys.business, true)] {
         if let Some(key) = key
-            && !filter.may_contain(scoped(key, hash))
+            && !filter.may_contain(key ^ scope)
         {
             // An absent fact has no bytes that could be damaged.
             let _ = facts.add_fact(FactKey::Key { hash: key, business }, None);
@@ -35,6 +32,7 @@ pub(super) fn absent_keys(filter: &KeyFilter, hash: u64, live: &Live, request: &
 #[expect(clippy::too_many_arguments, reason = "borrows parts of the shard beside the account")]
 pub(super) fn fetch(
     shard: u16,
+    seed: u64,
     identity: &Identity,
     ticket: u64,
     fetches: &[Fetch],
@@ -55,7 +53,7 @@ pub(super) fn fetch(
                 }
             }
             Fetch::Fact(key) => {
-                let query = query(key, account, world.now);
+                let query = query(key, scope(identity, seed), account, world.now);
                 out.jobs.push(StoreJob::Fact(shard, identity.clone(), ticket, *key, query));
             }
         }
@@ -63,7 +61,7 @@ pub(super) fn fetch(
 }
 
 /// How a fact is looked up: a key only in weeks in which this account spilled any, and which are kept.
-fn query(key: &FactKey, account: &Account, now: Millis) -> FactQuery {
+fn query(key: &FactKey, scope: u128, account: &Account, now: Millis) -> FactQuery {
     match *key {
         FactKey::Key { hash, business } => {
             let (class, days) = match business {
@@ -72,10 +70,30 @@ fn query(key: &FactKey, account: &Account, now: Millis) -> FactQuery {
             };
             let (first, last) = account.has_spilled_keys().unwrap_or((now, now));
             let from = first.max(now - days * DAY_MS);
-            FactQuery::Key { class, hash, weeks: week_of(from)..=week_of(last) }
+            FactQuery::Key { class, hash: hash ^ scope, weeks: week_of(from)..=week_of(last) }
         }
         FactKey::Reversed(original) => FactQuery::Reversed(original),
         FactKey::ExpiredLot(expires_at) => FactQuery::ExpiredLot(expires_at),
         FactKey::ClosedHold(hold) => FactQuery::ClosedHold(hold),
+    }
+}
+
+impl Shard {
+    /// Asks for the keys that were spilled before the start, once.
+    pub(super) fn begin_filter(&mut self, out: &mut Output) {
+        if self.filter.is_filling() && !std::mem::replace(&mut self.filter_asked, true) {
+            out.jobs.push(StoreJob::Keys(self.id, KeyPlace::FIRST));
+        }
+    }
+
+    /// Takes some of them and asks for the next, so that as many wait in memory as one answer has. Those that
+    /// are spilled meanwhile are added as they are spilled.
+    pub(super) fn fill_filter(&mut self, hashes: &[u128], next: Option<KeyPlace>, out: &mut Output) {
+        hashes.iter().for_each(|hash| self.filter.insert(*hash));
+        match next {
+            Some(place) if self.filter.is_filling() => out.jobs.push(StoreJob::Keys(self.id, place)),
+            Some(_) => {}
+            None => self.filter.complete(),
+        }
     }
 }

@@ -2,8 +2,9 @@
 //! no look-up in the store.
 //!
 //! Each key sets [`PROBES`] bits of one 512-bit block (Putze, Sanders, Singler: "Cache-, Hash- and
-//! Space-Efficient Bloom Filters"). The filter only ever says "not there" of keys that were added since it
-//! was complete; when it would outgrow its bound it is given up, and every look-up goes to the store.
+//! Space-Efficient Bloom Filters"). After a start over a store it is filled from there while operations
+//! go on, and says "not there" of nothing until it has everything. When it would outgrow its bound it is given
+//! up. While it is not complete, every look-up goes to the store.
 
 /// Bits that a key sets in its block.
 const PROBES: u32 = 7;
@@ -18,7 +19,15 @@ pub struct KeyFilter {
     generations: Vec<Box<[u64]>>,
     newest_keys: usize,
     generations_max: usize,
-    complete: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// What was spilled before the start is missing yet.
+    Filling,
+    Complete,
+    GivenUp,
 }
 
 impl KeyFilter {
@@ -29,18 +38,30 @@ impl KeyFilter {
             generations: Vec::new(),
             newest_keys: 0,
             generations_max: (bytes_max / generation_bytes).max(1),
-            complete,
+            stage: if complete { Stage::Complete } else { Stage::Filling },
+        }
+    }
+
+    /// Whether it needs the keys that were spilled before the start.
+    pub fn is_filling(&self) -> bool {
+        self.stage == Stage::Filling
+    }
+
+    /// It has every key that was spilled before the start.
+    pub fn complete(&mut self) {
+        if self.stage == Stage::Filling {
+            self.stage = Stage::Complete;
         }
     }
 
     /// Remembers that a key was spilled.
     pub fn insert(&mut self, key: u128) {
-        if !self.complete {
+        if self.stage == Stage::GivenUp {
             return;
         }
         if self.generations.is_empty() || self.newest_keys >= GENERATION_KEYS {
             if self.generations.len() >= self.generations_max {
-                self.complete = false;
+                self.stage = Stage::GivenUp;
                 self.generations = Vec::new();
                 return;
             }
@@ -58,7 +79,7 @@ impl KeyFilter {
 
     /// Whether the store has to be asked.
     pub fn may_contain(&self, key: u128) -> bool {
-        if !self.complete {
+        if self.stage != Stage::Complete {
             return true;
         }
         let (block, probes) = Self::place(key);

@@ -10,7 +10,7 @@ use meed_schemas::time::Millis;
 
 use crate::account::{Account, FactKey, Totals};
 use crate::program::Programs;
-use crate::store::{FactQuery, ShardCheckpoint};
+use crate::store::{FactQuery, KeyPlace, ShardCheckpoint};
 
 /// How long an `Idempotency-Key` is remembered at least.
 pub const IDEMPOTENCY_KEY_DAYS: i64 = 31;
@@ -58,6 +58,8 @@ pub enum Input {
     CheckpointDone(Vec<(u64, u64)>),
     /// Accounts of the due index, in order of their instants; fewer than asked for when these are all.
     Due(Vec<(Millis, Identity)>),
+    /// Keys that were spilled before the start, and where to go on, `None` at their end.
+    SpilledKeys(Vec<u128>, Option<KeyPlace>),
     /// Time passes.
     Tick,
     /// Everything is to go to the store.
@@ -121,6 +123,8 @@ pub enum StoreJob {
     Fact(u16, Identity, u64, FactKey, FactQuery),
     /// Due accounts up to an instant, after a place, at most so many.
     Due(u16, Millis, Option<(Millis, Identity)>, usize),
+    /// Spilled keys from a place on.
+    Keys(u16, KeyPlace),
 }
 
 /// What a shard wants done now.
@@ -182,6 +186,7 @@ pub struct ShardStart {
     pub replayed: Vec<(Identity, Account, u64, Option<Millis>)>,
     /// Whether the store holds no spilled keys of this shard.
     pub no_spilled_keys: bool,
-    /// Seed of the table's hash.
+    /// Seed of the hashes of accounts, secret; as long as the store lives the same, since keys are spilled
+    /// under it.
     pub seed: u64,
 }

@@ -29,10 +29,10 @@ pub use messages::{
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Totals, Turn, Verdict, needs, turn};
 use crate::commit::Lane;
 use crate::error::{Error, Result};
-use fetch::{absent_keys, fetch, scoped};
+use fetch::{absent_keys, fetch};
 use filter::KeyFilter;
 use smallvec::SmallVec;
-use table::{Live, Parked, Resident, Table};
+use table::{Live, Parked, Resident, Table, scope};
 
 type Records = SmallVec<[Record; 1]>;
 
@@ -47,6 +47,8 @@ pub struct Shard {
     totals: Totals,
     accounts: u64,
     filter: KeyFilter,
+    /// The filter is being filled with what was spilled before the start.
+    filter_asked: bool,
     next_ticket: u64,
     /// (first sequence without checkpoint, hash), ascending.
     dirty: VecDeque<(u64, u64)>,
@@ -75,6 +77,7 @@ impl Shard {
             totals: start.totals,
             accounts: start.accounts,
             filter: KeyFilter::new(limits.filter_bytes, start.no_spilled_keys),
+            filter_asked: false,
             next_ticket: 0,
             dirty: VecDeque::new(),
             overfull: VecDeque::new(),
@@ -89,9 +92,10 @@ impl Shard {
         replayed.sort_by_key(|(_, _, since, _)| *since);
         for (identity, account, since, due_in_store) in replayed {
             let hash = shard.table.hash(&identity);
+            let scope = scope(&identity, start.seed);
             for spilled in account.overlay() {
                 if let FactKey::Key { hash: key, .. } = spilled.fact {
-                    shard.filter.insert(scoped(key, hash));
+                    shard.filter.insert(key ^ scope);
                 }
             }
             let mut live = Live::new(account, due_in_store);
@@ -133,12 +137,17 @@ impl Shard {
                 self.checkpoint_done(&accounts);
                 self.checkpoint_step(world, lane, out)
             }
+            Input::SpilledKeys(hashes, next) => {
+                self.fill_filter(&hashes, next, out);
+                Ok(())
+            }
             Input::Due(accounts) => self.due_found(accounts, world, lane, out),
             Input::Flush => self.checkpoint_all(world, lane, out),
             Input::Tick => {
                 self.settle_near(world, lane, out)?;
                 self.sweep_step(world, out);
                 self.hand_step(world);
+                self.begin_filter(out);
                 self.checkpoint_tick(world);
                 self.checkpoint_step(world, lane, out)
             }
@@ -148,11 +157,11 @@ impl Shard {
     fn command(&mut self, envelope: Envelope, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
         let identity = &envelope.request.identity;
         let hash = self.table.hash(identity);
-        let all_resident = self.accounts == self.resident_accounts;
+        let (all_resident, seed) = (self.accounts == self.resident_accounts, self.table.seed());
         match self.table.get_mut(hash, identity) {
             Some(Resident::Loading(queue)) => queue.push_back(envelope),
             Some(Resident::Live(live)) if !live.waiting.is_empty() => {
-                Self::park(self.id, &mut self.next_ticket, live, envelope, Facts::default(), world, lane, out);
+                Self::park(self.id, seed, &mut self.next_ticket, live, envelope, Facts::default(), world, lane, out);
             }
             Some(Resident::Live(_)) => return self.run(hash, envelope, Facts::default(), world, lane, out),
             Some(Resident::Packed(_)) => {
@@ -186,6 +195,7 @@ impl Shard {
         lane: &mut Lane<Held>,
         out: &mut Output,
     ) -> Result<()> {
+        let seed = self.table.seed();
         let Some(Resident::Live(live)) = self.table.get_mut(hash, &envelope.request.identity) else {
             return Err(Error::Stopped("a turn was taken for an account that is not in memory".into()));
         };
@@ -197,7 +207,7 @@ impl Shard {
         }
         live.touched = true;
         let spilled = live.account.overlay().len();
-        absent_keys(&self.filter, hash, live, &envelope.request, &mut facts);
+        absent_keys(&self.filter, seed, live, &envelope.request, &mut facts);
         let now = world.now.max(self.last_recorded_at);
         let context = Context {
             programs: &world.programs,
@@ -216,7 +226,7 @@ impl Shard {
             }
             for spilled in &live.account.overlay()[spilled.min(live.account.overlay().len())..] {
                 if let FactKey::Key { hash: key, .. } = spilled.fact {
-                    self.filter.insert(scoped(key, hash));
+                    self.filter.insert(key ^ scope(&envelope.request.identity, seed));
                 }
             }
             if live.account.overlay().len() >= OVERLAY_FACTS && live.writes_under_way == 0 && !live.queued_overfull {
@@ -299,9 +309,9 @@ impl Shard {
     ) -> Result<()> {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let identity = &envelope.request.identity;
+        let (identity, seed) = (&envelope.request.identity, self.table.seed());
         if let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) {
-            fetch(self.id, identity, ticket, fetches, &live.account, world, lane, out);
+            fetch(self.id, seed, identity, ticket, fetches, &live.account, world, lane, out);
             live.waiting.push_front(Parked { envelope, facts, outstanding: fetches.len() as u32, ticket });
         }
         Ok(())
@@ -318,6 +328,7 @@ impl Shard {
     #[expect(clippy::too_many_arguments, reason = "borrows parts of the shard beside the account")]
     fn park(
         shard: u16,
+        seed: u64,
         next_ticket: &mut u64,
         live: &mut Live,
         envelope: Envelope,
@@ -329,7 +340,7 @@ impl Shard {
         let ticket = *next_ticket;
         *next_ticket += 1;
         let fetches = needs(&live.account, &envelope.request, shard);
-        fetch(shard, &envelope.request.identity, ticket, &fetches, &live.account, world, lane, out);
+        fetch(shard, seed, &envelope.request.identity, ticket, &fetches, &live.account, world, lane, out);
         live.waiting.push_back(Parked { envelope, facts, outstanding: fetches.len() as u32, ticket });
     }
 

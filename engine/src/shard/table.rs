@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 use meed_schemas::ids::Identity;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::Envelope;
 use crate::account::{Account, Facts};
@@ -64,6 +64,12 @@ struct Entry {
     resident: Resident,
 }
 
+/// What tells an account's keys from equal ones of others: the hash of a spilled key is its own XOR this. Two
+/// accounts have the same only by the chance of 128 bits, since clients do not know the seed.
+pub(super) fn scope(identity: &Identity, seed: u64) -> u128 {
+    xxh3_128_with_seed(identity.as_bytes(), seed)
+}
+
 /// A hash table of accounts whose hash is seeded, so that clients cannot choose colliding ids.
 #[derive(Debug)]
 pub struct Table {
@@ -80,6 +86,11 @@ impl Table {
     /// The seeded hash of an identity; names an account in queues that must stay small.
     pub fn hash(&self, identity: &Identity) -> u64 {
         xxh3_64_with_seed(identity.as_bytes(), self.seed)
+    }
+
+    /// The seed of the hashes.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// What is known of an account.

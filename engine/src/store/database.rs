@@ -73,6 +73,13 @@ impl Database {
         if found > settings.format {
             return Err(Error::NewerFormat { path: self.folder.clone(), found, known: settings.format });
         }
+        if found < settings.format {
+            let detail = format!(
+                "its rows have format {found}, this program reads only {}; start it with the version that wrote it",
+                settings.format
+            );
+            return Err(Error::Mismatch { path: self.folder.clone(), detail });
+        }
         let mismatch = |detail: &str| Error::Mismatch { path: self.folder.clone(), detail: detail.to_owned() };
         if purpose.as_ref() != settings.purpose.as_bytes() {
             return Err(mismatch("it holds another kind of data; put each folder back where it was"));

@@ -1,7 +1,7 @@
 //! The state store on disk. Keyspaces: `accounts`, `due`, `facts` (those kept for ever), `shards`, `meta`, and
 //! one per class and week of spilled keys, dropped whole.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 use fjall::{Keyspace, OwnedWriteBatch, PersistMode};
@@ -9,8 +9,9 @@ use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
 use super::database::{Database, DatabaseSettings, store_fault};
-use super::keys::{self, FactPlace};
-use super::{FactQuery, KeyClass, ShardCheckpoint, ShardState, StoreOptions};
+use super::keys;
+use super::weeks::{Weeks, class_name};
+use super::{FactKey, FactQuery, KeyClass, KeyPlace, ShardCheckpoint, ShardState, StoreOptions};
 use crate::error::{Error, Result};
 
 /// See the module.
@@ -20,30 +21,12 @@ pub struct FjallStore {
     due: Keyspace,
     facts: Keyspace,
     shards: Keyspace,
-    weeks: BTreeMap<(KeyClass, u32), Keyspace>,
-    first_week: [u32; 2],
+    weeks: Weeks,
     /// Per shard, an instant before which its due index is empty: without it, every look at the index would
     /// first pass the tombstones of all that was ever due.
     due_floor: HashMap<u16, Millis>,
     memtable_bytes: u64,
     poisoned: bool,
-}
-
-fn class_name(class: KeyClass) -> &'static str {
-    match class {
-        KeyClass::Idempotency => "idempotency",
-        KeyClass::Business => "business",
-    }
-}
-
-fn week_name(class: KeyClass, week: u32) -> String {
-    format!("keys-{}-{week}", class_name(class))
-}
-
-fn parse_week_name(name: &str) -> Option<(KeyClass, u32)> {
-    let (class, week) = name.strip_prefix("keys-")?.split_once('-')?;
-    let class = [KeyClass::Idempotency, KeyClass::Business].into_iter().find(|c| class_name(*c) == class)?;
-    Some((class, week.parse().ok()?))
 }
 
 fn first_week_row(class: KeyClass) -> String {
@@ -60,12 +43,6 @@ impl FjallStore {
             open_files: options.open_files,
         };
         let database = Database::open(dir, &settings)?;
-        let mut weeks = BTreeMap::new();
-        for name in database.inner.list_keyspace_names() {
-            if let Some(week) = parse_week_name(&name) {
-                weeks.insert(week, database.keyspace(&name)?);
-            }
-        }
         let mut first_week = [0; 2];
         for class in [KeyClass::Idempotency, KeyClass::Business] {
             let row = database.meta.get(first_week_row(class));
@@ -74,23 +51,17 @@ impl FjallStore {
                 first_week[class as usize] = u32::from_le_bytes(row);
             }
         }
-        let mut store = Self {
+        Ok(Self {
             accounts: database.keyspace("accounts")?,
             due: database.keyspace("due")?,
             facts: database.keyspace("facts")?,
             shards: database.keyspace("shards")?,
-            weeks,
-            first_week,
+            weeks: Weeks::open(&database, first_week)?,
             due_floor: HashMap::new(),
             memtable_bytes: options.memtable_bytes,
             poisoned: false,
             database,
-        };
-        // A crash between recording the first week and dropping those before it is mended here.
-        for class in [KeyClass::Idempotency, KeyClass::Business] {
-            store.delete_weeks_before(class)?;
-        }
-        Ok(store)
+        })
     }
 
     fn fault(&self, action: &'static str, error: fjall::Error) -> Error {
@@ -120,15 +91,16 @@ impl FjallStore {
             store.database.make_room(&store.keyspaces(), store.memtable_bytes)?;
             let mut batch = store.database.inner.batch();
             for account in &checkpoint.accounts {
-                store.add_account(&mut batch, checkpoint.shard, account)?;
+                store.add_account(&mut batch, checkpoint.shard, account);
             }
+            store.weeks.add(&store.database, &mut batch, checkpoint.shard, &checkpoint.keys)?;
             let state = keys::shard_state(&checkpoint.state);
             batch.insert(&store.shards, checkpoint.shard.to_be_bytes(), state);
             batch.commit().map_err(|e| store.fault("checkpoint", e))
         })
     }
 
-    fn add_account(&mut self, batch: &mut OwnedWriteBatch, shard: u16, account: &super::AccountWrite) -> Result<()> {
+    fn add_account(&mut self, batch: &mut OwnedWriteBatch, shard: u16, account: &super::AccountWrite) {
         if account.due_before != account.due {
             if let Some(at) = account.due_before {
                 batch.remove(&self.due, keys::due(shard, at, &account.identity));
@@ -139,35 +111,14 @@ impl FjallStore {
             }
         }
         for (fact, value) in &account.facts {
-            match keys::fact(shard, &account.identity, fact) {
-                (FactPlace::Kept, key) => batch.insert(&self.facts, key, value.as_slice()),
-                (FactPlace::Week(class, week), key) => {
-                    if let Some(keyspace) = self.week(class, week)? {
-                        batch.insert(&keyspace, key, value.as_slice());
-                    }
-                }
-            }
+            batch.insert(&self.facts, keys::fact(shard, &account.identity, fact), value.as_slice());
         }
         batch.insert(&self.accounts, keys::account(shard, &account.identity), account.blob.as_slice());
-        Ok(())
-    }
-
-    /// The keyspace of a week, created with its first key; `None` for a week that was dropped.
-    fn week(&mut self, class: KeyClass, week: u32) -> Result<Option<Keyspace>> {
-        if week < self.first_week[class as usize] {
-            return Ok(None);
-        }
-        if let Some(keyspace) = self.weeks.get(&(class, week)) {
-            return Ok(Some(keyspace.clone()));
-        }
-        let keyspace = self.database.keyspace(&week_name(class, week))?;
-        self.weeks.insert((class, week), keyspace.clone());
-        Ok(Some(keyspace))
     }
 
     fn keyspaces(&self) -> Vec<&Keyspace> {
         let mut all = vec![&self.accounts, &self.due, &self.facts, &self.shards, &self.database.meta];
-        all.extend(self.weeks.values());
+        all.extend(self.weeks.keyspaces());
         all
     }
 
@@ -187,19 +138,26 @@ impl FjallStore {
 
     pub(super) fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
         self.check()?;
-        let key = keys::query(shard, identity, query);
-        let FactQuery::Key { class, weeks, .. } = query else {
-            return self.get(&self.facts, &key);
-        };
-        if weeks.is_empty() {
-            return Ok(None);
-        }
-        for (_, keyspace) in self.weeks.range((*class, *weeks.start())..=(*class, *weeks.end())).rev() {
-            if let Some(value) = self.get(keyspace, &key)? {
-                return Ok(Some(value));
+        let fact = match query {
+            FactQuery::Key { class, hash, weeks } => {
+                let value = self.weeks.find(&self.database, shard, *class, weeks.clone(), *hash)?;
+                return Ok(value.map(|value| value.to_vec()));
             }
-        }
-        Ok(None)
+            FactQuery::Reversed(position) => FactKey::Reversed(*position),
+            FactQuery::ExpiredLot(instant) => FactKey::ExpiredLot(*instant),
+            FactQuery::ClosedHold(position) => FactKey::ClosedHold(*position),
+        };
+        self.get(&self.facts, &keys::fact(shard, identity, &fact))
+    }
+
+    pub(super) fn spilled_keys(
+        &self,
+        shard: u16,
+        from: KeyPlace,
+        limit: usize,
+    ) -> Result<(Vec<u128>, Option<KeyPlace>)> {
+        self.check()?;
+        self.weeks.walk(&self.database, shard, from, limit)
     }
 
     pub(super) fn due(
@@ -249,26 +207,14 @@ impl FjallStore {
 
     pub(super) fn drop_fact_weeks_before(&mut self, class: KeyClass, week: u32) -> Result<()> {
         self.write(|store| {
-            if week <= store.first_week[class as usize] {
+            if week <= store.weeks.first(class) {
                 return Ok(());
             }
             // The floor is durable before anything goes, so that a key which a replay spills again into a
             // dropped week does not bring that week back.
             store.put_row(&first_week_row(class), &week.to_le_bytes())?;
-            store.first_week[class as usize] = week;
-            store.delete_weeks_before(class)
+            store.weeks.drop_before(&store.database, class, week)
         })
-    }
-
-    fn delete_weeks_before(&mut self, class: KeyClass) -> Result<()> {
-        let first = self.first_week[class as usize];
-        let old: Vec<_> = self.weeks.range((class, 0)..(class, first)).map(|(week, _)| *week).collect();
-        for week in old {
-            if let Some(keyspace) = self.weeks.remove(&week) {
-                self.database.inner.delete_keyspace(keyspace).map_err(|e| self.fault("drop keys in", e))?;
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>> {

@@ -1,16 +1,16 @@
 //! The byte form of the rows. All numbers in keys are big endian, so that byte order is their order; every
-//! key begins with the shard, so that a shard is one range of each keyspace.
+//! key of an account's rows begins with the shard, so that a shard is one range of each keyspace.
 
 use std::path::Path;
 
 use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
-use super::{FactKey, FactQuery, KeyClass, ShardState};
+use super::{FactKey, ShardState};
 use crate::error::{Error, Result};
 
 /// Version of the rows of the state store.
-pub(super) const STORE_FORMAT: u32 = 1;
+pub(super) const STORE_FORMAT: u32 = 2;
 const SHARD_STATE_FORMAT: u8 = 1;
 const REVERSED: u8 = 1;
 const EXPIRED_LOT: u8 = 2;
@@ -90,41 +90,41 @@ pub(super) fn read_due(key: &[u8], folder: &Path) -> Result<(Millis, Identity)> 
     row().ok_or_else(|| damaged(folder, "a key of the due index"))
 }
 
-/// Where a fact lies: in the keyspace of a week, or among those kept for ever; and its key: shard, identity,
-/// and a suffix of fixed length, so that two facts never have the same key.
-pub(super) enum FactPlace {
-    Week(KeyClass, u32),
-    Kept,
-}
-
-pub(super) fn fact(shard: u16, identity: &Identity, fact: &FactKey) -> (FactPlace, Vec<u8>) {
+/// Key of a fact: shard, identity, and a suffix of fixed length, so that two facts never have the same key.
+pub(super) fn fact(shard: u16, identity: &Identity, fact: &FactKey) -> Vec<u8> {
     let mut key = account(shard, identity);
-    let place = match fact {
-        FactKey::Key { class, hash, week } => {
-            key.extend_from_slice(&hash.to_be_bytes());
-            FactPlace::Week(*class, *week)
-        }
-        FactKey::Reversed(position) => kept(&mut key, REVERSED, *position),
-        FactKey::ExpiredLot(instant) => kept(&mut key, EXPIRED_LOT, *instant as u64),
-        FactKey::ClosedHold(position) => kept(&mut key, CLOSED_HOLD, *position),
+    let (tag, number) = match fact {
+        FactKey::Reversed(position) => (REVERSED, *position),
+        FactKey::ExpiredLot(instant) => (EXPIRED_LOT, *instant as u64),
+        FactKey::ClosedHold(position) => (CLOSED_HOLD, *position),
     };
-    (place, key)
-}
-
-pub(super) fn query(shard: u16, identity: &Identity, query: &FactQuery) -> Vec<u8> {
-    let key = match query {
-        FactQuery::Key { class, hash, .. } => FactKey::Key { class: *class, hash: *hash, week: 0 },
-        FactQuery::Reversed(position) => FactKey::Reversed(*position),
-        FactQuery::ExpiredLot(instant) => FactKey::ExpiredLot(*instant),
-        FactQuery::ClosedHold(position) => FactKey::ClosedHold(*position),
-    };
-    fact(shard, identity, &key).1
-}
-
-fn kept(key: &mut Vec<u8>, tag: u8, number: u64) -> FactPlace {
     key.push(tag);
     key.extend_from_slice(&number.to_be_bytes());
-    FactPlace::Kept
+    key
+}
+
+/// What the keys of the catalogs of spilled keys begin with.
+pub(super) const KEY_CATALOGS: [u8; 1] = [0];
+const KEY_BLOCKS: u8 = 1;
+
+/// Key of the catalog of a shard's spilled keys in a week.
+pub(super) fn key_catalog(shard: u16) -> [u8; 3] {
+    let shard = shard.to_be_bytes();
+    [KEY_CATALOGS[0], shard[0], shard[1]]
+}
+
+/// The shard of a catalog's key.
+pub(super) fn shard_of_catalog(key: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(key.get(1..)?.try_into().ok()?))
+}
+
+/// Key of a block of spilled keys: shard, run, block.
+pub(super) fn key_block(shard: u16, run: u32, block: u32) -> [u8; 11] {
+    let mut key = [KEY_BLOCKS; 11];
+    key[1..3].copy_from_slice(&shard.to_be_bytes());
+    key[3..7].copy_from_slice(&run.to_be_bytes());
+    key[7..].copy_from_slice(&block.to_be_bytes());
+    key
 }
 
 /// The row of a shard's state.

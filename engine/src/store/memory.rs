@@ -8,11 +8,13 @@ use std::path::Path;
 use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
-use super::keys::{self, FactPlace};
-use super::{FactQuery, KeyClass, ShardCheckpoint, ShardState};
+use super::keys;
+use super::{FactKey, FactQuery, KEY_VALUE_BYTES, KeyClass, KeyPlace, ShardCheckpoint, ShardState};
 use crate::error::Result;
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+/// By shard and hash.
+type Keys = BTreeMap<(u16, u128), [u8; KEY_VALUE_BYTES]>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +22,7 @@ pub struct MemoryStore {
     accounts: Rows,
     due: Rows,
     facts: Rows,
-    weeks: BTreeMap<(KeyClass, u32), Rows>,
+    weeks: BTreeMap<(KeyClass, u32), Keys>,
     dropped_before: BTreeMap<KeyClass, u32>,
     shards: BTreeMap<u16, ShardState>,
     meta: BTreeMap<String, Vec<u8>>,
@@ -42,16 +44,14 @@ impl MemoryStore {
                 self.due.insert(keys::due(shard, at, &account.identity), Vec::new());
             }
             for (fact, value) in &account.facts {
-                let (place, key) = keys::fact(shard, &account.identity, fact);
-                match place {
-                    FactPlace::Kept => self.facts.insert(key, value.clone()),
-                    FactPlace::Week(class, week) if week >= self.first_week(class) => {
-                        self.weeks.entry((class, week)).or_default().insert(key, value.clone())
-                    }
-                    FactPlace::Week(..) => None,
-                };
+                self.facts.insert(keys::fact(shard, &account.identity, fact), value.clone());
             }
             self.accounts.insert(keys::account(shard, &account.identity), account.blob.clone());
+        }
+        for key in &checkpoint.keys {
+            if key.week >= self.first_week(key.class) {
+                self.weeks.entry((key.class, key.week)).or_default().insert((shard, key.hash), key.value);
+            }
         }
         self.shards.insert(shard, checkpoint.state.clone());
         Ok(())
@@ -70,16 +70,31 @@ impl MemoryStore {
     }
 
     pub(super) fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
-        let key = keys::query(shard, identity, query);
-        Ok(match query {
-            FactQuery::Key { weeks, .. } if weeks.is_empty() => None,
-            FactQuery::Key { class, weeks, .. } => self
-                .weeks
-                .range((*class, *weeks.start())..=(*class, *weeks.end()))
-                .rev()
-                .find_map(|(_, rows)| rows.get(&key).cloned()),
-            _ => self.facts.get(&key).cloned(),
-        })
+        let fact = match query {
+            FactQuery::Key { weeks, .. } if weeks.is_empty() => return Ok(None),
+            FactQuery::Key { class, hash, weeks } => {
+                let mut weeks = self.weeks.range((*class, *weeks.start())..=(*class, *weeks.end())).rev();
+                return Ok(weeks.find_map(|(_, rows)| rows.get(&(shard, *hash)).map(|value| value.to_vec())));
+            }
+            FactQuery::Reversed(position) => FactKey::Reversed(*position),
+            FactQuery::ExpiredLot(instant) => FactKey::ExpiredLot(*instant),
+            FactQuery::ClosedHold(position) => FactKey::ClosedHold(*position),
+        };
+        Ok(self.facts.get(&keys::fact(shard, identity, &fact)).cloned())
+    }
+
+    /// Ignores the limit: a week at a time.
+    pub(super) fn spilled_keys(
+        &self,
+        shard: u16,
+        from: KeyPlace,
+        _limit: usize,
+    ) -> Result<(Vec<u128>, Option<KeyPlace>)> {
+        let mut weeks = self.weeks.range((from.class, from.week)..);
+        let Some((_, rows)) = weeks.next() else { return Ok((Vec::new(), None)) };
+        let hashes = rows.range((shard, 0)..=(shard, u128::MAX)).map(|((_, hash), _)| *hash).collect();
+        let next = weeks.next().map(|(&(class, week), _)| KeyPlace { class, week, run: 0, block: 0 });
+        Ok((hashes, next))
     }
 
     pub(super) fn due(

@@ -9,6 +9,8 @@ mod database;
 mod fjall;
 mod keys;
 mod memory;
+mod runs;
+mod weeks;
 pub mod snapshot;
 
 use std::ops::RangeInclusive;
@@ -53,18 +55,39 @@ pub enum KeyClass {
     Business,
 }
 
-/// A fact about an account that its blob no longer holds.
+/// Bytes of what is kept of a spilled key.
+pub const KEY_VALUE_BYTES: usize = 16;
+
+/// A key that an account's blob no longer holds. Kept until its week is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpilledKey {
+    /// Family of the key.
+    pub class: KeyClass,
+    /// Week in which it was recorded: see [`week_of`].
+    pub week: u32,
+    /// Hash of the key and its account, uniform over all 128 bits.
+    pub hash: u128,
+    /// Its outcome, opaque.
+    pub value: [u8; KEY_VALUE_BYTES],
+}
+
+/// A place among the spilled keys of a shard: see [`Store::spilled_keys`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPlace {
+    class: KeyClass,
+    week: u32,
+    run: u32,
+    block: u32,
+}
+
+impl KeyPlace {
+    /// Before the first key.
+    pub const FIRST: Self = Self { class: KeyClass::Idempotency, week: 0, run: 0, block: 0 };
+}
+
+/// A fact about an account that its blob no longer holds, other than a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FactKey {
-    /// The outcome of a key. Kept until its week is dropped.
-    Key {
-        /// Family of the key.
-        class: KeyClass,
-        /// Keyed hash of the key.
-        hash: u128,
-        /// Week in which it was recorded: see [`week_of`].
-        week: u32,
-    },
     /// How much of an original (its packed position) has been reversed. Kept for ever.
     Reversed(u64),
     /// What expired unspent of a lot (its instant). Kept for ever.
@@ -80,7 +103,7 @@ pub enum FactQuery {
     Key {
         /// Family of the key.
         class: KeyClass,
-        /// Keyed hash of the key.
+        /// As [`SpilledKey::hash`].
         hash: u128,
         /// Weeks of recording to search. Weeks without a key cost nothing.
         weeks: RangeInclusive<u32>,
@@ -106,6 +129,8 @@ pub struct ShardCheckpoint {
     pub shard: u16,
     /// The accounts that changed, at most [`CHECKPOINT_ACCOUNTS_MAX`].
     pub accounts: Vec<AccountWrite>,
+    /// The keys that their blobs no longer hold. A key of a week that was dropped is not kept.
+    pub keys: Vec<SpilledKey>,
     /// The state of the shard after them.
     pub state: ShardState,
 }
@@ -135,7 +160,7 @@ pub struct AccountWrite {
     pub due_before: Option<Millis>,
     /// The instant at which the account has something to settle, if it has one.
     pub due: Option<Millis>,
-    /// Facts that the blob no longer holds. A key of a week that was dropped is not kept.
+    /// Other facts that the blob no longer holds.
     pub facts: Vec<(FactKey, Vec<u8>)>,
 }
 
@@ -232,6 +257,13 @@ impl Store {
             Self::Cql(store) => store.spilled_many(wanted),
             _ => wanted.iter().map(|(shard, identity, query)| self.spilled(*shard, identity, query)).collect(),
         }
+    }
+
+    /// Hashes of the keys that a shard has spilled, from a place on: at least `limit` if there are as many; and
+    /// the place after them, `None` at the end. Checkpoints may come between two calls: every key that was
+    /// there at the first one is seen, some perhaps twice.
+    pub fn spilled_keys(&self, shard: u16, from: KeyPlace, limit: usize) -> Result<(Vec<u128>, Option<KeyPlace>)> {
+        dispatch!(self, store => store.spilled_keys(shard, from, limit))
     }
 
     /// The accounts of a shard that are due at or before `up_to`, by instant and identity: at most `limit`,

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod measure;
+mod merges;
 mod random;
 
 use super::*;
@@ -38,11 +39,15 @@ fn checkpoint(shard: u16, replay_start: u64, accounts: Vec<AccountWrite>) -> Sha
         totals_sequence: replay_start,
         accounts: accounts.len() as u64,
     };
-    ShardCheckpoint { shard, accounts, state }
+    ShardCheckpoint { shard, accounts, keys: Vec::new(), state }
 }
 
-fn key(class: KeyClass, hash: u128, week: u32) -> FactKey {
-    FactKey::Key { class, hash, week }
+fn key(class: KeyClass, hash: u128, week: u32, value: &[u8]) -> SpilledKey {
+    SpilledKey { class, hash, week, value: padded(value) }
+}
+
+fn padded(value: &[u8]) -> [u8; KEY_VALUE_BYTES] {
+    std::array::from_fn(|i| value.get(i).copied().unwrap_or(b' '))
 }
 
 fn find(class: KeyClass, hash: u128, weeks: RangeInclusive<u32>) -> FactQuery {
@@ -54,8 +59,9 @@ fn a_checkpoint_is_there_after_a_kill_without_sync() {
     let dir = tempfile::tempdir().unwrap();
     let mut account = write(member(1), b"blob");
     account.due = Some(5);
-    account.facts = vec![(FactKey::Reversed(9), b"r".to_vec()), (key(KeyClass::Business, 1, 7), b"k".to_vec())];
-    let written = checkpoint(2, 10, vec![account]);
+    account.facts = vec![(FactKey::Reversed(9), b"r".to_vec())];
+    let keys = vec![key(KeyClass::Business, 1, 7, b"k")];
+    let written = ShardCheckpoint { keys, ..checkpoint(2, 10, vec![account]) };
     let copy = tempfile::tempdir().unwrap();
     {
         let mut store = open(&dir);
@@ -70,7 +76,7 @@ fn a_checkpoint_is_there_after_a_kill_without_sync() {
         assert_eq!(store.due(2, 9, None, 9).unwrap(), vec![(5, member(1))]);
         assert_eq!(store.spilled(2, &member(1), &FactQuery::Reversed(9)).unwrap().unwrap(), b"r");
         let query = find(KeyClass::Business, 1, 0..=9);
-        assert_eq!(store.spilled(2, &member(1), &query).unwrap().unwrap(), b"k");
+        assert_eq!(store.spilled(2, &member(1), &query).unwrap().unwrap(), padded(b"k"));
     }
 }
 
@@ -192,14 +198,17 @@ fn keys_are_found_newest_week_first_and_kept_apart() {
     on_both(|store| {
         let mut account = write(member(1), b"a");
         account.facts = vec![
-            (key(KeyClass::Idempotency, 5, 10), b"old".to_vec()),
-            (key(KeyClass::Idempotency, 5, 12), b"new".to_vec()),
-            (key(KeyClass::Business, 5, 11), b"business".to_vec()),
             (FactKey::Reversed(3), b"reversed".to_vec()),
             (FactKey::ExpiredLot(3), b"expired".to_vec()),
             (FactKey::ClosedHold(3), b"closed".to_vec()),
         ];
-        store.checkpoint(&checkpoint(0, 1, vec![account])).unwrap();
+        let keys = vec![
+            key(KeyClass::Idempotency, 5, 10, b"old"),
+            key(KeyClass::Idempotency, 5, 12, b"newer"),
+            key(KeyClass::Idempotency, 5, 12, b"new"),
+            key(KeyClass::Business, 5, 11, b"business"),
+        ];
+        store.checkpoint(&ShardCheckpoint { keys, ..checkpoint(0, 1, vec![account]) }).unwrap();
         let me = member(1);
         let many = [
             (0, me.clone(), find(KeyClass::Idempotency, 5, 0..=20)),
@@ -212,7 +221,8 @@ fn keys_are_found_newest_week_first_and_kept_apart() {
             (0, me.clone(), FactQuery::ClosedHold(4)),
             (0, member(2), FactQuery::Reversed(3)),
         ];
-        let text = |fact: &Option<Vec<u8>>| fact.as_ref().map(|f| String::from_utf8(f.clone()).unwrap());
+        let text =
+            |fact: &Option<Vec<u8>>| fact.as_ref().map(|f| String::from_utf8(f.clone()).unwrap().trim().to_owned());
         let found: Vec<_> = store.spilled_many(&many).unwrap().iter().map(text).collect();
         let expected = ["new", "old", "", "business", "reversed", "expired", "closed", "", ""];
         let expected: Vec<_> = expected.iter().map(|t| if t.is_empty() { None } else { Some(t.to_string()) }).collect();
@@ -223,15 +233,15 @@ fn keys_are_found_newest_week_first_and_kept_apart() {
 #[test]
 fn a_dropped_week_is_gone_for_good() {
     let drop_and_look = |store: &mut Store| {
-        let mut account = write(member(1), b"a");
-        account.facts = [(KeyClass::Idempotency, 10), (KeyClass::Idempotency, 11), (KeyClass::Business, 10)]
-            .map(|(class, week)| (key(class, u128::from(week), week), b"v".to_vec()))
+        let keys = [(KeyClass::Idempotency, 10), (KeyClass::Idempotency, 11), (KeyClass::Business, 10)]
+            .map(|(class, week)| key(class, u128::from(week), week, b"v"))
             .to_vec();
-        store.checkpoint(&checkpoint(0, 1, vec![account.clone()])).unwrap();
+        let written = ShardCheckpoint { keys, ..checkpoint(0, 1, vec![write(member(1), b"a")]) };
+        store.checkpoint(&written).unwrap();
         store.drop_fact_weeks_before(KeyClass::Idempotency, 11).unwrap();
         // Going back brings nothing back, and a replay that spills again does not either.
         store.drop_fact_weeks_before(KeyClass::Idempotency, 5).unwrap();
-        store.checkpoint(&checkpoint(0, 2, vec![account])).unwrap();
+        store.checkpoint(&written).unwrap();
     };
     let look = |store: &Store| {
         let found =
@@ -305,8 +315,10 @@ fn a_store_of_another_journal_or_format_is_refused() {
         cache_bytes: 1 << 20,
         open_files: 64,
     };
-    assert!(matches!(Database::open(&folder, &settings("aliases", 1)), Err(Error::Mismatch { .. })));
+    assert!(matches!(Database::open(&folder, &settings("aliases", keys::STORE_FORMAT)), Err(Error::Mismatch { .. })));
     assert!(matches!(Database::open(&folder, &settings("state", 0)), Err(Error::NewerFormat { .. })));
+    let older = Database::open(&folder, &settings("state", keys::STORE_FORMAT + 1)).map(drop).unwrap_err();
+    assert!(older.to_string().contains("start it with the version that wrote it"), "{older}");
     assert_eq!(open(&dir).meta("cursor").unwrap().unwrap(), b"1");
     // A folder without its marks is not taken for a new one.
     let bare = dir.path().join("bare");

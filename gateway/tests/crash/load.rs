@@ -174,6 +174,10 @@ impl Account {
 
     /// The whole history is what was executed, densely numbered, and nothing else.
     fn check_history(&self, client: &mut Client) {
+        // Nothing of it was executed, so there is no such account.
+        if self.sequence == 0 {
+            return;
+        }
         let mut next = self.sequence;
         let mut found = BTreeSet::new();
         let base = format!("/api/v1/points/{}/transactions?limit=500", self.name);

@@ -2,11 +2,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod clients;
+mod cycles;
 mod disks;
 mod folders;
+mod history;
+mod linearizable;
+mod linearizable_tests;
 mod load;
 mod month_end;
 mod node;
+mod power;
 mod stops;
 
 use std::time::Duration;

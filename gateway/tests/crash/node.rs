@@ -26,11 +26,17 @@ pub(crate) struct Node {
     log: PathBuf,
 }
 
+/// The binary of this build, or another one, such as a release, that `MEED_BINARY` names.
+fn binary() -> PathBuf {
+    let given = std::env::var_os("MEED_BINARY").map(PathBuf::from);
+    given.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_meed")))
+}
+
 fn command(data: &Path, flags: &[&str]) -> (Command, PathBuf) {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let log = std::env::temp_dir().join(format!("meed-crash-{}-{number}.log", std::process::id()));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_meed"));
+    let mut command = Command::new(binary());
     command
         .args(["--listen", "127.0.0.1:0", "--data"])
         .arg(data)
@@ -151,7 +157,7 @@ impl Drop for Node {
 
 /// `meed verify`: exit code, output, diagnostics.
 pub(crate) fn verify(data: &Path) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_meed")).arg("verify").arg(data).output().unwrap();
+    let output = Command::new(binary()).arg("verify").arg(data).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
 }

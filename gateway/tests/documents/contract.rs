@@ -147,9 +147,10 @@ fn check(root: &Value, call: &Call<'_>, answer: &Answer) {
     let schema = &content.get(media).unwrap_or_else(|| panic!("{media} is not described: {at}"))["schema"];
     match media {
         NDJSON => {
-            let of_line = json!({"$ref": "#/components/schemas/BatchResult"});
+            let of_batch = json!({"$ref": "#/components/schemas/BatchResult"});
+            let of_line = schema.get("x-line").unwrap_or(&of_batch);
             for line in answer.body.lines() {
-                validate(root, &of_line, &serde_json::from_str(line).unwrap(), &at);
+                validate(root, of_line, &serde_json::from_str(line).unwrap(), &at);
             }
         }
         "text/plain" => assert!(!answer.body.is_empty(), "{at}"),

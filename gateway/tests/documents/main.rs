@@ -6,7 +6,7 @@ mod metrics;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/node.rs"]
 mod node;
-#[path = "../../../schemas/tests/openapi/schema.rs"]
+#[path = "../../../schemas/tests/contracts/schema.rs"]
 mod schema;
-#[path = "../../../schemas/tests/openapi/yaml.rs"]
+#[path = "../../../schemas/tests/contracts/yaml.rs"]
 mod yaml;

@@ -86,6 +86,7 @@ fn traffic(node: &Node) {
     ask("POST", "/api/v1/points/*-nobody/redeem", r#"{"points":1}"#, 404);
     ask("POST", "/api/v1/batch", r#"{"items":[{"op":"earn","account":"*","points":1,"idempotency_key":"*"}]}"#, 207);
     ask("GET", "/api/v1/points/*/balance", "", 200);
+    ask("GET", "/api/v1/events?limit=1", "", 200);
     ask("GET", "/*", "", 404);
 }
 

@@ -142,6 +142,35 @@ impl Client {
 
     /// The answer to the oldest request that has none yet.
     pub(crate) fn receive(&mut self) -> io::Result<Answer> {
+        let mut answer = self.receive_head()?;
+        let mut body = Vec::new();
+        if answer.header("transfer-encoding") == Some("chunked") {
+            while let chunk = self.receive_chunk()?
+                && !chunk.is_empty()
+            {
+                body.extend(chunk);
+            }
+        } else {
+            body.resize(answer.header("content-length").map_or(0, |text| text.parse().unwrap()), 0);
+            self.0.read_exact(&mut body)?;
+        }
+        answer.body = String::from_utf8(body).map_err(|_| ErrorKind::InvalidData)?;
+        Ok(answer)
+    }
+
+    /// The next chunk of an answer; empty behind the last one.
+    pub(crate) fn receive_chunk(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim_end(), 16).map_err(|_| ErrorKind::InvalidData)?;
+        let mut chunk = vec![0; length + 2];
+        self.0.read_exact(&mut chunk)?;
+        chunk.truncate(length);
+        Ok(chunk)
+    }
+
+    /// The head of the answer to the oldest request that has none yet; its body is still to come.
+    pub(crate) fn receive_head(&mut self) -> io::Result<Answer> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.0.read_line(&mut head)? == 0 {
@@ -150,11 +179,7 @@ impl Client {
         }
         let head = head.to_ascii_lowercase();
         let status = head.split(' ').nth(1).and_then(|text| text.parse().ok()).ok_or(ErrorKind::InvalidData)?;
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        let mut body = vec![0; length.map_or(0, |text| text.parse().unwrap())];
-        self.0.read_exact(&mut body)?;
-        let body = String::from_utf8(body).map_err(|_| ErrorKind::InvalidData)?;
-        Ok(Answer { status, head, body })
+        Ok(Answer { status, head, body: String::new() })
     }
 
     pub(crate) fn ask(&mut self, method: &str, path: &str, headers: &str, body: &str) -> Answer {

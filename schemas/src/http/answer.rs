@@ -132,7 +132,7 @@ fn write_operation(out: &mut Vec<u8>, record: &Record, facts: &impl Facts, shape
 }
 
 /// Appends `tier` and `tier_multiplier`.
-pub(super) fn write_tier(out: &mut Vec<u8>, document: &Document, level: u8) {
+pub(crate) fn write_tier(out: &mut Vec<u8>, document: &Document, level: u8) {
     let level = document.tiers.levels.get(level as usize);
     json::raw(out, key!("tier"));
     json::string_or_null(out, level.map(|level| level.name.as_str()));
@@ -217,14 +217,16 @@ fn write_account_status(out: &mut Vec<u8>, status: &str, shape: Shape) {
     }
 }
 
-fn write_lot(out: &mut Vec<u8>, expires_at: Millis, activates_at: Option<Millis>) {
+/// Appends when the points of an award activate and expire.
+pub(crate) fn write_lot(out: &mut Vec<u8>, expires_at: Millis, activates_at: Option<Millis>) {
     json::raw(out, key!("expires_at"));
     json::instant_or_null(out, expires_at);
     json::raw(out, key!("activates_at"));
     json::instant_or_null(out, activates_at);
 }
 
-fn write_award(out: &mut Vec<u8>, award: &AmountAward, document: &Document) {
+/// Appends how an award came from an amount; the document is of the version that decided.
+pub(crate) fn write_award(out: &mut Vec<u8>, award: &AmountAward, document: &Document) {
     json::raw(out, key!("amount"));
     json::amount(out, award.amount, document.currency.minor_digits);
     json::raw(out, key!("applied_tier"));
@@ -266,6 +268,15 @@ fn write_sale_redemption(out: &mut Vec<u8>, redemption: &SaleRedemption, facts: 
 }
 
 fn write_reversal(out: &mut Vec<u8>, record: &Record, facts: &impl Facts) {
+    write_reversed(out, &record.detail, facts.document(record.program_version));
+    match record.detail {
+        Detail::Reversal { original_kind: RecordKind::Redeem, .. } => write_lots(out, given_back(record)),
+        _ => write_lots(out, record.taken()),
+    }
+}
+
+/// Appends what a reversal took back, and of what; the document is of the version that decided.
+pub(crate) fn write_reversed(out: &mut Vec<u8>, detail: &Detail, document: &Document) {
     let Detail::Reversal {
         original,
         original_kind,
@@ -273,7 +284,7 @@ fn write_reversal(out: &mut Vec<u8>, record: &Record, facts: &impl Facts) {
         reversed_amount,
         shortfall_points,
         expired_points,
-    } = &record.detail
+    } = detail
     else {
         return;
     };
@@ -285,17 +296,13 @@ fn write_reversal(out: &mut Vec<u8>, record: &Record, facts: &impl Facts) {
     json::integer(out, *reversed_points);
     json::raw(out, key!("reversed_amount"));
     match reversed_amount {
-        Some(minor) => json::amount(out, *minor, facts.document(record.program_version).currency.minor_digits),
+        Some(minor) => json::amount(out, *minor, document.currency.minor_digits),
         None => json::raw(out, "null"),
     }
     json::raw(out, key!("shortfall_points"));
     json::integer(out, *shortfall_points);
     json::raw(out, key!("expired_points"));
     json::integer(out, *expired_points);
-    match original_kind {
-        RecordKind::Redeem => write_lots(out, given_back(record)),
-        _ => write_lots(out, record.taken()),
-    }
 }
 
 /// What came back to the lots of a redemption, in order.
@@ -309,7 +316,7 @@ fn moved(record: &Record, op: MoveOp) -> i64 {
 }
 
 /// The word for why a hold was released.
-pub(super) fn void_reason(reason: VoidReason) -> &'static str {
+pub(crate) fn void_reason(reason: VoidReason) -> &'static str {
     match reason {
         VoidReason::Requested => "requested",
         VoidReason::Expired => "expired",
@@ -333,7 +340,7 @@ fn write_tier_change(out: &mut Vec<u8>, detail: &Detail) {
 }
 
 /// Appends a tier that is set by hand.
-pub(super) fn write_manual_tier(out: &mut Vec<u8>, name: &str, floor: bool, until: Option<Millis>) {
+pub(crate) fn write_manual_tier(out: &mut Vec<u8>, name: &str, floor: bool, until: Option<Millis>) {
     json::raw(out, "{\"tier\":");
     json::string(out, name);
     json::raw(out, key!("acts_as"));

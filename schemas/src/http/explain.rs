@@ -95,7 +95,7 @@ fn write_move(out: &mut Vec<u8>, m: &Move) {
 }
 
 /// The word for a move.
-fn change(op: MoveOp) -> &'static str {
+pub(crate) fn change(op: MoveOp) -> &'static str {
     match op {
         MoveOp::Grant => "granted",
         MoveOp::Activate => "activated",

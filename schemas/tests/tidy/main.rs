@@ -20,7 +20,7 @@ const LONG_FILES: &[(&str, usize, &str)] = &[];
 /// Functions over the bound: (path, name, lines, reason).
 const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[
     ("schemas/src/codec.rs", "put_detail", 84, "one arm per kind of record"),
-    ("schemas/src/codec.rs", "decode", 78, "one line per field, in the order of the format"),
+    ("schemas/src/codec.rs", "decode", 71, "one line per field, in the order of the format"),
     ("schemas/src/command.rs", "write_canonical", 109, "one arm per command"),
 ];
 
@@ -35,7 +35,7 @@ const HOMES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose `lib.rs` declares its modules in the order in which they use each other.
-const ORDERED: &[&str] = &["schemas", "engine", "gateway", "loadtest", "benches"];
+const ORDERED: &[&str] = &["schemas", "engine", "gateway", "loadtest", "benches", "engine/fuzz"];
 
 /// Text that has no place in any file: folders and registries of one machine or another.
 const FOREIGN: &[&str] = &[

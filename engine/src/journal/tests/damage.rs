@@ -323,3 +323,53 @@ fn a_point_read_finds_damage_by_the_record_alone() {
         assert!(reader.read(Position::new(position.shard(), next)).unwrap().is_some());
     }
 }
+
+/// A batch whose checksums match although its runs cannot be: a closed segment without an index file is not indexed
+/// by it.
+#[test]
+fn runs_that_cannot_be_are_damage_when_an_index_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut journal, ..) = open(dir.path()).unwrap();
+    let mut last = vec![0; 4];
+    fill(&mut journal, &mut Random(31), &mut last, 40);
+    journal.close().unwrap();
+    let (file, whole) = (segments(dir.path())[1].clone(), fs::read(&segments(dir.path())[1]).unwrap());
+    // The first run: below what the segment begins with, of a shard that there is not, too far ahead.
+    for first in [Position::new(0, 0), Position::new(77, 1), Position::new(0, 1 << 33)] {
+        let mut bytes = whole.clone();
+        bytes[512 + 72..512 + 80].copy_from_slice(&first.to_u64().to_le_bytes());
+        let runs = u32::from_le_bytes(bytes[512 + 60..512 + 64].try_into().unwrap()) as usize;
+        let body = 512 + 72 + runs * 12;
+        let length = u32::from_le_bytes(bytes[512 + 52..512 + 56].try_into().unwrap()) as usize;
+        let checksums: Vec<u8> =
+            frame::verified(&bytes[body..body + length]).flat_map(|frame| frame.unwrap().checksum()).collect();
+        let contents = crc32c::crc32c_append(crc32c::crc32c(&bytes[512 + 72..body]), &checksums);
+        bytes[512 + 64..512 + 68].copy_from_slice(&contents.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[512..512 + 68]);
+        bytes[512 + 68..512 + 72].copy_from_slice(&checksum.to_le_bytes());
+        fs::write(&file, &bytes).unwrap();
+        let _ = fs::remove_file(file.with_extension("index"));
+        let (reader, _) = open_to_read(dir.path(), 0).unwrap();
+        let within = u64::from_le_bytes(bytes[64..72].try_into().unwrap()) + 1;
+        assert_damaged(reader.read(Position::new(0, within)), &file, 512..513, "a run does not continue its shard");
+    }
+}
+
+/// A segment header whose checksum matches although its numbers cannot be.
+#[test]
+fn a_segment_header_with_impossible_numbers_is_damage() {
+    let (dir, ..) = killed(32, 24);
+    let file = segments(dir.path())[0].clone();
+    let whole = fs::read(&file).unwrap();
+    // The first batch, and the last sequence of shard 0 before the segment.
+    for (at, number) in [(48, 0), (64, Position::SEQUENCE_MAX + 1)] {
+        let mut bytes = whole.clone();
+        bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..508]);
+        bytes[508..512].copy_from_slice(&checksum.to_le_bytes());
+        fs::write(&file, &bytes).unwrap();
+        assert_damaged(open_to_read(dir.path(), 0), &file, 0..1, "impossible number");
+        fs::write(&file, &whole).unwrap();
+        open_to_read(dir.path(), 0).unwrap();
+    }
+}

@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod fixture;
 mod limits;
+mod properties;
 
 use std::path::Path;
 

@@ -210,6 +210,63 @@ fn a_filter_that_does_not_know_asks_the_store() {
 }
 
 #[test]
+fn after_a_start_the_filter_is_filled_and_then_a_new_key_asks_nobody() {
+    // Keys of three weeks and two accounts, spilled by several checkpoints.
+    let mut b = Bench::new(limits());
+    for key in 1..=60 {
+        b.ask_keyed(if key % 2 == 0 { "m-1" } else { "m-2" }, earn(key as i64), Some(key));
+        if key % 10 == 0 {
+            b.flush();
+            b.world.now += 4 * 86_400_000;
+        }
+    }
+    // Spilled by records that only the journal has.
+    (61..=70).for_each(|key| drop(b.ask_keyed("m-1", earn(key as i64), Some(key))));
+    let mut b = b.restart(limits());
+    b.total("m-2");
+    b.input(Input::Tick);
+    // Not before the last part: until then both are looked up, and found or not.
+    let mut parts = 0;
+    while let Some(job) = b.jobs.pop_front() {
+        if !matches!(job, StoreJob::Keys(..)) {
+            b.answer_job(job);
+            continue;
+        }
+        assert!(b.shard.filter.is_filling());
+        let known = b.send_keyed("m-2", earn(1), Some(1));
+        let new = b.send_keyed("m-2", earn(1), Some(1_000 + parts));
+        let asked: Vec<StoreJob> = b.jobs.drain(..).collect();
+        assert!(asked.len() == 2 && asked.iter().all(|job| matches!(job, StoreJob::Fact(..))), "{asked:?}");
+        asked.into_iter().for_each(|job| b.answer_job(job));
+        assert!(b.jobs.is_empty());
+        b.journal_all();
+        let (position, purpose) = b.reads.pop_front().unwrap();
+        b.read(position, purpose);
+        assert_eq!(replayed(&b.reply(known)).points, 1);
+        b.executed(new);
+        b.answer_job(job);
+        parts += 1;
+    }
+    // Complete: spilled before the start, spilled again by replay, spilled since.
+    for (id, key) in [("m-1", 2), ("m-2", 3), ("m-1", 30), ("m-2", 31), ("m-1", 62), ("m-2", 57)] {
+        let slot = b.send_keyed(id, earn(key as i64), Some(key));
+        b.settle_down();
+        assert_eq!(replayed(&b.reply(slot)).points, key as i64, "key {key}");
+    }
+    for key in 2_000..2_020 {
+        let slot = b.send_keyed("m-2", earn(1), Some(key));
+        assert!(b.jobs.is_empty(), "the filter knows that {key} is new: {:?}", b.jobs);
+        b.journal_all();
+        b.executed(slot);
+    }
+    // A key of the other account is none of this one's.
+    let slot = b.send_keyed("m-1", earn(1), Some(1));
+    b.settle_down();
+    b.executed(slot);
+    assert!(parts > 2, "{parts} parts");
+}
+
+#[test]
 fn the_overlay_stays_while_a_look_up_is_under_way() {
     let mut b = with_keys(8);
     b.flush();

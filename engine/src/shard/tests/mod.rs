@@ -240,6 +240,10 @@ impl Bench {
             StoreJob::Due(shard, up_to, after, limit) => {
                 Input::Due(self.store.due(shard, up_to, after.as_ref(), limit).unwrap())
             }
+            StoreJob::Keys(shard, from) => {
+                let (hashes, next) = self.store.spilled_keys(shard, from, 1).unwrap();
+                Input::SpilledKeys(hashes, next)
+            }
         };
         self.input(input);
     }
@@ -256,7 +260,7 @@ impl Bench {
         self.input(Input::CheckpointDone(copied));
     }
 
-    fn read(&mut self, position: Position, purpose: Purpose) {
+    pub(super) fn read(&mut self, position: Position, purpose: Purpose) {
         let record = self.journal.get(&position.sequence()).cloned().map(Box::new);
         match purpose {
             Purpose::Replay { to, .. } => {
@@ -386,7 +390,7 @@ impl Bench {
             accounts,
             replayed,
             no_spilled_keys: !has_store,
-            seed: 2,
+            seed: 1,
         };
         let mut next = Self::with(start, limits, self.store, self.journal);
         next.world.now = self.world.now;

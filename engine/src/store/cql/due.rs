@@ -8,7 +8,7 @@ use meed_schemas::ids::Identity;
 use meed_schemas::time::{DAY_MS, Millis};
 use scylla::statement::prepared::PreparedStatement;
 
-use super::{AT_ONCE, Rows, gather, part};
+use super::{AT_ONCE, Rows, gather, part, write};
 use crate::error::{Error, Result};
 use crate::journal::cql::Cql;
 use crate::store::ShardCheckpoint;
@@ -83,9 +83,9 @@ impl DueIndex {
                 self.cql.write("note a day of the due index", &self.put_day, (shard, day)).await?;
             }
             let identity = account.identity.as_bytes();
-            gather(&mut batches, day, identity.len() + 16, (shard, day, at, identity, timestamp));
+            gather(&mut batches, i64::from(day), identity.len() + 16, (shard, day, at, identity, timestamp));
         }
-        self.write("write the due index", &self.put, &batches).await
+        write(&self.cql, "write the due index", &self.put, &batches).await
     }
 
     /// Takes away the due rows that a checkpoint replaces.
@@ -96,23 +96,9 @@ impl DueIndex {
         for (account, at) in changed.filter_map(|account| Some((account, account.due_before?))) {
             let identity = account.identity.as_bytes();
             let day = day_of(at);
-            gather(&mut batches, day, identity.len() + 16, (timestamp, shard, day, at, identity));
+            gather(&mut batches, i64::from(day), identity.len() + 16, (timestamp, shard, day, at, identity));
         }
-        self.write("clear the due index", &self.remove, &batches).await
-    }
-
-    async fn write<V: scylla::serialize::row::SerializeRow>(
-        &self,
-        action: &'static str,
-        statement: &PreparedStatement,
-        batches: &[Rows<V>],
-    ) -> Result<()> {
-        for rows in batches {
-            let mut batch = scylla::statement::batch::Batch::new(scylla::statement::batch::BatchType::Unlogged);
-            rows.rows.iter().for_each(|_| batch.append_statement(statement.clone()));
-            self.cql.write_batch(action, &batch, &rows.rows).await?;
-        }
-        Ok(())
+        write(&self.cql, "clear the due index", &self.remove, &batches).await
     }
 
     /// As [`crate::store::Store::due`].

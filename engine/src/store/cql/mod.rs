@@ -10,23 +10,24 @@
 
 mod aliases;
 mod due;
+mod keys;
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use meed_schemas::ids::{AccountKind, Identity};
-use meed_schemas::time::{DAY_MS, Millis};
+use meed_schemas::time::Millis;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 
-use super::keys::{self, FactPlace};
-use super::{DAYS_PER_WEEK, FactQuery, KeyClass, ShardCheckpoint, ShardState};
+use super::keys as rows;
+use super::{FactKey, FactQuery, KeyPlace, ShardCheckpoint, ShardState};
 use crate::error::{Error, Result};
 use crate::journal::cql::Cql;
 pub use aliases::{AliasRow, CqlAliases};
 use due::DueIndex;
+use keys::SpilledKeys;
 
 /// Partitions of a shard's states, and of its facts. A constant of the tables' version 1.
 const PARTS: u64 = 64;
@@ -36,29 +37,20 @@ const PROGRAM_PART: i32 = 0;
 const BATCH_BYTES: usize = 64 << 10;
 /// Statements under way at once.
 const AT_ONCE: usize = 16;
-/// Days that a spilled key is kept beyond its retention: it goes with its week in the other stores.
-const KEY_SLACK_DAYS: i64 = DAYS_PER_WEEK as i64;
-
-const TAG_IDEMPOTENCY: u8 = 1;
-const TAG_BUSINESS: u8 = 2;
-const TAG_KEPT: u8 = 3;
-
 /// See the module.
 pub struct CqlStore {
     cql: Arc<Cql>,
     due: DueIndex,
+    spilled: SpilledKeys,
     put_state: PreparedStatement,
     state: PreparedStatement,
     states_of: PreparedStatement,
     put_fact: PreparedStatement,
-    put_key: PreparedStatement,
     fact: PreparedStatement,
     put_checkpoint: PreparedStatement,
     checkpoint: PreparedStatement,
     put_setting: PreparedStatement,
     setting: PreparedStatement,
-    /// How long keys are kept, by class.
-    key_days: [i64; 2],
 }
 
 fn part(identity: &Identity) -> i32 {
@@ -78,25 +70,19 @@ fn unsigned(number: i64) -> u64 {
 }
 
 /// The name of a fact within its account.
-fn fact_name(shard: u16, identity: &Identity, place: &FactPlace, key: &[u8]) -> Vec<u8> {
-    let mut name = vec![match place {
-        FactPlace::Week(KeyClass::Idempotency, _) => TAG_IDEMPOTENCY,
-        FactPlace::Week(KeyClass::Business, _) => TAG_BUSINESS,
-        FactPlace::Kept => TAG_KEPT,
-    }];
-    name.extend_from_slice(&key[keys::account(shard, identity).len()..]);
-    name
+fn fact_name(shard: u16, identity: &Identity, fact: &FactKey) -> Vec<u8> {
+    rows::fact(shard, identity, fact)[rows::account(shard, identity).len()..].to_vec()
 }
 
 /// Rows of one statement for one partition.
 struct Rows<V> {
-    partition: i32,
+    partition: i64,
     bytes: usize,
     rows: Vec<V>,
 }
 
 /// Adds a row to the open batch of its partition.
-fn gather<V>(batches: &mut Vec<Rows<V>>, partition: i32, bytes: usize, row: V) {
+fn gather<V>(batches: &mut Vec<Rows<V>>, partition: i64, bytes: usize, row: V) {
     match batches.iter_mut().rev().find(|b| b.partition == partition) {
         Some(open) if open.bytes + bytes <= BATCH_BYTES => {
             open.bytes += bytes;
@@ -104,6 +90,24 @@ fn gather<V>(batches: &mut Vec<Rows<V>>, partition: i32, bytes: usize, row: V) {
         }
         _ => batches.push(Rows { partition, bytes, rows: vec![row] }),
     }
+}
+
+/// Writes rows, those of one partition together.
+async fn write<V: SerializeRow>(
+    cql: &Cql,
+    action: &'static str,
+    statement: &PreparedStatement,
+    batches: &[Rows<V>],
+) -> Result<()> {
+    for some in batches.chunks(AT_ONCE) {
+        let writes = some.iter().map(|rows| async move {
+            let mut batch = Batch::new(BatchType::Unlogged);
+            rows.rows.iter().for_each(|_| batch.append_statement(statement.clone()));
+            cql.write_batch(action, &batch, &rows.rows).await
+        });
+        try_join_all(writes).await?;
+    }
+    Ok(())
 }
 
 impl CqlStore {
@@ -116,6 +120,7 @@ impl CqlStore {
             Ok(Self {
                 cql: Arc::clone(cql),
                 due: DueIndex::open(cql).await?,
+                spilled: SpilledKeys::open(cql, key_days).await?,
                 put_state: cql
                     .prepare(
                         "INSERT INTO states (shard, part, identity, due, state) VALUES (?, ?, ?, ?, ?) \
@@ -135,12 +140,6 @@ impl CqlStore {
                          USING TIMESTAMP ?",
                     )
                     .await?,
-                put_key: cql
-                    .prepare(
-                        "INSERT INTO facts (shard, part, identity, fact, value) VALUES (?, ?, ?, ?, ?) \
-                         USING TIMESTAMP ? AND TTL ?",
-                    )
-                    .await?,
                 fact: cql
                     .prepare("SELECT value FROM facts WHERE shard = ? AND part = ? AND identity = ? AND fact = ?")
                     .await?,
@@ -155,62 +154,40 @@ impl CqlStore {
                     .await?,
                 put_setting: cql.prepare("INSERT INTO settings (name, value) VALUES (?, ?)").await?,
                 setting: cql.prepare("SELECT value FROM settings WHERE name = ?").await?,
-                key_days,
             })
         })
-    }
-
-    /// Writes rows, those of one partition together.
-    async fn write<V: SerializeRow>(
-        &self,
-        action: &'static str,
-        statement: &PreparedStatement,
-        batches: &[Rows<V>],
-    ) -> Result<()> {
-        for some in batches.chunks(AT_ONCE) {
-            let writes = some.iter().map(|rows| async move {
-                let mut batch = Batch::new(BatchType::Unlogged);
-                rows.rows.iter().for_each(|_| batch.append_statement(statement.clone()));
-                self.cql.write_batch(action, &batch, &rows.rows).await
-            });
-            try_join_all(writes).await?;
-        }
-        Ok(())
     }
 
     pub(super) fn checkpoint(&mut self, checkpoint: &ShardCheckpoint) -> Result<()> {
         let shard = i32::from(checkpoint.shard);
         let at = signed(checkpoint.state.totals_sequence);
-        let (mut facts, mut keys_kept, mut states) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut facts, mut states) = (Vec::new(), Vec::new());
         for account in &checkpoint.accounts {
             let identity = account.identity.as_bytes();
             let part = part(&account.identity);
             for (fact, value) in &account.facts {
-                let (place, key) = keys::fact(checkpoint.shard, &account.identity, fact);
-                let name = fact_name(checkpoint.shard, &account.identity, &place, &key);
+                let name = fact_name(checkpoint.shard, &account.identity, fact);
                 let bytes = identity.len() + name.len() + value.len();
-                match place {
-                    FactPlace::Kept => gather(&mut facts, part, bytes, (shard, part, identity, name, value, at)),
-                    FactPlace::Week(class, _) => {
-                        let days = self.key_days[class as usize] + KEY_SLACK_DAYS;
-                        let seconds = i32::try_from(days * (DAY_MS / 1_000)).unwrap_or(i32::MAX);
-                        gather(&mut keys_kept, part, bytes, (shard, part, identity, name, value, at, seconds));
-                    }
-                }
+                gather(&mut facts, i64::from(part), bytes, (shard, part, identity, name, value, at));
             }
             let bytes = identity.len() + account.blob.len();
-            gather(&mut states, part, bytes, (shard, part, identity, account.due, account.blob.as_slice(), at));
+            gather(
+                &mut states,
+                i64::from(part),
+                bytes,
+                (shard, part, identity, account.due, account.blob.as_slice(), at),
+            );
         }
         let cql = Arc::clone(&self.cql);
         cql.block_on(async {
-            self.write("write facts of accounts", &self.put_fact, &facts).await?;
-            self.write("write keys of accounts", &self.put_key, &keys_kept).await?;
+            write(&cql, "write facts of accounts", &self.put_fact, &facts).await?;
+            self.spilled.add(checkpoint, at).await?;
             self.due.add(checkpoint, at).await?;
-            self.write("write states of accounts", &self.put_state, &states).await?;
+            write(&cql, "write states of accounts", &self.put_state, &states).await?;
             self.due.remove(checkpoint, at).await?;
             let state = &checkpoint.state;
             let values = (shard, signed(state.replay_start), at, signed(state.accounts), state.totals.as_slice(), at);
-            self.cql.write("write a checkpoint", &self.put_checkpoint, values).await
+            cql.write("write a checkpoint", &self.put_checkpoint, values).await
         })
     }
 
@@ -247,15 +224,27 @@ impl CqlStore {
     }
 
     async fn spilled_one(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
-        let place = match query {
-            FactQuery::Key { weeks, .. } if RangeInclusive::is_empty(weeks) => return Ok(None),
-            FactQuery::Key { class, .. } => FactPlace::Week(*class, 0),
-            _ => FactPlace::Kept,
+        let fact = match query {
+            FactQuery::Key { class, hash, weeks } => {
+                return self.spilled.find(shard, *class, weeks.clone(), *hash).await;
+            }
+            FactQuery::Reversed(position) => FactKey::Reversed(*position),
+            FactQuery::ExpiredLot(instant) => FactKey::ExpiredLot(*instant),
+            FactQuery::ClosedHold(position) => FactKey::ClosedHold(*position),
         };
-        let name = fact_name(shard, identity, &place, &keys::query(shard, identity, query));
+        let name = fact_name(shard, identity, &fact);
         let values = (i32::from(shard), part(identity), identity.as_bytes(), name);
         let rows: Vec<(Vec<u8>,)> = self.cql.read("read a fact of an account", &self.fact, values).await?;
         Ok(rows.into_iter().next().map(|(value,)| value))
+    }
+
+    pub(super) fn spilled_keys(
+        &self,
+        shard: u16,
+        from: KeyPlace,
+        limit: usize,
+    ) -> Result<(Vec<u128>, Option<KeyPlace>)> {
+        self.cql.block_on(self.spilled.walk(shard, from, limit))
     }
 
     pub(super) fn due(

@@ -22,18 +22,13 @@ pub(crate) fn operations(root: &Value) -> Vec<(String, &Value)> {
     found
 }
 
-/// As much of JSON Schema as the contract uses, patterns and formats left out.
+/// Panics unless [`check`] is content.
 pub(crate) fn validate(root: &Value, schema: &Value, value: &Value, at: &str) {
-    let schema = resolved(root, schema);
-    for part in schema["allOf"].as_array().into_iter().flatten() {
-        validate(root, part, value, at);
-    }
-    let types = match &schema["type"] {
-        Value::Array(types) => types.clone(),
-        Value::Null => Vec::new(),
-        one => vec![one.clone()],
-    };
-    let is = |name: &Value| match name.as_str().unwrap() {
+    check(root, schema, value, at).unwrap_or_else(|complaint| panic!("{complaint}"));
+}
+
+fn is_of_type(value: &Value, name: &str) -> bool {
+    match name {
         "null" => value.is_null(),
         "boolean" => value.is_boolean(),
         "integer" => value.is_i64() || value.is_u64(),
@@ -41,37 +36,55 @@ pub(crate) fn validate(root: &Value, schema: &Value, value: &Value, at: &str) {
         "string" => value.is_string(),
         "array" => value.is_array(),
         "object" => value.is_object(),
-        other => panic!("{at}: unknown type {other}"),
+        other => panic!("unknown type {other}"),
+    }
+}
+
+/// As much of JSON Schema as the contracts use, patterns and formats left out: the first thing that is wrong.
+pub(crate) fn check(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+    let schema = resolved(root, schema);
+    let ensure = |holds: bool, complaint: &dyn Fn() -> String| {
+        if holds { Ok(()) } else { Err(format!("{at}: {}", complaint())) }
     };
-    assert!(types.is_empty() || types.iter().any(is), "{at}: {value} is none of {types:?}");
+    for part in schema["allOf"].as_array().into_iter().flatten() {
+        check(root, part, value, at)?;
+    }
+    let types = match &schema["type"] {
+        Value::Array(types) => types.clone(),
+        Value::Null => Vec::new(),
+        one => vec![one.clone()],
+    };
+    let is = |name: &Value| is_of_type(value, name.as_str().unwrap());
+    ensure(types.is_empty() || types.iter().any(is), &|| format!("{value} is none of {types:?}"))?;
     if let Some(values) = schema["enum"].as_array() {
-        assert!(values.contains(value), "{at}: {value} is none of {values:?}");
+        ensure(values.contains(value), &|| format!("{value} is none of {values:?}"))?;
     }
     if let Some(only) = schema.get("const") {
-        assert_eq!(value, only, "{at}");
+        ensure(value == only, &|| format!("{value} is not {only}"))?;
     }
     if let (Some(number), Some(least)) = (value.as_i64(), schema["minimum"].as_i64()) {
-        assert!(number >= least, "{at}: {number} is below {least}");
+        ensure(number >= least, &|| format!("{number} is below {least}"))?;
     }
     if let (Some(number), Some(most)) = (value.as_i64(), schema["maximum"].as_i64()) {
-        assert!(number <= most, "{at}: {number} is above {most}");
+        ensure(number <= most, &|| format!("{number} is above {most}"))?;
     }
     if let (Some(text), Some(least)) = (value.as_str(), schema["minLength"].as_u64()) {
-        assert!(text.len() as u64 >= least, "{at}: {text} is too short");
+        ensure(text.len() as u64 >= least, &|| format!("{text} is too short"))?;
     }
     for item in value.as_array().into_iter().flatten().filter(|_| schema.get("items").is_some()) {
-        validate(root, &schema["items"], item, &format!("{at}[]"));
+        check(root, &schema["items"], item, &format!("{at}[]"))?;
     }
     if !value.is_object() {
-        return;
+        return Ok(());
     }
     for name in schema["required"].as_array().into_iter().flatten() {
-        assert!(value.get(name.as_str().unwrap()).is_some(), "{at}: {name} is missing");
+        ensure(value.get(name.as_str().unwrap()).is_some(), &|| format!("{name} is missing"))?;
     }
     for (name, inner) in object(value) {
         match schema["properties"].get(name) {
-            Some(property) => validate(root, property, inner, &format!("{at}.{name}")),
-            None => assert!(schema["additionalProperties"] != false, "{at}: {name} is not described"),
+            Some(property) => check(root, property, inner, &format!("{at}.{name}"))?,
+            None => ensure(schema["additionalProperties"] != false, &|| format!("{name} is not described"))?,
         }
     }
+    Ok(())
 }

@@ -1,9 +1,5 @@
 //! `openapi.yaml` says what the code does: the same endpoints and problems as the contract, the same members
 //! as the decoder, and examples that are what is really written.
-#![allow(clippy::unwrap_used)]
-
-mod schema;
-mod yaml;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,12 +10,13 @@ use meed_schemas::money::Currency;
 use meed_schemas::program::Document;
 use serde_json::Value;
 
-use schema::{object, operations, resolved, validate};
+use crate::schema::{object, operations, resolved, validate};
 
 /// Every endpoint of the contract.
 const ENDPOINTS: &[&str] = &[
     "get /api/v1/accounts/{account}",
     "get /api/v1/accounts/{account}/aliases",
+    "get /api/v1/events",
     "get /api/v1/points/{account}/balance",
     "get /api/v1/points/{account}/holds",
     "get /api/v1/points/{account}/holds/{hold_id}",
@@ -79,7 +76,7 @@ fn folder() -> PathBuf {
 
 fn contract() -> Value {
     let text = std::fs::read_to_string(folder().join("openapi.yaml")).unwrap();
-    yaml::parse(&text).unwrap_or_else(|error| panic!("openapi.yaml: {error}"))
+    crate::yaml::parse(&text).unwrap_or_else(|error| panic!("openapi.yaml: {error}"))
 }
 
 /// Every value of the document, with the path to it.

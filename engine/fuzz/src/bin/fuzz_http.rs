@@ -1,0 +1,4 @@
+//! Runs [`meed_fuzz::http`] under the fuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| meed_fuzz::http(data));
