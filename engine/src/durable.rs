@@ -196,7 +196,7 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
         copied_batches: 0,
         cut: None,
     };
-    let reader = CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents));
+    let reader = CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), keyspace.journal_id);
     let journals = claimed.into_iter().map(|one| {
         let (cql, statements) = (Arc::clone(&cql), Arc::clone(&statements));
         ShardJournal::new(cql, statements, Arc::clone(&extents), Arc::clone(&ownership), one, settings)

@@ -151,9 +151,27 @@ impl Node {
         self.ownership.as_ref().is_none_or(|ownership| ownership.may_decide(shard, boot_ms()))
     }
 
-    /// What it may answer for, where several nodes share a journal.
-    pub fn ownership(&self) -> Option<&Ownership> {
-        self.ownership.as_deref()
+    /// Whether it may answer for its shards now, where several nodes share a journal, and what is missing.
+    pub fn ownership_state(&self) -> Option<std::result::Result<(), String>> {
+        let ownership = self.ownership.as_ref()?;
+        let unresolved = ownership.unresolved();
+        Some(match ownership.holds(boot_ms()) {
+            false => Err("the lease on the shards could not be renewed".into()),
+            true if unresolved > 0 => {
+                Err(format!("the cluster has not answered the last write of {unresolved} shards; it is asked again"))
+            }
+            true => Ok(()),
+        })
+    }
+
+    /// Shards that answer nothing because the outcome of their last write is unknown.
+    pub fn unresolved_shards(&self) -> u64 {
+        self.ownership.as_ref().map_or(0, |ownership| ownership.unresolved() as u64)
+    }
+
+    /// 1 while nobody else may answer for its shards.
+    pub fn holds_lease(&self) -> u64 {
+        u64::from(self.ownership.as_ref().is_none_or(|ownership| ownership.holds(boot_ms())))
     }
 
     /// The programs as of now.

@@ -82,6 +82,41 @@ impl Records {
         }
     }
 
+    /// The journal's id.
+    pub fn journal_id(&self) -> u128 {
+        match self {
+            Self::Embedded(reader) => reader.journal_id(),
+            Self::Cql(reader) => reader.journal_id(),
+        }
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> u16 {
+        match self {
+            Self::Embedded(reader) => reader.shards(),
+            Self::Cql(reader) => reader.shards(),
+        }
+    }
+
+    /// By shard, the sequence up to which its records are no longer kept; 0 = all are there.
+    ///
+    /// # Errors
+    /// Damage.
+    pub fn removed_sequence(&self) -> Result<Vec<u64>> {
+        match self {
+            Self::Embedded(reader) => reader.removed_sequence(),
+            Self::Cql(reader) => Ok(reader.removed_sequence()),
+        }
+    }
+
+    /// A number that grows whenever more becomes durable.
+    pub fn progress(&self) -> u64 {
+        match self {
+            Self::Embedded(reader) => reader.last_batch(),
+            Self::Cql(reader) => reader.last_sequence().iter().sum(),
+        }
+    }
+
     /// The record at a position; `None` when the shard's durable records do not reach it, or no longer.
     ///
     /// # Errors

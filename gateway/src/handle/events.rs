@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::header::ACCEPT;
 use meed_engine::error::{Error, Result as EngineResult};
 use meed_engine::feed::{Next, Reached, Rendering, read_on};
-use meed_engine::journal::JournalReader;
+use meed_engine::journal::Records;
 use meed_engine::node::Node;
 use meed_engine::reader::ReadJob;
 use meed_schemas::event::{EventType, cursor, write_structured};
@@ -192,10 +192,10 @@ impl Drop for Seat {
 /// Runs on a thread that reads the feed; `None` when that failed, which is logged.
 async fn run<T: Send + 'static>(
     node: &Arc<Node>,
-    read: impl FnOnce(&JournalReader) -> EngineResult<T> + Send + 'static,
+    read: impl FnOnce(&Records) -> EngineResult<T> + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
-    let job = move |journal: &JournalReader| {
+    let job = move |journal: &Records| {
         let read = read(journal);
         if let Err(error) = &read {
             // Damage of what was acknowledged long ago does not stop what is asked now.
@@ -222,7 +222,7 @@ async fn follow(
     let mut spoke = Instant::now();
     loop {
         // Before reading, so that what becomes durable meanwhile is looked for again.
-        let batch = journal.last_batch();
+        let batch = journal.progress();
         let (asked, begin, reader) = (wanted.clone(), from.clone(), Arc::clone(node));
         let Some(chunk) = run(node, move |journal| read_chunk(journal, &reader, &asked, begin)).await else { return };
         metrics.sent.increment(chunk.events);
@@ -244,14 +244,14 @@ async fn follow(
             return;
         }
         if chunk.reached == Reached::End {
-            while journal.last_batch() == batch && spoke.elapsed() < heartbeat {
+            while journal.progress() == batch && spoke.elapsed() < heartbeat {
                 tokio::time::sleep(POLL).await;
             }
         }
     }
 }
 
-fn read_chunk(journal: &JournalReader, node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>) -> Result<Chunk, Error> {
+fn read_chunk(journal: &Records, node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>) -> Result<Chunk, Error> {
     let id = journal.journal_id();
     let programs = || node.programs();
     let mut rendering = Rendering::new(id, &programs);

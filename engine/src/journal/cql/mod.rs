@@ -66,3 +66,6 @@ impl std::fmt::Debug for CqlConfig {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod server_tests;

@@ -25,6 +25,13 @@ struct Extent {
     last: AtomicU64,
 }
 
+impl Extent {
+    fn removed(&self) -> u64 {
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        buckets.first().map_or(0, |(first, _)| first - 1)
+    }
+}
+
 impl Extents {
     pub(super) fn new(shards: u16) -> Self {
         Self { shards: (0..shards).map(|_| Extent::default()).collect() }
@@ -68,17 +75,33 @@ pub struct CqlReader {
     cql: Arc<Cql>,
     statements: Arc<Statements>,
     extents: Arc<Extents>,
+    journal_id: u128,
 }
 
 impl CqlReader {
     /// Of claimed shards.
-    pub fn new(cql: Arc<Cql>, statements: Arc<Statements>, extents: Arc<Extents>) -> Self {
-        Self { cql, statements, extents }
+    pub fn new(cql: Arc<Cql>, statements: Arc<Statements>, extents: Arc<Extents>, journal_id: u128) -> Self {
+        Self { cql, statements, extents, journal_id }
+    }
+
+    /// The journal's id.
+    pub fn journal_id(&self) -> u128 {
+        self.journal_id
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> u16 {
+        self.extents.shards.len() as u16
     }
 
     /// By shard, the sequence of its last durable record; 0 = none.
     pub fn last_sequence(&self) -> Vec<u64> {
         (0..self.extents.shards.len()).map(|shard| self.extents.last(shard as u16)).collect()
+    }
+
+    /// By shard, the sequence up to which its records are no longer kept.
+    pub fn removed_sequence(&self) -> Vec<u64> {
+        self.extents.shards.iter().map(Extent::removed).collect()
     }
 
     /// The record at a position; `None` when the shard's durable records do not reach it.
