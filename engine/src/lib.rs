@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod start;
 pub mod actor;
 pub mod worker;
+pub mod slots;
 pub mod durable;
 pub mod recovery;
 pub mod node;

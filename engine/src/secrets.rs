@@ -22,6 +22,8 @@ const MAGIC: &[u8; 8] = b"MEEDSECR";
 const FORMAT: u32 = 1;
 /// Random bytes that secrets are made of.
 pub const PAYLOAD_BYTES: usize = 16 * 4 + 32;
+/// Bytes of [`Secrets::for_front`].
+pub const FRONT_BYTES: usize = 16 * 4;
 /// Magic, format, id of the node's journal, payload, CRC32C of all before it.
 const FILE_BYTES: usize = HEAD_BYTES + PAYLOAD_BYTES + 4;
 const HEAD_BYTES: usize = MAGIC.len() + 4 + 16;
@@ -66,6 +68,17 @@ impl Secrets {
             cursor: part(3),
             alias: std::array::from_fn(|i| random[64 + i]),
         }
+    }
+
+    /// What a front needs of them to hash keys and to render answers: all but the key of the aliases.
+    pub fn for_front(&self) -> [u8; FRONT_BYTES] {
+        let parts = [&self.key_hash, &self.fingerprint, &self.redemption_code, &self.cursor];
+        std::array::from_fn(|i| parts[i / 16][i % 16])
+    }
+
+    /// The secrets of the owner's [`Secrets::for_front`]. The key of the aliases is zero: a front has none.
+    pub fn of_owner(bytes: &[u8; FRONT_BYTES]) -> Self {
+        Self::from_random(&std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0)))
     }
 
     /// Makes the secrets of a new data folder and keeps them in `DIR/secrets`, mode 0600, durable when this

@@ -24,9 +24,7 @@ use crate::node::Node;
 use crate::permits::NoPermit;
 use crate::reader::ReadJob;
 use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
-use slots::Slots;
-
-mod slots;
+use crate::slots::Slots;
 
 /// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
 const YIELDS_BEFORE_SUBMIT: usize = 3;
@@ -61,7 +59,7 @@ struct Inner {
     exchange: Arc<Exchange>,
     /// Inboxes of this worker's shards, by shard; `None` for those of others.
     shards: Vec<Option<Arc<Inbox>>>,
-    slots: RefCell<Slots>,
+    slots: RefCell<Slots<Reply>>,
     outgoing: RefCell<Vec<Vec<Message>>>,
     outgoing_any: Cell<bool>,
     deadlines: RefCell<VecDeque<(i64, u32, u32)>>,
@@ -163,6 +161,16 @@ impl Worker {
         CallMany { worker: self.clone(), slot, generation }
     }
 
+    /// Opens a place for the answers to any number of calls, which are taken as they come.
+    pub fn answers(&self) -> Answers {
+        let (slot, generation) = self.inner.slots.borrow_mut().open_endless();
+        Answers { worker: self.clone(), slot, generation }
+    }
+
+    fn fill(&self, to: ReplyTo, reply: Reply) {
+        self.inner.slots.borrow_mut().fill(to.slot, to.generation, to.index, reply);
+    }
+
     fn send_input(&self, shard: u16, input: Input) {
         match &self.inner.shards[shard as usize] {
             Some(inbox) => inbox.push([input]),
@@ -256,7 +264,7 @@ impl Worker {
                             inbox.push([input]);
                         }
                     }
-                    Message::Reply(to, reply) => self.inner.slots.borrow_mut().fill(to, reply),
+                    Message::Reply(to, reply) => self.fill(to, reply),
                     Message::Durable(number, batch, buffer) => {
                         self.inner.batches_under_way.update(|count| count - 1);
                         let mut lane = exchange.lane_at(number);
@@ -322,7 +330,7 @@ impl Worker {
                     count += 1;
                     bytes_all += i64::from(bytes);
                     if to.worker == self.index() {
-                        self.inner.slots.borrow_mut().fill(to, reply);
+                        self.fill(to, reply);
                     } else {
                         self.send_to(to.worker, Message::Reply(to, reply));
                     }
@@ -429,6 +437,45 @@ impl Future for CallMany {
 }
 
 impl Drop for CallMany {
+    fn drop(&mut self) {
+        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
+    }
+}
+
+/// Answers to any number of calls, each with the number that its call was given.
+pub struct Answers {
+    worker: Worker,
+    slot: u32,
+    generation: u32,
+}
+
+impl Answers {
+    /// Sends an admitted window on its way, in order. None of it is decided after `deadline_ms` of the node's
+    /// monotonic clock; each is answered once, however late.
+    pub fn send(&self, requests: impl Iterator<Item = (u32, Request)>, admitted: &Admitted, deadline_ms: i64) {
+        for ((number, request), &shard) in requests.zip(&admitted.shards) {
+            let (slot, generation) = (self.slot, self.generation);
+            let to = ReplyTo { worker: self.worker.index(), slot, generation, index: number };
+            let envelope = Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes };
+            self.worker.send_input(shard, Input::Command(envelope));
+        }
+        self.worker.flush_soon();
+    }
+
+    /// Waits for answers and takes all that have come into the empty `into`.
+    pub async fn receive(&self, into: &mut Vec<(u32, Reply)>) {
+        std::future::poll_fn(|cx| {
+            let mut slots = self.worker.inner.slots.borrow_mut();
+            match slots.poll_arrived(self.slot, self.generation, into, cx.waker()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for Answers {
     fn drop(&mut self) {
         self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
     }

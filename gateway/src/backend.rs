@@ -15,6 +15,8 @@ use meed_engine::permits::PermitLimits;
 use meed_engine::start::{Engine, WorkerMain, start};
 use meed_engine::worker::Worker;
 
+use tokio::task::spawn_local;
+
 use meed_schemas::command::{Command, Keys, Request, RequestId};
 use meed_schemas::ids::{Identity, check_id};
 use meed_schemas::outcome::{Refusal, Reply};
@@ -22,7 +24,9 @@ use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
 
 use crate::config::{JournalKind, SettingError, Settings};
 use crate::connection::serve_worker;
-use crate::context::{Backend, Context, Shared};
+use crate::context::{Context, Shared};
+use crate::owner::{Door, serve_fronts};
+use crate::reach::{Backend, Local};
 
 /// The engine's part of the settings. `shards` only when somebody set it: a folder or keyspace keeps its own.
 ///
@@ -120,7 +124,7 @@ pub fn read_programs(files: &[PathBuf]) -> std::result::Result<Vec<ProgramFile>,
 }
 
 /// Starts the engine and loads the programs; then, after `before_serving`, each of its workers serves one
-/// listener until the node is drained.
+/// listener, and the fronts that come through the door, until the node is drained.
 ///
 /// # Errors
 /// As [`start`]; a program that is refused.
@@ -129,6 +133,7 @@ pub fn open(
     shared: &Arc<Shared>,
     listeners: Vec<TcpListener>,
     programs: Vec<ProgramFile>,
+    door: Option<Arc<Door>>,
     before_serving: impl FnOnce(),
 ) -> Result<Engine> {
     let listeners: Vec<Mutex<Option<TcpListener>>> = listeners.into_iter().map(|l| Mutex::new(Some(l))).collect();
@@ -140,6 +145,7 @@ pub fn open(
     let main: WorkerMain = Arc::new(move |worker, aliases| -> Pin<Box<dyn Future<Output = ()>>> {
         let (shared, listeners) = (Arc::clone(&shared), Arc::clone(&listeners));
         let (programs, loaded, mut may_serve) = (Arc::clone(&programs), loaded.clone(), may_serve.clone());
+        let door = door.clone();
         Box::pin(async move {
             let _serving = shared.serving();
             let index = usize::from(worker.index());
@@ -152,11 +158,16 @@ pub fn open(
             }
             let own = |l: &Mutex<Option<TcpListener>>| l.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(listener) = listeners.get(index).and_then(own) else { return };
-            let backend = Backend { worker, aliases };
-            let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, backend));
+            let local = Local { worker, aliases };
+            let fronts = door.map(|door| spawn_local(serve_fronts(door, index, local.clone(), Arc::clone(&shared))));
+            let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, Backend::Local(local)));
             if let Err(error) = serve_worker(listener, context, shared.drained()).await {
                 tracing::error!(worker = index, %error, "a worker cannot serve");
                 shared.fail();
+            }
+            if let Some(fronts) = fronts {
+                // Its panic stops the node through the worker's supervisor as any other does.
+                let _ = fronts.await;
             }
         })
     });

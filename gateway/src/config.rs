@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-pub use crate::values::{ByteSize, JournalKind, ListenAddress, LogFormat, OptionalAddress};
+use crate::peer::Peer;
+pub use crate::values::{ByteSize, JournalKind, ListenAddress, LogFormat, OptionalAddress, OptionalFile, OptionalPeer};
 use crate::values::{Value, quoted, within};
 
 /// What stands before the upper-case name of a setting in the environment.
@@ -153,6 +154,7 @@ settings! {
     "Network" {
         listen: ListenAddress = ListenAddress(SocketAddr::from(([127, 0, 0, 1], 8080))), "HOST:PORT", "Where to serve HTTP; port 0 takes a free one. Without credentials only loopback";
         metrics_listen: OptionalAddress = OptionalAddress(Some(SocketAddr::from(([127, 0, 0, 1], 9464)))), "HOST:PORT|off", "Where to serve /metrics";
+        share_port: bool = false, "BOOL", "Listen beside other processes of this user on the same HOST:PORT; the system spreads connections";
         listen_backlog: u32 = 4096, "COUNT", "Connections that wait to be accepted, per worker", 1..=65535;
         max_connections: u32 = 100_000, "COUNT", "Open connections in all; never more than the file limit leaves", 1..=10000000;
         max_connections_per_address: u32 = 0, "COUNT", "Open connections from one address; 0 is no cap";
@@ -164,6 +166,11 @@ settings! {
         idle_timeout_ms: u64 = 120_000, "MS", "Time that a connection may be idle between requests", 10..=86400000;
         linger_ms: u64 = 1_000, "MS", "Time for a client to take its last answer before its connection is cut", 0..=60000;
         drain_timeout_ms: u64 = 25_000, "MS", "Time for requests to finish when the node is told to stop", 0..=600000;
+    }
+    "Fronts" {
+        front_of: OptionalPeer = OptionalPeer(None), "ADDRESS", "Serve as a front without data: forward to the owner at unix:PATH or http://HOST:PORT";
+        owner_listen: OptionalPeer = OptionalPeer(None), "ADDRESS", "Where fronts of this node reach it: unix:PATH or HOST:PORT; never the public address";
+        owner_secret: OptionalFile = OptionalFile(None), "FILE", "Secret that owner and fronts share, 16 bytes or more; a Unix socket without one uses PATH.secret, which the owner makes";
     }
     "Requests" {
         body_bytes: ByteSize = ByteSize(64 << 10), "BYTES", "Longest body of a single request; beyond it 413", 1024..=16777216;
@@ -331,6 +338,11 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
              loopback only. Declare [[credentials]] in the file of --config, or listen on 127.0.0.1"
         )));
     }
+    check_journal(settings)?;
+    check_fronts(settings)
+}
+
+fn check_journal(settings: &Settings) -> Result<(), SettingError> {
     match (settings.journal, settings.cql_nodes.is_empty()) {
         (JournalKind::Cql, true) => {
             Err(SettingError("--journal cql needs --cql-nodes HOST:PORT, the nodes of the cluster to ask first".into()))
@@ -340,6 +352,21 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
+    let refuse = |text: &str| Err(SettingError(text.to_owned()));
+    let on_tcp = |peer: &OptionalPeer| matches!(peer.0, Some(Peer::Tcp(_)));
+    if settings.front_of.0.is_some() && settings.owner_listen.0.is_some() {
+        return refuse("--front-of and --owner-listen exclude each other: a front has no accounts to forward to");
+    }
+    if settings.front_of.0.is_some() && !settings.programs.is_empty() {
+        return refuse("--programs is the owner's: a front has the programs of its owner");
+    }
+    if settings.owner_secret.0.is_none() && (on_tcp(&settings.front_of) || on_tcp(&settings.owner_listen)) {
+        return refuse("--front-of and --owner-listen on TCP need --owner-secret FILE: who knows it may do everything");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

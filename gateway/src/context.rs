@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use meed_engine::aliases::Aliases;
 use meed_engine::node::Node;
-use meed_engine::worker::Worker;
 use tokio::sync::watch;
 
 use crate::admit::Gate;
@@ -15,6 +13,7 @@ use crate::auth::Credentials;
 use crate::config::{SettingError, Settings};
 use crate::identify::RequestIds;
 use crate::metrics::WorkerMetrics;
+use crate::reach::Backend;
 
 /// The check that fails until every part of the node has started.
 pub const CHECK_STARTED: &str = "started";
@@ -168,21 +167,6 @@ impl Clock {
     }
 }
 
-/// What a worker's requests need of the engine.
-#[derive(Clone)]
-pub struct Backend {
-    /// The worker whose thread this is.
-    pub worker: Worker,
-    /// The aliases.
-    pub aliases: Aliases,
-}
-
-impl std::fmt::Debug for Backend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Backend({})", self.worker.index())
-    }
-}
-
 /// One worker's view of the node.
 #[derive(Debug)]
 pub struct Context {
@@ -198,7 +182,7 @@ pub struct Context {
     pub clock: Clock,
     /// Makes request ids.
     pub request_ids: RequestIds,
-    /// The engine; none while it starts.
+    /// The way to the accounts; none while it starts.
     pub backend: Option<Backend>,
 }
 
@@ -217,7 +201,7 @@ impl Context {
         }
     }
 
-    /// The same with an engine behind it.
+    /// The same with a way to the accounts.
     pub fn with_backend(shared: Arc<Shared>, worker: usize, backend: Backend) -> Self {
         Self { backend: Some(backend), ..Self::new(shared, worker) }
     }

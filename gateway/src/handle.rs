@@ -15,6 +15,7 @@ use meed_schemas::http::{Operation, subject};
 use crate::auth::Caller;
 use crate::body::BodyFormat;
 use crate::context::Context;
+use crate::forward::Unanswered;
 use crate::identify::TraceParent;
 use crate::reply::Reply;
 use crate::route::Route;
@@ -56,9 +57,9 @@ pub struct Call<'a> {
 /// Answers a business route. A refusal is a problem; both are values.
 pub async fn handle(context: &Rc<Context>, call: Call<'_>) -> Result<Reply, Problem> {
     let Some(backend) = &context.backend else { return Err(Problem::of(Kind::NotReady)) };
-    let desk = Desk::new(context, backend, &call);
-    if let Err(none) = desk.node().permits.has_room() {
-        return Err(no_permit(none));
+    let desk = Desk::new(context, backend, &call)?;
+    if let Err(why) = backend.has_room() {
+        return Err(unanswered(why));
     }
     match &call.route {
         Route::Earn { account } => desk.operate(Operation::Earn, account, "").await,
@@ -93,20 +94,24 @@ pub async fn handle(context: &Rc<Context>, call: Call<'_>) -> Result<Reply, Prob
         Route::AliasDelete { account, alias } => desk.delete_alias(account, alias).await,
         Route::AliasList { account } => desk.list_aliases(account).await,
         Route::ProgramPut { program } => desk.put_program(program).await,
-        Route::ProgramGet { program } => desk.get_program(program),
+        Route::ProgramGet { program } => desk.get_program(program).await,
         Route::Events {} => desk.events(context).await,
         // Open routes are answered before.
         _ => Err(Problem::of(Kind::NotFound)),
     }
 }
 
-/// Why a request has no permit, as its refusal.
-fn no_permit(none: NoPermit) -> Problem {
-    match none {
-        NoPermit::Draining => Problem::of(Kind::Draining),
-        NoPermit::CheckpointLag => {
+/// Why a request has no answer of its account, as a problem.
+fn unanswered(why: Unanswered) -> Problem {
+    match why {
+        Unanswered::NoPermit(NoPermit::Draining) => Problem::of(Kind::Draining),
+        Unanswered::NoPermit(NoPermit::CheckpointLag) => {
             Problem::new(Kind::Overloaded, "The state store is behind; nothing was executed. Send it again later.")
         }
-        NoPermit::Node | NoPermit::Shard => Problem::of(Kind::Overloaded),
+        Unanswered::NoPermit(NoPermit::Node | NoPermit::Shard) | Unanswered::Overloaded => {
+            Problem::of(Kind::Overloaded)
+        }
+        Unanswered::NotReady => Problem::of(Kind::NotReady),
+        Unanswered::Unknown => Problem::of(Kind::OutcomeUnknown),
     }
 }

@@ -15,12 +15,16 @@ use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 
 use meed_engine::error::Error;
+use meed_engine::node::Node;
+use meed_engine::start::Engine;
 
 use crate::config::{JournalKind, Loaded, SettingError, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
 use crate::exit::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
-use crate::{backend, logging, metrics, operations};
+use crate::link::LinkError;
+use crate::owner::{Door, DoorError};
+use crate::{backend, front, logging, metrics, operations};
 
 /// File descriptors that connections may not take: journal, store, listeners, log.
 const FILES_RESERVED: u64 = 512;
@@ -48,6 +52,12 @@ pub enum StartError {
     /// The engine cannot start or stop.
     #[error(transparent)]
     Engine(#[from] Error),
+    /// The listener for fronts cannot be used.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// A front that cannot serve its owner's accounts.
+    #[error("this front cannot start: {0}")]
+    Link(#[from] LinkError),
 }
 
 impl StartError {
@@ -55,7 +65,8 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Setting(_) => EXIT_USAGE,
-            Self::System { .. } => EXIT_FAILED,
+            Self::Door(DoorError::Secret(_)) => EXIT_USAGE,
+            Self::System { .. } | Self::Door(_) | Self::Link(_) => EXIT_FAILED,
             Self::Engine(error) => error.exit_code(),
         }
     }
@@ -74,13 +85,13 @@ pub fn worker_count(settings: &Settings) -> usize {
 }
 
 /// Sockets that share one address, so that the system spreads connections over the workers.
-fn bind(address: SocketAddr, workers: usize, backlog: u32) -> Result<Vec<TcpListener>, StartError> {
+fn bind(settings: &Settings, workers: usize) -> Result<Vec<TcpListener>, StartError> {
     // Sockets that share an address share it with any process of the same user: another node on this port
     // would get a part of our connections. A socket that does not share fails where one listens already.
-    let probe = listen(address, false, 1)?;
-    let address = probe.local_addr().map_err(StartError::system("read the address of", address))?;
+    let probe = listen(settings.listen.0, settings.share_port, 1)?;
+    let address = probe.local_addr().map_err(StartError::system("read the address of", settings.listen.0))?;
     drop(probe);
-    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let backlog = i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX);
     (0..workers).map(|_| listen(address, true, backlog)).collect()
 }
 
@@ -121,7 +132,7 @@ impl Front {
     pub fn open(mut settings: Settings) -> Result<Self, StartError> {
         settings.max_connections = connections_within_file_limit(settings.max_connections);
         let workers = worker_count(&settings);
-        let listeners = bind(settings.listen.0, workers, settings.listen_backlog)?;
+        let listeners = bind(&settings, workers)?;
         let address =
             listeners[0].local_addr().map_err(StartError::system("read the address of", settings.listen.0))?;
         let metrics_listener = match settings.metrics_listen.0 {
@@ -267,28 +278,34 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         let settings = loaded.settings;
         let shards = set_shards.then_some(settings.shards);
         let programs = backend::read_programs(&settings.programs)?;
+        let destination = front::destination(&settings)?;
+        let is_front = destination.is_some();
         let config = backend::engine_config(&settings, shards)?;
         // Before the engine registers its measures.
         metrics::recorder();
         let Front { address, metrics_address, shared, listeners, waiting_room, leave, operations } =
             Front::open(settings.clone())?;
+        let door = open_door(&settings).await?;
+        let door_address = door.as_ref().map(|door| door.address.clone());
         let opening = {
             let shared = shared.clone();
             let hand_over = move || Front::hand_over(waiting_room, &leave);
-            tokio::task::spawn_blocking(move || backend::open(config, &shared, listeners, programs, hand_over))
+            tokio::task::spawn_blocking(move || match destination {
+                Some(to) => Running::of_front(to, &shared, listeners, hand_over),
+                None => Running::of_engine(backend::open(config, &shared, listeners, programs, door, hand_over)?),
+            })
         };
         let opened = tokio::select! {
             opened = opening => opened,
             () = signals.any() => end_at_once(),
         };
-        let engine = match opened {
+        let running = match opened {
             Ok(opened) => opened?,
             Err(_) => return Err(StartError::Engine(Error::Stopped("a thread of the start panicked".into()))),
         };
-        shared.set_engine(engine.node().clone());
+        running.node().into_iter().for_each(|node| shared.set_engine(Arc::clone(node)));
         shared.set_check(CHECK_STARTED, Ok(()));
-        backend::log_recovery(&engine);
-        announce(address, metrics_address, &settings);
+        announce(address, metrics_address, door_address.as_deref(), (!is_front).then_some(&settings));
         tokio::select! {
             () = signals.any() => {}
             () = shared.drained() => {}
@@ -300,7 +317,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
             shared.served().await;
             // Clients and engine share one bound; a client that used it up leaves the engine a moment.
             let patience = until.saturating_duration_since(Instant::now()).max(FLUSH_TIMEOUT_MIN);
-            let stopped = tokio::task::spawn_blocking(move || engine.shutdown(patience)).await;
+            let stopped = tokio::task::spawn_blocking(move || running.stop(patience)).await;
             stopped.unwrap_or_else(|_| Err(Error::Stopped("a thread of the stop panicked".into())))
         };
         tokio::select! {
@@ -309,11 +326,59 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         }
         // It logged what went wrong.
         let _ = operations.join();
-        if shared.has_failed() {
-            return Err(StartError::Engine(Error::Stopped("a worker could not serve".into())));
+        match shared.has_failed() {
+            true => Err(StartError::Engine(Error::Stopped("a worker could not serve".into()))),
+            false => Ok(()),
         }
-        Ok(())
     })
+}
+
+async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, StartError> {
+    let Some(peer) = &settings.owner_listen.0 else { return Ok(None) };
+    Ok(Some(Door::open(peer, settings.owner_secret.0.as_deref(), worker_count(settings)).await?))
+}
+
+/// What serves.
+enum Running {
+    /// The engine of this process.
+    Engine(Box<Engine>),
+    /// The workers of a front.
+    Front(Vec<JoinHandle<()>>),
+}
+
+impl Running {
+    fn of_engine(engine: Engine) -> Result<Self, StartError> {
+        backend::log_recovery(&engine);
+        Ok(Self::Engine(Box::new(engine)))
+    }
+
+    fn of_front(
+        to: front::Destination,
+        shared: &Arc<Shared>,
+        listeners: Vec<TcpListener>,
+        before_serving: impl FnOnce(),
+    ) -> Result<Self, StartError> {
+        Ok(Self::Front(front::open(to, shared, listeners, before_serving)?))
+    }
+
+    fn node(&self) -> Option<&Arc<Node>> {
+        match self {
+            Self::Engine(engine) => Some(engine.node()),
+            Self::Front(_) => None,
+        }
+    }
+
+    /// Ends it, once nobody is served any more.
+    fn stop(self, patience: Duration) -> meed_engine::error::Result<()> {
+        match self {
+            Self::Engine(engine) => engine.shutdown(patience),
+            Self::Front(workers) => {
+                // A worker that panicked has been reported.
+                workers.into_iter().for_each(|worker| drop(worker.join()));
+                Ok(())
+            }
+        }
+    }
 }
 
 struct Signals {
@@ -335,21 +400,30 @@ fn end_at_once() -> ! {
     std::process::exit(i32::from(EXIT_FAILED));
 }
 
-fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, settings: &Settings) {
-    let mut text = format!("listening on http://{address}\n");
-    if let Some(address) = metrics_address {
-        text += &format!("metrics on http://{address}\n");
-    }
-    let data = match settings.journal {
+/// Where the data of a node is, for people.
+fn data_of(settings: &Settings) -> String {
+    match settings.journal {
         JournalKind::Embedded => {
             let data = std::path::absolute(&settings.data).unwrap_or_else(|_| settings.data.clone());
             data.display().to_string()
         }
         JournalKind::Cql => format!("keyspace {} on {}", settings.cql_keyspace, settings.cql_nodes.join(", ")),
-    };
+    }
+}
+
+fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, door: Option<&str>, owner: Option<&Settings>) {
+    let mut text = format!("listening on http://{address}\n");
+    if let Some(address) = metrics_address {
+        text += &format!("metrics on http://{address}\n");
+    }
+    if let Some(door) = door {
+        text += &format!("fronts on {door}\n");
+    }
+    if let Some(settings) = owner {
+        text += &format!("data in {}\n", data_of(settings));
+    }
     text += &format!(
-        "data in {}\ntry: curl -i http://{}/api/v1/points/m-1/earn --json '{{\"points\":100,\"reference_id\":\"first\"}}'\n",
-        data, address
+        "try: curl -i http://{address}/api/v1/points/m-1/earn --json '{{\"points\":100,\"reference_id\":\"first\"}}'\n"
     );
     // Whoever started the node may have closed its end; that does not stop it.
     let mut output = io::stdout().lock();

@@ -3,6 +3,8 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
+use crate::peer::Peer;
+
 /// A type that a setting can have.
 pub(crate) trait Value: Sized {
     /// Whether the flag may stand without a value.
@@ -146,6 +148,36 @@ impl Value for OptionalAddress {
     }
     fn toml(&self) -> String {
         quoted(&self.0.map_or_else(|| "off".to_owned(), |address| address.to_string()))
+    }
+}
+
+/// Where the owner of the accounts listens for fronts, or nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionalPeer(pub Option<Peer>);
+
+impl Value for OptionalPeer {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let peer = Peer::parse(text).ok_or_else(|| format!("must be unix:PATH, HOST:PORT or `off`, not `{text}`"))?;
+        Ok(Self(Some(peer)))
+    }
+    fn toml(&self) -> String {
+        quoted(&self.0.as_ref().map_or_else(|| "off".to_owned(), Peer::to_string))
+    }
+}
+
+/// A file, or what the program does without one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionalFile(pub Option<PathBuf>);
+
+impl Value for OptionalFile {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "auto" { Ok(Self(None)) } else { PathBuf::parse(text).map(|path| Self(Some(path))) }
+    }
+    fn toml(&self) -> String {
+        self.0.as_ref().map_or_else(|| quoted("auto"), Value::toml)
     }
 }
 

@@ -157,7 +157,7 @@ fn read_move(r: &mut Reader<'_>) -> Result<Move> {
     Ok(Move { op, lot: LotKey { expires_at, activates_at }, points })
 }
 
-fn put_references(out: &mut Vec<u8>, references: &References) {
+pub(crate) fn put_references(out: &mut Vec<u8>, references: &References) {
     let parts = reference_parts(references);
     let mut present = 0u64;
     for (bit, part) in parts.iter().enumerate() {
@@ -185,7 +185,7 @@ fn reference_parts(r: &References) -> [Option<&str>; 10] {
     ]
 }
 
-fn read_references(r: &mut Reader<'_>) -> Result<Box<References>> {
+pub(crate) fn read_references(r: &mut Reader<'_>) -> Result<Box<References>> {
     let present = r.varint("references")?;
     if present >= 1 << 10 {
         return Err(CodecError::Invalid("references"));
@@ -207,14 +207,14 @@ fn read_references(r: &mut Reader<'_>) -> Result<Box<References>> {
     }))
 }
 
-fn put_option(out: &mut Vec<u8>, value: Option<i64>) {
+pub(crate) fn put_option(out: &mut Vec<u8>, value: Option<i64>) {
     out.push(u8::from(value.is_some()));
     if let Some(value) = value {
         put_signed(out, value);
     }
 }
 
-fn read_option(r: &mut Reader<'_>, what: &'static str) -> Result<Option<i64>> {
+pub(crate) fn read_option(r: &mut Reader<'_>, what: &'static str) -> Result<Option<i64>> {
     match r.byte(what)? {
         0 => Ok(None),
         1 => Ok(Some(r.signed(what)?)),
@@ -222,17 +222,38 @@ fn read_option(r: &mut Reader<'_>, what: &'static str) -> Result<Option<i64>> {
     }
 }
 
-fn put_position(out: &mut Vec<u8>, position: Position) {
+pub(crate) fn put_position(out: &mut Vec<u8>, position: Position) {
     put_varint(out, u64::from(position.shard()));
     put_varint(out, position.sequence());
 }
 
-fn read_position(r: &mut Reader<'_>) -> Result<Position> {
+pub(crate) fn read_position(r: &mut Reader<'_>) -> Result<Position> {
     let (shard, sequence) = (r.varint("position")?, r.varint("position")?);
     if shard >= u64::from(crate::ids::SHARDS_MAX) || sequence > Position::SEQUENCE_MAX {
         return Err(CodecError::Invalid("position"));
     }
     Ok(Position::new(shard as u16, sequence))
+}
+
+pub(crate) fn put_request_id(out: &mut Vec<u8>, request_id: &RequestId) {
+    match request_id {
+        RequestId::Made(number) => {
+            out.push(0);
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        RequestId::Given(text) => {
+            out.push(1);
+            put_bytes(out, text.as_bytes());
+        }
+    }
+}
+
+pub(crate) fn read_request_id(r: &mut Reader<'_>) -> Result<RequestId> {
+    Ok(match r.byte("request id")? {
+        0 => RequestId::Made(r.u64("request id")?),
+        1 => RequestId::Given(r.text("request id")?.into()),
+        _ => return Err(CodecError::Invalid("request id")),
+    })
 }
 
 fn put_detail(out: &mut Vec<u8>, detail: &Detail) {
@@ -305,16 +326,7 @@ fn put_detail(out: &mut Vec<u8>, detail: &Detail) {
         Detail::Refusal { available_points, requested_points, request_id } => {
             put_signed(out, *available_points);
             put_signed(out, *requested_points);
-            match request_id {
-                RequestId::Made(number) => {
-                    out.push(0);
-                    out.extend_from_slice(&number.to_le_bytes());
-                }
-                RequestId::Given(text) => {
-                    out.push(1);
-                    put_bytes(out, text.as_bytes());
-                }
-            }
+            put_request_id(out, request_id);
         }
         Detail::Key { target } => put_position(out, *target),
     }
@@ -354,7 +366,7 @@ fn read_tier(r: &mut Reader<'_>) -> Result<Detail> {
     Ok(Detail::Tier { from, to, manual })
 }
 
-fn read_status(r: &mut Reader<'_>) -> Result<Status> {
+pub(crate) fn read_status(r: &mut Reader<'_>) -> Result<Status> {
     Status::from_byte(r.byte("status")?).ok_or(CodecError::Invalid("status"))
 }
 
@@ -393,11 +405,7 @@ fn read_detail(r: &mut Reader<'_>, kind: RecordKind) -> Result<Detail> {
         RecordKind::Refusal => Detail::Refusal {
             available_points: r.signed("points")?,
             requested_points: r.signed("points")?,
-            request_id: match r.byte("request id")? {
-                0 => RequestId::Made(r.u64("request id")?),
-                1 => RequestId::Given(r.text("request id")?.into()),
-                _ => return Err(CodecError::Invalid("request id")),
-            },
+            request_id: read_request_id(r)?,
         },
         RecordKind::Key => Detail::Key { target: read_position(r)? },
     })

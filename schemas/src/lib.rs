@@ -7,6 +7,7 @@
 pub mod cql;
 pub mod event;
 pub mod http;
+pub mod forward;
 pub mod codec;
 pub mod outcome;
 pub mod record;

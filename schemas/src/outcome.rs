@@ -1,5 +1,7 @@
 //! What comes back from an account: an executed operation's record, a refusal, or a view.
 
+use std::borrow::Cow;
+
 use crate::command::{RequestId, Status};
 use crate::ids::Position;
 use crate::record::{Balances, Record, RecordKind};
@@ -11,7 +13,7 @@ pub enum Refusal {
     /// A member that is wrong in the light of the program.
     InvalidRequest {
         /// Which.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// What is wrong and what to send instead.
         detail: String,
     },
@@ -68,7 +70,7 @@ pub enum Refusal {
     /// A bound of the account.
     LimitExceeded {
         /// Which.
-        limit: &'static str,
+        limit: Cow<'static, str>,
     },
     /// The award or the balance would be beyond its bound.
     BalanceOverflow,

@@ -96,7 +96,7 @@ fn a_remembered_refusal_is_the_fresh_one() {
 #[test]
 fn every_refusal_has_its_problem() {
     let refusals = [
-        Refusal::InvalidRequest { field: "ttl_seconds", detail: "must be at most 604800".into() },
+        Refusal::InvalidRequest { field: "ttl_seconds".into(), detail: "must be at most 604800".into() },
         Refusal::UnknownProgram,
         Refusal::UnknownAccount,
         Refusal::KeyReused,
@@ -115,7 +115,7 @@ fn every_refusal_has_its_problem() {
         Refusal::ExceedsRemaining { remaining_points: None, remaining_amount: Some(1_990) },
         Refusal::ExceedsHold { held_points: 50 },
         Refusal::InsufficientPoints { available_points: 20, requested_points: 50 },
-        Refusal::LimitExceeded { limit: "lots" },
+        Refusal::LimitExceeded { limit: "lots".into() },
         Refusal::BalanceOverflow,
         Refusal::Overloaded,
         Refusal::Draining,

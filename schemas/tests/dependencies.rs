@@ -38,6 +38,14 @@ struct Package {
     version: String,
     license: Option<String>,
     source: Option<String>,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// `dev` for tests.
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -182,6 +190,16 @@ fn every_rule_has_its_reason_and_its_use() {
         });
         assert!(needed, "no package needs {licence}: take it from ops/dependencies.toml");
     }
+}
+
+/// Members of the workspace that others may use: dependencies run one way.
+#[test]
+fn the_harness_knows_the_node_only_by_its_contract() {
+    let packages = packages();
+    let harness = packages.iter().find(|package| package.name == "meed-loadtest").unwrap();
+    let used = harness.dependencies.iter().filter(|dependency| dependency.kind.as_deref() != Some("dev"));
+    let members: Vec<&str> = used.map(|used| used.name.as_str()).filter(|name| name.starts_with("meed-")).collect();
+    assert_eq!(members, ["meed-schemas"], "the harness talks HTTP; it must not share code with what it measures");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Accounts, their aliases, and programs.
 
-use meed_engine::aliases::{Alias, Answer, PutOutcome, normalize};
+use meed_engine::aliases::{Alias, PutOutcome, normalize};
 use meed_schemas::command::{Command, Keys};
 use meed_schemas::http::problem::{Kind, Problem};
 use meed_schemas::http::{decode_lookup, decode_nothing, views};
@@ -9,6 +9,7 @@ use meed_schemas::outcome::Reply as Outcome;
 use meed_schemas::program::Document;
 
 use super::desk::{Desk, bad, refused, status};
+use super::unanswered;
 use crate::reply::Reply;
 use crate::route::Query;
 
@@ -17,16 +18,16 @@ impl Desk<'_> {
     pub(super) async fn open_account(&self, account: &str) -> Result<Reply, Problem> {
         decode_nothing(&self.call.body).map_err(bad)?;
         Self::check_identifier(account, "account")?;
-        let program = self.program()?;
+        let program = self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         let request = self.request(self.member(&account_id), Command::Open, Keys::default());
         match self.ask(request).await? {
             Outcome::Account(view) => {
                 let mut body = Vec::with_capacity(256);
-                views::write_account(&mut body, &self.member(&account_id), &view, &self.facts(program));
+                views::write_account(&mut body, &self.member(&account_id), &view, &self.facts(&program));
                 Ok(Reply::json(status(200), body))
             }
-            opened => self.answer(program, opened),
+            opened => self.answer(&program, opened),
         }
     }
 
@@ -34,7 +35,7 @@ impl Desk<'_> {
     pub(super) async fn lookup(&self) -> Result<Reply, Problem> {
         let identifier = decode_lookup(&self.call.body).map_err(bad)?;
         Self::check_identifier(&identifier, "user_identifier")?;
-        self.program()?;
+        self.program().await?;
         let account_id = self.account_id(&identifier, "user_identifier").await?;
         self.require_account(&account_id).await?;
         let mut body = Vec::with_capacity(64);
@@ -47,7 +48,7 @@ impl Desk<'_> {
         let request = self.request(self.member(account_id), Command::Account, Keys::default());
         match self.ask(request).await? {
             Outcome::Account(_) => Ok(()),
-            Outcome::Refused(refusal) => Err(refused(self.program()?, &refusal)),
+            Outcome::Refused(refusal) => Err(refused(&*self.program().await?, &refusal)),
             _ => Err(Problem::of(Kind::OutcomeUnknown)),
         }
     }
@@ -57,18 +58,15 @@ impl Desk<'_> {
         decode_nothing(&self.call.body).map_err(bad)?;
         let alias = parse_alias(alias)?;
         Self::check_identifier(account, "account")?;
-        self.program()?;
+        self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         self.require_account(&account_id).await?;
-        let put = self.backend.aliases.put(&self.call.caller.program, &alias, &account_id).await;
-        let code = match put.map_err(|error| self.alias_fault(error))? {
-            Answer::Done(PutOutcome::New) => 201,
-            Answer::Done(PutOutcome::Same) => 200,
-            Answer::Done(PutOutcome::TakenBy(_)) => return Err(Problem::of(Kind::AliasTaken)),
-            Answer::Done(PutOutcome::TooMany) => {
-                return Err(Problem::of(Kind::LimitExceeded).with("limit", "aliases"));
-            }
-            Answer::Overloaded => return Err(Problem::of(Kind::Overloaded)),
+        let put = self.backend.put_alias(&self.call.caller.program, &alias, &account_id).await;
+        let code = match put.map_err(unanswered)? {
+            PutOutcome::New => 201,
+            PutOutcome::Same => 200,
+            PutOutcome::TakenBy(_) => return Err(Problem::of(Kind::AliasTaken)),
+            PutOutcome::TooMany => return Err(Problem::of(Kind::LimitExceeded).with("limit", "aliases")),
         };
         let mut body = Vec::with_capacity(96);
         views::write_alias(&mut body, &account_id, alias.as_str());
@@ -79,31 +77,23 @@ impl Desk<'_> {
     pub(super) async fn delete_alias(&self, account: &str, alias: &str) -> Result<Reply, Problem> {
         let alias = parse_alias(alias)?;
         Self::check_identifier(account, "account")?;
-        self.program()?;
+        self.program().await?;
         let account_id = self.account_id(account, "account").await?;
-        let deleted = self.backend.aliases.delete(&self.call.caller.program, &account_id, &alias).await;
-        match deleted.map_err(|error| self.alias_fault(error))? {
-            Answer::Done(_) => Ok(Reply::json(status(204), "")),
-            Answer::Overloaded => Err(Problem::of(Kind::Overloaded)),
-        }
+        self.backend.delete_alias(&self.call.caller.program, &alias, &account_id).await.map_err(unanswered)?;
+        Ok(Reply::json(status(204), ""))
     }
 
     /// `GET /accounts/{account}/aliases`.
     pub(super) async fn list_aliases(&self, account: &str) -> Result<Reply, Problem> {
         Query::parse(self.call.query, &[]).map_err(|e| Problem::invalid(e.field, e.detail))?;
         Self::check_identifier(account, "account")?;
-        self.program()?;
+        self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         self.require_account(&account_id).await?;
-        let listed = self.backend.aliases.list(&self.call.caller.program, &account_id).await;
-        match listed.map_err(|error| self.alias_fault(error))? {
-            Answer::Done(aliases) => {
-                let mut body = Vec::with_capacity(128);
-                views::write_aliases(&mut body, &account_id, aliases.iter().map(String::as_str));
-                Ok(Reply::json(status(200), body))
-            }
-            Answer::Overloaded => Err(Problem::of(Kind::Overloaded)),
-        }
+        let aliases = self.backend.aliases(&self.call.caller.program, &account_id).await.map_err(unanswered)?;
+        let mut body = Vec::with_capacity(128);
+        views::write_aliases(&mut body, &account_id, aliases.iter().map(String::as_str));
+        Ok(Reply::json(status(200), body))
     }
 
     /// `PUT /programs/{program}`: 201 new, 200 with its version. Durable and seen by every shard before the
@@ -120,12 +110,13 @@ impl Desk<'_> {
                 (record.program_version, Some(record.recorded_at), record.program_version == 1)
             }
             Outcome::Program { version, .. } => {
-                let programs = self.node().programs();
+                let programs = self.backend.programs();
                 let from = programs.get(name).and_then(|p| p.version(version).map(|v| v.effective_from));
                 (version, from, false)
             }
             Outcome::Refused(meed_schemas::outcome::Refusal::InvalidRequest { field, detail }) => {
-                return Err(Problem::invalid(field, format!("`{field}` {detail}")));
+                let detail = format!("`{field}` {detail}");
+                return Err(Problem::invalid(field, detail));
             }
             Outcome::Refused(refusal) => return Err(Problem::of(meed_schemas::http::problem::kind_of(&refusal))),
             _ => return Err(Problem::of(Kind::OutcomeUnknown)),
@@ -136,7 +127,7 @@ impl Desk<'_> {
     }
 
     /// `GET /programs/{program}?version=`.
-    pub(super) fn get_program(&self, name: &str) -> Result<Reply, Problem> {
+    pub(super) async fn get_program(&self, name: &str) -> Result<Reply, Problem> {
         let query = Query::parse(self.call.query, &["version"]).map_err(|e| Problem::invalid(e.field, e.detail))?;
         Self::check_program(name)?;
         let wanted = match query.get("version").map(str::parse::<u32>) {
@@ -144,7 +135,8 @@ impl Desk<'_> {
             Some(_) => return Err(Problem::invalid("version", "`version` must be an integer of at least 1")),
             None => None,
         };
-        let programs = self.node().programs();
+        self.backend.refresh_programs().await.map_err(unanswered)?;
+        let programs = self.backend.programs();
         let Some(program) = programs.get(name) else { return Err(Problem::of(Kind::UnknownProgram)) };
         let version = match wanted {
             Some(number) => program.version(number).ok_or_else(|| {

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 
-use meed_engine::worker::CallMany;
 use meed_schemas::command::Request;
 use meed_schemas::http::problem::{self, Kind, Problem};
 use meed_schemas::http::views::BatchWriter;
@@ -11,8 +10,9 @@ use meed_schemas::http::{BatchError, BatchFormat, Decoded, Operation, decode_bat
 use meed_schemas::outcome::Reply as Outcome;
 
 use super::desk::{Desk, ProgramFacts, bad, refused, status};
-use super::no_permit;
+use super::unanswered;
 use crate::body::BodyFormat;
+use crate::reach::Window;
 use crate::reply::{Media, Reply};
 
 /// Commands of a batch that get their permits together, all or none.
@@ -39,7 +39,7 @@ impl Desk<'_> {
             BodyFormat::Json => BatchFormat::Json,
             BodyFormat::NdJson => BatchFormat::Ndjson,
         };
-        let Some(currency) = self.currency() else { return Err(Problem::of(Kind::UnknownProgram)) };
+        let currency = self.currency().await?;
         let items_max = self.context.shared.settings.batch_items as usize;
         let decoded = decode_batch(&self.call.body, format, default, currency, items_max).map_err(|e| match e {
             BatchError::TooManyItems(most) => Problem::new(
@@ -48,9 +48,9 @@ impl Desk<'_> {
             ),
             BatchError::BadRequest(error) => bad(error),
         })?;
-        let program = self.program()?;
+        let program = self.program().await?;
         let mut items = Vec::with_capacity(decoded.len());
-        let mut under_way: VecDeque<(Vec<usize>, CallMany)> = VecDeque::new();
+        let mut under_way: VecDeque<(Vec<usize>, Window)> = VecDeque::new();
         let mut window: (Vec<usize>, Vec<Request>) = Default::default();
         for (index, item) in decoded.into_iter().enumerate() {
             let request = match item {
@@ -74,7 +74,7 @@ impl Desk<'_> {
             take_answers(sent, &mut items).await;
         }
         let mut body = Vec::with_capacity(64 + items.len() * 512);
-        let facts = self.facts(program);
+        let facts = self.facts(&program);
         let mut writer = BatchWriter::start(&mut body, format);
         for item in items {
             self.write_item(&mut body, &mut writer, item, &facts);
@@ -102,7 +102,7 @@ impl Desk<'_> {
     async fn send_window(
         &self,
         window: &mut (Vec<usize>, Vec<Request>),
-        under_way: &mut VecDeque<(Vec<usize>, CallMany)>,
+        under_way: &mut VecDeque<(Vec<usize>, Window)>,
         items: &mut [Item],
     ) {
         let (indexes, requests) = std::mem::take(window);
@@ -114,12 +114,11 @@ impl Desk<'_> {
         {
             take_answers(sent, items).await;
         }
-        let worker = &self.backend.worker;
-        match worker.admit(&requests, ITEM_BYTES, self.admission_wait()).await {
-            Ok(admitted) => under_way.push_back((indexes, worker.call_many(requests, &admitted))),
-            Err(none) => {
+        match self.backend.send_window(requests, ITEM_BYTES, self.admission_wait()).await {
+            Ok(sent) => under_way.push_back((indexes, sent)),
+            Err(why) => {
                 for index in indexes {
-                    items[index] = Item::Refused(no_permit(none));
+                    items[index] = Item::Refused(unanswered(why));
                 }
             }
         }
@@ -134,7 +133,7 @@ impl Desk<'_> {
                 let code = problem::refusal_status(&refusal);
                 return writer.item(body, code, true, |out| problem::write_refusal(out, &refusal, &request_id, 0));
             }
-            Item::Answered(Outcome::Refused(refusal)) => refused(facts.program, &refusal),
+            Item::Answered(Outcome::Refused(refusal)) => refused(&facts.program, &refusal),
             Item::Refused(problem) => problem,
             // An answer of another kind, or none: what became of it is to be asked by its key.
             Item::Answered(_) | Item::Sent => Problem::of(Kind::OutcomeUnknown),
@@ -143,8 +142,11 @@ impl Desk<'_> {
     }
 }
 
-async fn take_answers((indexes, call): (Vec<usize>, CallMany), items: &mut [Item]) {
-    for (index, outcome) in indexes.into_iter().zip(call.await) {
-        items[index] = Item::Answered(outcome);
+async fn take_answers((indexes, call): (Vec<usize>, Window), items: &mut [Item]) {
+    for (index, outcome) in indexes.into_iter().zip(call.answers().await) {
+        items[index] = match outcome {
+            Ok(outcome) => Item::Answered(outcome),
+            Err(why) => Item::Refused(unanswered(why)),
+        };
     }
 }

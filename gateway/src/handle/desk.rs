@@ -1,13 +1,13 @@
 //! What every business request needs: its program, its account, a way to the engine, and an answer.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use meed_engine::aliases::{Answer, normalize};
-use meed_engine::node::Node;
-use meed_engine::program::{Program, Programs};
+use meed_engine::aliases::normalize;
+use meed_engine::program::Program;
 use meed_engine::secrets::Secrets;
 use meed_schemas::command::{Command, Keys, Request, RequestId};
 use meed_schemas::http::problem::{self, Kind, Problem};
@@ -18,8 +18,9 @@ use meed_schemas::outcome::{Refusal, Reply as Outcome};
 use meed_schemas::program::Document;
 use meed_schemas::record::{Record, RecordKind};
 
-use super::{Call, no_permit};
-use crate::context::{Backend, Context};
+use super::{Call, unanswered};
+use crate::context::Context;
+use crate::reach::Backend;
 use crate::reply::{Media, Reply};
 
 /// Layers of keys, hashed with each: a business key can never be taken for an `Idempotency-Key`.
@@ -35,12 +36,12 @@ pub(super) struct Desk<'a> {
     pub(super) context: &'a Context,
     pub(super) backend: &'a Backend,
     pub(super) call: &'a Call<'a>,
-    programs: std::sync::Arc<Programs>,
+    secrets: &'a Secrets,
 }
 
 /// Rendering facts of one program.
 pub(super) struct ProgramFacts<'a> {
-    pub(super) program: &'a Program,
+    pub(super) program: Arc<Program>,
     pub(super) secrets: &'a Secrets,
 }
 
@@ -57,31 +58,33 @@ impl Facts for ProgramFacts<'_> {
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(context: &'a Context, backend: &'a Backend, call: &'a Call<'a>) -> Self {
-        Self { context, backend, call, programs: backend.worker.node().programs() }
+    pub(super) fn new(context: &'a Context, backend: &'a Backend, call: &'a Call<'a>) -> Result<Self, Problem> {
+        Ok(Self { context, backend, call, secrets: backend.secrets().map_err(unanswered)? })
     }
 
-    pub(super) fn node(&self) -> &Node {
-        self.backend.worker.node()
+    pub(super) fn secrets(&self) -> &'a Secrets {
+        self.secrets
     }
 
     /// The program of the request.
-    pub(super) fn program(&self) -> Result<&Program, Problem> {
-        let found = self.programs.get(&self.call.caller.program);
-        found.map(|program| &**program).ok_or_else(|| Problem::of(Kind::UnknownProgram))
+    pub(super) async fn program(&self) -> Result<Arc<Program>, Problem> {
+        let found = self.backend.find_program(&self.call.caller.program).await.map_err(unanswered)?;
+        found.ok_or_else(|| Problem::of(Kind::UnknownProgram))
     }
 
     /// The currency by which amounts are read: the program's, or where there is no program the one with the
     /// most digits, so that a body is refused before its program only for what is wrong in any.
-    pub(super) fn currency(&self) -> Option<Currency> {
-        match self.program() {
-            Ok(program) => Some(program.newest().currency()),
-            Err(_) => Currency::from_code("CLF"),
-        }
+    pub(super) async fn currency(&self) -> Result<Currency, Problem> {
+        let found = self.backend.find_program(&self.call.caller.program).await.map_err(unanswered)?;
+        let currency = found.map_or_else(|| Currency::from_code("CLF"), |program| Some(program.newest().currency()));
+        currency.ok_or_else(|| Problem::of(Kind::UnknownProgram))
     }
 
-    pub(super) fn facts<'p>(&'p self, program: &'p Program) -> ProgramFacts<'p> {
-        ProgramFacts { program, secrets: &self.node().secrets }
+    /// What renders answers: the program as it is now, because a record may name a version that was accepted after
+    /// its request had begun.
+    pub(super) fn facts(&self, program: &Arc<Program>) -> ProgramFacts<'_> {
+        let now = self.backend.programs().get(program.name()).cloned();
+        ProgramFacts { program: now.unwrap_or_else(|| Arc::clone(program)), secrets: self.secrets }
     }
 
     /// The `Idempotency-Key` of the request.
@@ -96,14 +99,14 @@ impl<'a> Desk<'a> {
 
     /// The hash of an `Idempotency-Key`.
     pub(super) fn hash_idempotency(&self, key: &str) -> u128 {
-        self.node().secrets.hash_key(LAYER_IDEMPOTENCY, key.as_bytes())
+        self.secrets.hash_key(LAYER_IDEMPOTENCY, key.as_bytes())
     }
 
     /// The hash of a business key.
     pub(super) fn hash_business(&self, key: &BusinessKey<'_>) -> u128 {
         let mut bytes = Vec::with_capacity(64);
         key.write_canonical(&mut bytes);
-        self.node().secrets.hash_key(LAYER_BUSINESS, &bytes)
+        self.secrets.hash_key(LAYER_BUSINESS, &bytes)
     }
 
     /// Checks the form of an account id or alias, before anything is looked up.
@@ -136,18 +139,10 @@ impl<'a> Desk<'a> {
         }
         let alias = normalize(identifier).map_err(|error| Problem::invalid(field, format!("`{field}` {error}")))?;
         let program = &*self.call.caller.program;
-        match self.backend.aliases.resolve(program, &alias).await {
-            Ok(Answer::Done(Some(account))) => Ok(Cow::Owned(account.as_ref().to_owned())),
-            Ok(Answer::Done(None)) => Err(Problem::of(Kind::UnknownAccount)),
-            Ok(Answer::Overloaded) => Err(Problem::of(Kind::Overloaded)),
-            Err(error) => Err(self.alias_fault(error)),
+        match self.backend.resolve(program, &alias).await.map_err(unanswered)? {
+            Some(account) => Ok(Cow::Owned(account)),
+            None => Err(Problem::of(Kind::UnknownAccount)),
         }
-    }
-
-    /// The alias store has stopped, so nothing can be promised any more.
-    pub(super) fn alias_fault(&self, error: meed_engine::error::Error) -> Problem {
-        self.node().fault(error);
-        Problem::of(Kind::NotReady)
     }
 
     /// A request to the engine.
@@ -157,7 +152,7 @@ impl<'a> Desk<'a> {
             0
         } else {
             command.write_canonical(&mut canonical);
-            self.node().secrets.fingerprint(&canonical)
+            self.secrets.fingerprint(&canonical)
         };
         let traceparent = if command.is_read() { None } else { self.call.trace_parent.as_ref() };
         Request {
@@ -177,12 +172,7 @@ impl<'a> Desk<'a> {
     /// Sends one request and waits for its answer, or the deadline.
     pub(super) async fn ask(&self, request: Request) -> Result<Outcome, Problem> {
         let bytes = u32::try_from(self.call.body.len() + COMMAND_BYTES).unwrap_or(u32::MAX);
-        let worker = &self.backend.worker;
-        let admitted = worker.admit(std::slice::from_ref(&request), bytes, self.admission_wait()).await;
-        match admitted {
-            Ok(admitted) => Ok(worker.call(request, &admitted).await),
-            Err(none) => Err(no_permit(none)),
-        }
+        self.backend.ask(request, bytes, self.admission_wait()).await.map_err(unanswered)
     }
 
     pub(super) fn admission_wait(&self) -> Duration {
@@ -190,7 +180,7 @@ impl<'a> Desk<'a> {
     }
 
     /// The answer that an executed record or a refusal gives.
-    pub(super) fn answer(&self, program: &Program, outcome: Outcome) -> Result<Reply, Problem> {
+    pub(super) fn answer(&self, program: &Arc<Program>, outcome: Outcome) -> Result<Reply, Problem> {
         match outcome {
             Outcome::Executed { record, replayed } => {
                 let mut reply = self.answer_of(program, &record);
@@ -210,7 +200,7 @@ impl<'a> Desk<'a> {
         }
     }
 
-    fn answer_of(&self, program: &Program, record: &Record) -> Reply {
+    fn answer_of(&self, program: &Arc<Program>, record: &Record) -> Reply {
         let mut body = Vec::with_capacity(512);
         write_answer(&mut body, record, &self.facts(program));
         let media = if record.kind == RecordKind::Refusal { Media::Problem } else { Media::Json };

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::desk::{Desk, status};
 use crate::context::{Context, Shared};
 use crate::metrics::EventMetrics;
+use crate::reach::Backend;
 use crate::reply::{Media, Reply};
 use crate::route::Query;
 
@@ -71,7 +72,7 @@ impl Desk<'_> {
     pub(super) async fn events(&self, context: &Rc<Context>) -> Result<Reply, Problem> {
         let query = Query::parse(self.call.query, &["after", "follow", "limit", "types"])
             .map_err(|e| Problem::invalid(e.field, e.detail))?;
-        let program = self.program()?.name().to_owned();
+        let program = self.program().await?.name().to_owned();
         let form = self.form();
         let wanted = Wanted {
             form,
@@ -92,7 +93,13 @@ impl Desk<'_> {
                 }
             },
         };
-        let node = Arc::clone(self.backend.worker.node());
+        let Backend::Local(local) = self.backend else {
+            return Err(Problem::new(
+                Kind::NotReady,
+                "A front has no events yet: read them at its owner's own address.",
+            ));
+        };
+        let node = Arc::clone(local.worker.node());
         let from = self.beginning(&node, query.get("after")).await?;
         let seat = Seat::take(&context.shared).ok_or_else(|| {
             Problem::new(Kind::Overloaded, "Too many readers of events; the setting event_readers bounds them.")

@@ -11,7 +11,7 @@ impl Desk<'_> {
     /// Executes one operation. `account` is what the path holds, empty where the body names the account;
     /// `named` is the hold or transaction in the path.
     pub(super) async fn operate(&self, operation: Operation, account: &str, named: &str) -> Result<Reply, Problem> {
-        let Some(currency) = self.currency() else { return Err(Problem::of(Kind::UnknownProgram)) };
+        let currency = self.currency().await?;
         let mut decoded = decode(operation, &self.call.body, subject(named), currency).map_err(bad)?;
         let header = self.header_key()?;
         let keys = self.keys(&mut decoded, header)?;
@@ -21,11 +21,11 @@ impl Desk<'_> {
             None => (account, "account"),
         };
         Self::check_identifier(identifier, field)?;
-        let program = self.program()?;
+        let program = self.program().await?;
         let account_id = self.account_id(identifier, field).await?;
         let request = self.request(self.member(&account_id), decoded.command, keys);
         let outcome = self.ask(request).await?;
-        self.answer(program, outcome)
+        self.answer(&program, outcome)
     }
 
     /// The keys of an operation, hashed; completes a return with its sale's.

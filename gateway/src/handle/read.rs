@@ -10,6 +10,7 @@ use meed_schemas::http::{
 use meed_schemas::outcome::{HistoryHead, Reply as Outcome};
 
 use super::desk::{Desk, bad, refused, status};
+use super::unanswered;
 use crate::reply::Reply;
 use crate::route::Query;
 
@@ -18,11 +19,11 @@ impl Desk<'_> {
     pub(super) async fn read(&self, account: &str, command: Command) -> Result<Reply, Problem> {
         self.query(&[])?;
         Self::check_identifier(account, "account")?;
-        let program = self.program()?;
+        let program = self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         let identity = self.member(&account_id);
         let outcome = self.ask(self.request(identity.clone(), command, Keys::default())).await?;
-        let facts = self.facts(program);
+        let facts = self.facts(&program);
         let mut body = Vec::with_capacity(512);
         match outcome {
             Outcome::Balance(view) => views::write_balance(&mut body, &identity, &view, &facts),
@@ -30,7 +31,7 @@ impl Desk<'_> {
             Outcome::Hold(hold) => views::write_hold(&mut body, &hold),
             Outcome::Account(view) => views::write_account(&mut body, &identity, &view, &facts),
             Outcome::Transaction { record, reversed } => write_transaction(&mut body, &record, reversed, &facts),
-            Outcome::Refused(refusal) => return Err(refused(program, &refusal)),
+            Outcome::Refused(refusal) => return Err(refused(&program, &refusal)),
             _ => return Err(Problem::of(Kind::OutcomeUnknown)),
         }
         Ok(Reply::json(status(200), body))
@@ -40,15 +41,15 @@ impl Desk<'_> {
     pub(super) async fn history(&self, account: &str) -> Result<Reply, Problem> {
         let parameters = self.query(&["limit", "offset", "type", "cursor"])?;
         Self::check_identifier(account, "account")?;
-        let program = self.program()?;
+        let program = self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         let identity = self.member(&account_id);
-        let seal = |bytes: &[u8]| self.node().secrets.cursor_tag(bytes);
+        let seal = |bytes: &[u8]| self.secrets().cursor_tag(bytes);
         let query = decode_list_query(parameters.pairs(), &identity, seal).map_err(bad)?;
         let request = self.request(identity.clone(), Command::HistoryHead, Keys::default());
         let head = match self.ask(request).await? {
             Outcome::HistoryHead(head) => head,
-            Outcome::Refused(refusal) => return Err(refused(program, &refusal)),
+            Outcome::Refused(refusal) => return Err(refused(&program, &refusal)),
             _ => return Err(Problem::of(Kind::OutcomeUnknown)),
         };
         let (total, newest) = match query.kind {
@@ -64,14 +65,14 @@ impl Desk<'_> {
                 offset: query.offset as u64,
                 limit: query.limit + 1,
             };
-            records = self.node().reader().page(page).await.ok_or_else(|| Problem::of(Kind::Overloaded))?;
+            records = self.backend.page(page).await.map_err(unanswered)?;
         }
         let next = records
             .get(query.limit)
             .map(|record| encode_cursor(Cursor { kind: query.kind, next: record.position }, &identity, seal));
         records.truncate(query.limit);
         let mut body = Vec::with_capacity(128 + records.len() * 512);
-        let facts = self.facts(program);
+        let facts = self.facts(&program);
         views::write_transactions_start(&mut body);
         for (index, record) in records.iter().enumerate() {
             if index > 0 {
@@ -102,18 +103,18 @@ impl Desk<'_> {
 
     async fn outcome(&self, account: &str, keys: Keys) -> Result<Reply, Problem> {
         Self::check_identifier(account, "account")?;
-        let program = self.program()?;
+        let program = self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         let request = self.request(self.member(&account_id), Command::Outcome, keys);
         match self.ask(request).await? {
             Outcome::Outcome(record) => {
                 let mut body = Vec::with_capacity(640);
-                write_outcome(&mut body, &record, &self.facts(program));
+                write_outcome(&mut body, &record, &self.facts(&program));
                 Ok(Reply::json(status(200), body))
             }
             // The first request with the key is still running when the deadline has passed.
             Outcome::Refused(meed_schemas::outcome::Refusal::OutcomeUnknown) => Err(Problem::of(Kind::KeyInProgress)),
-            Outcome::Refused(refusal) => Err(refused(program, &refusal)),
+            Outcome::Refused(refusal) => Err(refused(&program, &refusal)),
             _ => Err(Problem::of(Kind::OutcomeUnknown)),
         }
     }

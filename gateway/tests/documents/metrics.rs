@@ -93,8 +93,12 @@ fn traffic(node: &Node) {
 #[test]
 fn the_page_has_what_is_documented_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::start(&folder.path().join("data"), &[]);
+    let door = format!("unix:{}", folder.path().join("owner").display());
+    let node = Node::start(&folder.path().join("data"), &["--owner-listen", &door]);
+    let front = Node::start(&folder.path().join("front"), &["--front-of", &door]);
     traffic(&node);
+    // A link that had nothing to send has no measures of it.
+    front.client().ask("GET", &format!("/api/v1/points/{MARKER}/balance"), "", "");
     let of_program =
         |(name, points): (&str, i64)| format!("meed_{name}{{program=\"default\",wallet=\"points\"}} {points}");
     let sums = [
@@ -108,14 +112,21 @@ fn the_page_has_what_is_documented_and_nothing_else() {
     let mut lines: Vec<String> = sums.into_iter().map(of_program).collect();
     lines.push("meed_idempotent_replays_total 1".to_owned());
     let page = node.metrics_with(&lines);
-    let (documented, exposed) = (documented(), exposed(&page));
+    let of_front = front.metrics();
+    let (documented, mut exposed) = (documented(), exposed(&page));
+    for (name, measure) in self::exposed(&of_front) {
+        // Of a front come its links' measures and those that every node has.
+        let known = exposed.entry(name.clone()).or_insert_with(|| measure.clone());
+        assert_eq!(known.0, measure.0, "{name}");
+    }
     for (name, described) in &documented {
         assert_eq!(exposed.get(name), Some(described), "{name}: the page against METRICS.md");
     }
     for name in exposed.keys() {
         assert!(documented.contains_key(name), "{name} is not in METRICS.md");
     }
-    assert!(!page.contains(MARKER), "{page}");
+    assert!(!page.contains(MARKER) && !of_front.contains(MARKER), "{page}{of_front}");
+    front.stop();
     node.stop();
 }
 

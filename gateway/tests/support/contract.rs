@@ -22,6 +22,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const KEEPER: &str = "\"$0\" --listen 127.0.0.1:0 --metrics-listen off --data \"$1/data\" --log-level error & node=$!; \
     cat >/dev/null; kill -KILL $node; wait $node 2>/dev/null; rm -rf \"$1\"";
 
+/// The same with a front before the node: what clients reach is the front.
+const FRONT_KEEPER: &str = "\"$0\" --listen 127.0.0.1:0 --metrics-listen off --data \"$1/data\" --log-level error \
+    --owner-listen unix:\"$1/owner\" >\"$1/owner.out\" & node=$!; \
+    until grep -q ^listening \"$1/owner.out\"; do kill -0 $node || exit 1; done; \
+    \"$0\" --listen 127.0.0.1:0 --metrics-listen off --log-level error --front-of unix:\"$1/owner\" & front=$!; \
+    cat >/dev/null; kill -KILL $front $node; wait $front $node 2>/dev/null; rm -rf \"$1\"";
+
+/// The tests of all files run once more as one program of this name, through a front.
+const THROUGH_FRONT: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"contract_through_front");
+
 struct Node {
     address: String,
     _open: ChildStdin,
@@ -33,7 +43,12 @@ fn node() -> &'static Node {
     NODE.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap().keep();
         let mut child = Command::new("/bin/sh")
-            .args(["-c", KEEPER, env!("CARGO_BIN_EXE_meed"), folder.to_str().unwrap()])
+            .args([
+                "-c",
+                if THROUGH_FRONT { FRONT_KEEPER } else { KEEPER },
+                env!("CARGO_BIN_EXE_meed"),
+                folder.to_str().unwrap(),
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -258,7 +258,7 @@ pub fn kind_of(refusal: &Refusal) -> Kind {
 pub fn problem_of(refusal: &Refusal, minor_digits: u8) -> Problem {
     let problem = Problem::of(kind_of(refusal));
     match refusal {
-        Refusal::InvalidRequest { field, detail } => Problem::invalid(*field, format!("`{field}` {detail}")),
+        Refusal::InvalidRequest { field, detail } => Problem::invalid(field.as_ref(), format!("`{field}` {detail}")),
         Refusal::TooLate { late_days_max } => Problem {
             detail: format!("`occurred_at` is more than {late_days_max} days ago, which the program does not accept.")
                 .into(),
@@ -278,7 +278,7 @@ pub fn problem_of(refusal: &Refusal, minor_digits: u8) -> Problem {
         Refusal::InsufficientPoints { available_points, requested_points } => {
             problem.with("available_points", *available_points).with("requested_points", *requested_points)
         }
-        Refusal::LimitExceeded { limit } => problem.with("limit", *limit),
+        Refusal::LimitExceeded { limit } => problem.with("limit", limit.as_ref()),
         _ => problem,
     }
 }

@@ -19,7 +19,7 @@ const LONG_FILES: &[(&str, usize, &str)] = &[];
 
 /// Functions over the bound: (path, name, lines, reason).
 const LONG_FUNCTIONS: &[(&str, &str, usize, &str)] = &[
-    ("schemas/src/codec.rs", "put_detail", 84, "one arm per kind of record"),
+    ("schemas/src/codec.rs", "put_detail", 75, "one arm per kind of record"),
     ("schemas/src/codec.rs", "decode", 71, "one line per field, in the order of the format"),
     ("schemas/src/command.rs", "write_canonical", 109, "one arm per command"),
 ];

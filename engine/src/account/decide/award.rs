@@ -49,7 +49,7 @@ pub(super) fn invalid_lot(
     let (expiry, activation) = lot_of(version, occurred_at, expires_at, activates_at);
     let refuse = |detail: &str| {
         let field = if expires_at.is_some() { "expires_at" } else { "activates_at" };
-        Some(Refusal::InvalidRequest { field, detail: detail.to_owned() })
+        Some(Refusal::InvalidRequest { field: field.into(), detail: detail.to_owned() })
     };
     if expires_at.is_some() && expiry <= occurred_at {
         return refuse("must be after occurred_at");
@@ -87,14 +87,14 @@ fn plan(
     let expired = expires_at <= session.now && points > 0;
     let wallet = &session.account.wallet;
     if points > 0 && !expired && wallet.lots_count() >= LOTS_MAX && wallet.is_new(lot) {
-        return Err(Refusal::LimitExceeded { limit: "lots" }.into());
+        return Err(Refusal::LimitExceeded { limit: "lots".into() }.into());
     }
     if let Some(spend) = spend {
         let months = &session.account.spend;
         match months.iter().rev().find(|(month, _)| *month == spend.month) {
             Some((_, sum)) if sum + spend.amount > SPEND_MONTH_MAX => return Err(Refusal::BalanceOverflow.into()),
             None if months.len() >= SPEND_MONTHS_MAX => {
-                return Err(Refusal::LimitExceeded { limit: "spend_months" }.into());
+                return Err(Refusal::LimitExceeded { limit: "spend_months".into() }.into());
             }
             _ => {}
         }

@@ -26,7 +26,7 @@ pub(super) fn hold(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
         return Err(Refusal::InsufficientPoints { available_points, requested_points: points }.into());
     }
     if session.account.holds().len() >= OPEN_HOLDS_MAX {
-        return Err(Refusal::LimitExceeded { limit: "open_holds" }.into());
+        return Err(Refusal::LimitExceeded { limit: "open_holds".into() }.into());
     }
     let mut moves = Moves::new();
     session.account.wallet.take(MoveOp::Hold, points, None, &mut moves);

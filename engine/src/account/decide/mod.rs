@@ -142,7 +142,7 @@ fn opens(session: &Session<'_>, command: &Command) -> bool {
 
 /// What is wrong with a request in the light of the program and of now, whatever the account.
 fn invalid(session: &Session<'_>, command: &Command) -> Option<Refusal> {
-    let refuse = |field, detail: String| Some(Refusal::InvalidRequest { field, detail });
+    let refuse = |field: &'static str, detail: String| Some(Refusal::InvalidRequest { field: field.into(), detail });
     match command {
         Command::Earn { earn, .. } if earn.expires_at.is_some() || earn.activates_at.is_some() => {
             let occurred_at = earn.occurred_at.unwrap_or(session.now);

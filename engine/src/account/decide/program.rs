@@ -52,7 +52,7 @@ pub(in super::super) fn turn(
 
 /// The number of the version that a document makes; `None` when it is the newest already.
 fn put(account: &Account, document: &str, now: Millis) -> Result<Option<u32>, Refusal> {
-    let refuse = |field, detail| Refusal::InvalidRequest { field, detail };
+    let refuse = |field: &'static str, detail| Refusal::InvalidRequest { field: field.into(), detail };
     let parse = |json: &str| Document::parse(json.as_bytes()).map_err(|error| refuse("document", error.to_string()));
     let Some(newest) = account.program_versions().last() else {
         // A document that cannot be compiled must never be journaled: no start would get past it.
@@ -67,7 +67,7 @@ fn put(account: &Account, document: &str, now: Millis) -> Result<Option<u32>, Re
         refuse(field, error.detail)
     })?;
     if account.program_versions().len() >= PROGRAM_VERSIONS_MAX {
-        return Err(Refusal::LimitExceeded { limit: "program_versions" });
+        return Err(Refusal::LimitExceeded { limit: "program_versions".into() });
     }
     Ok(Some(newest.number + 1))
 }

@@ -100,7 +100,7 @@ pub(super) fn reverse(
     let reversible = matches!(original.kind, RecordKind::Earn | RecordKind::Redeem);
     if reversible && amount_award.is_none() && matches!(portion, Portion::Amount(_)) {
         let detail = "must be left out: the transaction did not come from an amount; send points".to_owned();
-        return Err(Refusal::InvalidRequest { field: "amount", detail }.into());
+        return Err(Refusal::InvalidRequest { field: "amount".into(), detail }.into());
     }
     let so_far = reversed_so_far(session, position.sequence())?;
     check_status(session, false)?;
@@ -209,7 +209,7 @@ fn give_back(session: &Session<'_>, original: &Record, given_before: i64, points
     }
     let new = available.iter().filter(|(expires_at, _)| wallet.is_new(LotKey::live(*expires_at))).count();
     if new > 0 && wallet.lots_count() + new > LOTS_MAX {
-        return Err(Refusal::LimitExceeded { limit: "lots" }.into());
+        return Err(Refusal::LimitExceeded { limit: "lots".into() }.into());
     }
     plan.before = session.expired_before(&super::holds::expiries(&plan.expired))?;
     available.reverse();

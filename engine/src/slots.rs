@@ -1,0 +1,156 @@
+//! Where callers on one thread wait for their answers.
+
+use std::task::Waker;
+
+/// Room for answers that a free slot keeps.
+const REPLIES_KEPT: usize = 16;
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    open: bool,
+    waker: Option<Waker>,
+    missing: u32,
+    replies: Vec<Option<T>>,
+    /// Of a slot that is open for any number of answers: those that came, each with its index.
+    arrived: Option<Vec<(u32, T)>>,
+}
+
+/// Slots that are used again and again; a generation tells a late answer from one that is waited for.
+#[derive(Debug)]
+pub struct Slots<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slots<T> {
+    /// Opens a slot for `count` answers.
+    pub fn open(&mut self, count: u32) -> (u32, u32) {
+        let (index, slot) = self.take();
+        slot.missing = count;
+        slot.replies.clear();
+        slot.replies.resize_with(count as usize, || None);
+        (index, slot.generation)
+    }
+
+    /// Opens a slot for any number of answers, taken with [`Slots::poll_arrived`] as they come.
+    pub fn open_endless(&mut self) -> (u32, u32) {
+        let (index, slot) = self.take();
+        slot.arrived = Some(Vec::new());
+        (index, slot.generation)
+    }
+
+    fn take(&mut self) -> (u32, &mut Slot<T>) {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                let (waker, replies, arrived) = (None, Vec::new(), None);
+                self.slots.push(Slot { generation: 0, open: false, waker, missing: 0, replies, arrived });
+                self.slots.len() as u32 - 1
+            }
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.open = true;
+        (index, slot)
+    }
+
+    fn of(&mut self, index: u32, generation: u32) -> Option<&mut Slot<T>> {
+        self.slots.get_mut(index as usize).filter(|slot| slot.open && slot.generation == generation)
+    }
+
+    /// Whether somebody still waits for the answer at `place`.
+    pub fn is_missing(&self, index: u32, generation: u32, place: u32) -> bool {
+        let slot = self.slots.get(index as usize).filter(|slot| slot.open && slot.generation == generation);
+        slot.is_some_and(|s| s.missing > 0 && s.replies.get(place as usize).is_some_and(Option::is_none))
+    }
+
+    /// An answer has come; a late one is dropped. True when it was the last that the slot waited for.
+    pub fn fill(&mut self, index: u32, generation: u32, place: u32, reply: T) -> bool {
+        let Some(slot) = self.of(index, generation) else { return false };
+        if let Some(arrived) = &mut slot.arrived {
+            arrived.push((place, reply));
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+            return false;
+        }
+        if slot.missing == 0 {
+            return false;
+        }
+        if let Some(at) = slot.replies.get_mut(place as usize)
+            && at.replace(reply).is_none()
+        {
+            slot.missing -= 1;
+            if slot.missing == 0
+                && let Some(waker) = slot.waker.take()
+            {
+                waker.wake();
+            }
+            return slot.missing == 0;
+        }
+        false
+    }
+
+    /// The deadline has passed: what is missing stays missing.
+    pub fn give_up(&mut self, index: u32, generation: u32) {
+        if let Some(slot) = self.of(index, generation).filter(|slot| slot.missing > 0) {
+            slot.missing = 0;
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// The answers, when all are there or the deadline has passed; `None` for one that is missing.
+    pub fn poll(&mut self, index: u32, generation: u32, waker: &Waker) -> Option<&mut Vec<Option<T>>> {
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(slot.open && slot.generation == generation);
+        if slot.missing > 0 {
+            Self::remember(&mut slot.waker, waker);
+            return None;
+        }
+        Some(&mut slot.replies)
+    }
+
+    /// Moves what has come to an endless slot into the empty `into`; false when nothing has, and then the waker is
+    /// called when something does.
+    pub fn poll_arrived(&mut self, index: u32, generation: u32, into: &mut Vec<(u32, T)>, waker: &Waker) -> bool {
+        let Some(slot) = self.of(index, generation) else { return false };
+        match &mut slot.arrived {
+            Some(arrived) if !arrived.is_empty() => {
+                std::mem::swap(arrived, into);
+                true
+            }
+            _ => {
+                Self::remember(&mut slot.waker, waker);
+                false
+            }
+        }
+    }
+
+    fn remember(place: &mut Option<Waker>, waker: &Waker) {
+        match place {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Nobody waits any more.
+    pub fn close(&mut self, index: u32, generation: u32) {
+        if let Some(slot) = self.of(index, generation) {
+            slot.open = false;
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.waker = None;
+            slot.arrived = None;
+            slot.replies.clear();
+            slot.replies.shrink_to(REPLIES_KEPT);
+            self.free.push(index);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! How a request reaches its account: through the engine of this process, or over a link to its owner. Two
+//! ways with one face; the rest of the front end does not know which it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meed_engine::aliases::{Alias, Aliases, Answer, PutOutcome};
+use meed_engine::error::Error;
+use meed_engine::program::{Program, Programs};
+use meed_engine::reader::PageQuery;
+use meed_engine::secrets::Secrets;
+use meed_engine::worker::{CallMany, Worker};
+use meed_schemas::command::Request;
+use meed_schemas::outcome::Reply;
+use meed_schemas::record::Record;
+
+use crate::forward::Unanswered;
+use crate::link::{self, Link};
+
+/// The engine of this process, as one worker has it.
+#[derive(Clone)]
+pub struct Local {
+    /// The worker whose thread this is.
+    pub worker: Worker,
+    /// The aliases.
+    pub aliases: Aliases,
+}
+
+impl Local {
+    /// An answer of the alias store. One that has stopped takes the node with it: nothing can be promised any more.
+    pub(crate) fn of_aliases<T>(&self, answer: Result<Answer<T>, Error>) -> Result<T, Unanswered> {
+        match answer {
+            Ok(Answer::Done(done)) => Ok(done),
+            Ok(Answer::Overloaded) => Err(Unanswered::Overloaded),
+            Err(error) => {
+                self.worker.node().fault(error);
+                Err(Unanswered::NotReady)
+            }
+        }
+    }
+
+    /// A page of an account's history.
+    pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
+        self.worker.node().reader().page(query).await.ok_or(Unanswered::Overloaded)
+    }
+}
+
+/// What a worker's requests need of the accounts.
+#[derive(Clone)]
+pub enum Backend {
+    /// They are here.
+    Local(Local),
+    /// They are the owner's.
+    Owner(Link),
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local(local) => write!(f, "Local({})", local.worker.index()),
+            Self::Owner(link) => write!(f, "{link:?}"),
+        }
+    }
+}
+
+impl Backend {
+    /// The programs as they are known here; [`Backend::refresh_programs`] asks for all.
+    pub fn programs(&self) -> Arc<Programs> {
+        match self {
+            Self::Local(local) => local.worker.node().programs(),
+            Self::Owner(link) => link.programs(),
+        }
+    }
+
+    /// Keys of hashes, cursors and codes.
+    ///
+    /// # Errors
+    /// They are not known yet.
+    pub fn secrets(&self) -> Result<&Secrets, Unanswered> {
+        match self {
+            Self::Local(local) => Ok(&local.worker.node().secrets),
+            Self::Owner(link) => link.secrets(),
+        }
+    }
+
+    /// Whether a request has a chance at all.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub fn has_room(&self) -> Result<(), Unanswered> {
+        match self {
+            Self::Local(local) => local.worker.node().permits.has_room().map_err(Unanswered::NoPermit),
+            Self::Owner(link) => link.has_room(),
+        }
+    }
+
+    /// A program.
+    ///
+    /// # Errors
+    /// The owner did not answer.
+    pub async fn find_program(&self, name: &str) -> Result<Option<Arc<Program>>, Unanswered> {
+        match self {
+            Self::Local(local) => Ok(local.worker.node().programs().get(name).cloned()),
+            Self::Owner(link) => link.find_program(name).await,
+        }
+    }
+
+    /// Makes sure that [`Backend::programs`] has every version that there is now.
+    ///
+    /// # Errors
+    /// The owner did not answer.
+    pub async fn refresh_programs(&self) -> Result<(), Unanswered> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Owner(link) => link.refresh_programs().await,
+        }
+    }
+
+    /// Sends one request and waits for its answer, or the deadline. `bytes` is what its permit counts; `wait` how
+    /// long it may wait for one.
+    ///
+    /// # Errors
+    /// It has no answer.
+    pub async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
+        match self {
+            Self::Local(Local { worker, .. }) => {
+                let admitted = worker.admit(std::slice::from_ref(&request), bytes, wait).await;
+                Ok(worker.call(request, &admitted.map_err(Unanswered::NoPermit)?).await)
+            }
+            Self::Owner(link) => link.ask(&request, bytes, wait).await,
+        }
+    }
+
+    /// Sends requests that get their permits together; those of one account are executed in order, also over
+    /// several windows.
+    ///
+    /// # Errors
+    /// There are no permits: nothing was executed.
+    pub async fn send_window(&self, requests: Vec<Request>, bytes: u32, wait: Duration) -> Result<Window, Unanswered> {
+        match self {
+            Self::Local(Local { worker, .. }) => {
+                let admitted = worker.admit(&requests, bytes, wait).await.map_err(Unanswered::NoPermit)?;
+                Ok(Window::Local(worker.call_many(requests, &admitted)))
+            }
+            Self::Owner(link) => Ok(Window::Owner(link.send_window(&requests, bytes, wait).await?)),
+        }
+    }
+
+    /// The account id of an alias.
+    ///
+    /// # Errors
+    /// It cannot be asked now.
+    pub async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
+        match self {
+            Self::Local(local) => {
+                let found = local.of_aliases(local.aliases.resolve(program, alias).await)?;
+                Ok(found.map(|account| account.as_ref().to_owned()))
+            }
+            Self::Owner(link) => link.resolve(program, alias.as_str()).await,
+        }
+    }
+
+    /// Gives an account an alias; durable when this returns.
+    ///
+    /// # Errors
+    /// It cannot be asked now.
+    pub async fn put_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<PutOutcome, Unanswered> {
+        match self {
+            Self::Local(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
+            Self::Owner(link) => link.put_alias(program, alias.as_str(), account).await,
+        }
+    }
+
+    /// Takes an alias from an account; durable when this returns.
+    ///
+    /// # Errors
+    /// It cannot be asked now.
+    pub async fn delete_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<bool, Unanswered> {
+        match self {
+            Self::Local(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
+            Self::Owner(link) => link.delete_alias(program, alias.as_str(), account).await,
+        }
+    }
+
+    /// The aliases of an account, in order.
+    ///
+    /// # Errors
+    /// It cannot be asked now.
+    pub async fn aliases(&self, program: &str, account: &str) -> Result<Vec<String>, Unanswered> {
+        match self {
+            Self::Local(local) => local.of_aliases(local.aliases.list(program, account).await),
+            Self::Owner(link) => link.aliases(program, account).await,
+        }
+    }
+
+    /// A page of an account's history.
+    ///
+    /// # Errors
+    /// It cannot be asked now.
+    pub async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
+        match self {
+            Self::Local(local) => local.page(query).await,
+            Self::Owner(link) => link.page(&query).await,
+        }
+    }
+}
+
+/// Answers to come, in the order of the requests.
+pub enum Window {
+    /// Of this process.
+    Local(CallMany),
+    /// Of the owner.
+    Owner(link::Window),
+}
+
+impl Window {
+    /// Waits for all of them, or the deadline.
+    pub async fn answers(self) -> Vec<Result<Reply, Unanswered>> {
+        match self {
+            Self::Local(calls) => calls.await.into_iter().map(Ok).collect(),
+            Self::Owner(window) => window.answers().await,
+        }
+    }
+}

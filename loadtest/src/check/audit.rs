@@ -1,0 +1,224 @@
+//! Reads the server's books and compares them with the ledger.
+
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use crate::check::{AskDetails, Books, diagnose, in_parallel};
+use crate::error::Fault;
+use crate::http::{Client, Server};
+use crate::ledger::{Entry, digest};
+use crate::scenario::Check;
+use crate::schedule::Random;
+use crate::summary::Violation;
+
+/// Most accounts whose differences are explained operation by operation.
+const EXPLAINED_MAX: usize = 50;
+/// An account is read again when something happened to it meanwhile (an expiry, a time-out), at most so often.
+const READS_MAX: usize = 5;
+/// Rows of one page.
+const PAGE: u32 = 500;
+
+#[derive(Debug, Deserialize)]
+struct Balance {
+    total_points: i64,
+    pending_points: i64,
+    available_points: i64,
+    sequence: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Page {
+    transactions: Vec<Row>,
+    next: Option<String>,
+}
+
+/// A row of a history.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Row {
+    pub(super) transaction_id: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) points: i64,
+    pub(super) sequence: u64,
+    #[serde(default)]
+    pub(super) reference_id: Option<String>,
+    #[serde(default)]
+    pub(super) pos_transaction_id: Option<String>,
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+}
+
+impl Row {
+    /// Whether nobody asked for it.
+    fn is_of_the_server(&self) -> bool {
+        match self.kind.as_str() {
+            "EXPIRE" | "ACTIVATE" | "TIER" | "OPEN" | "STATUS" => true,
+            "VOID" => self.reason.as_deref() == Some("expired"),
+            _ => false,
+        }
+    }
+
+    /// The key under which it was asked for, as far as the row tells.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.reference_id.as_deref().or(self.pos_transaction_id.as_deref())
+    }
+}
+
+/// What one account's books say.
+#[derive(Debug, Default)]
+struct Audited {
+    account: u32,
+    is_walked: bool,
+    rows: u64,
+    expired_points: i64,
+    violations: Vec<(&'static str, String)>,
+    /// The rows, where they are not what was acknowledged.
+    differing: Option<Vec<Row>>,
+}
+
+/// Audits every account that anything was tried on; up to `walk_accounts_max` of them row by row.
+///
+/// # Errors
+/// The server does not answer. What it answers wrongly is a violation.
+pub(crate) fn audit(
+    books: &mut Books,
+    servers: &[Server],
+    check: Check,
+    seed: u64,
+    ask_details: AskDetails<'_>,
+) -> Result<(), Fault> {
+    let started = Instant::now();
+    let mut accounts: Vec<u32> = books.entries.keys().copied().collect();
+    accounts.sort_unstable();
+    let mut random = Random::new(seed ^ 0xa0d1);
+    let walked = u64::from(check.walk_accounts_max);
+    let total = accounts.len() as u64;
+    let chosen: Vec<(u32, bool)> =
+        accounts.into_iter().map(|account| (account, total <= walked || random.below(total) < walked)).collect();
+    let audited = in_parallel(servers, check.connections, &chosen, |client, (account, walks)| {
+        audit_account(books, client, *account, *walks, check.floor)
+    })?;
+    let differing: Vec<u32> = audited.iter().filter(|a| a.differing.is_some()).map(|a| a.account).collect();
+    let explained = &differing[..differing.len().min(EXPLAINED_MAX)];
+    let details = if explained.is_empty() { Vec::new() } else { ask_details(explained)? };
+    for one in audited {
+        books.result.accounts_balanced += 1;
+        books.result.accounts_walked += u64::from(one.is_walked);
+        books.result.transactions_read += one.rows;
+        books.result.expired_points += one.expired_points;
+        for (kind, detail) in one.violations {
+            let account = books.account(one.account);
+            books.violate(Violation { kind: kind.to_owned(), account, detail, operations: Vec::new() });
+        }
+        if let Some(rows) = one.differing {
+            diagnose::explain(books, one.account, &rows, &details, explained.contains(&one.account));
+        }
+    }
+    let entries = books.entries.values();
+    books.result.acknowledged_transactions = entries.clone().map(|entry| u64::from(entry.effects)).sum();
+    books.result.acknowledged_points = entries.map(|entry| entry.points).sum();
+    books.result.seconds = started.elapsed().as_secs_f64();
+    Ok(())
+}
+
+fn audit_account(books: &Books, client: &mut Client, account: u32, walks: bool, floor: i64) -> Result<Audited, Fault> {
+    let entry = books.entries.get(&account).copied().unwrap_or_default();
+    let opening = books.openings.get(&account).copied().unwrap_or_default();
+    let name = books.account(account);
+    let mut audited = Audited { account, ..Audited::default() };
+    for _ in 0..READS_MAX {
+        audited = Audited { account, ..Audited::default() };
+        let reply = client.get(&format!("/api/v1/points/{name}/balance"))?;
+        let balance: Balance = match (reply.status, serde_json::from_slice(&reply.body)) {
+            (200, Ok(balance)) => balance,
+            (404, _) if entry.effects == 0 => return Ok(audited),
+            (404, _) => {
+                audited.differing = Some(Vec::new());
+                return Ok(audited);
+            }
+            (status, _) => {
+                audited.violations.push(("balance", format!("the balance cannot be read: {status} {}", reply.text())));
+                return Ok(audited);
+            }
+        };
+        if balance.available_points < floor {
+            let available = balance.available_points;
+            audited.violations.push(("below-floor", format!("{available} available points, below the floor {floor}")));
+        }
+        let change = balance.total_points + balance.pending_points - opening.points;
+        if !walks && change == entry.points {
+            return Ok(audited);
+        }
+        let Some(rows) = read_rows(client, &name, opening.sequence, &mut audited)? else { return Ok(audited) };
+        // Something happened between the two reads: read both again.
+        if rows.first().map_or(opening.sequence, |row| row.sequence) > balance.sequence {
+            continue;
+        }
+        compare(&mut audited, rows, entry, change, balance.sequence, opening.sequence);
+        return Ok(audited);
+    }
+    audited.violations.push(("sequence", format!("it changed {READS_MAX} times while it was read")));
+    Ok(audited)
+}
+
+/// The rows above the opening, newest first; `None` when the history cannot be read, which is a violation.
+fn read_rows(
+    client: &mut Client,
+    name: &str,
+    opening_sequence: u64,
+    audited: &mut Audited,
+) -> Result<Option<Vec<Row>>, Fault> {
+    let mut rows: Vec<Row> = Vec::new();
+    let mut query = format!("limit={PAGE}");
+    loop {
+        let reply = client.get(&format!("/api/v1/points/{name}/transactions?{query}"))?;
+        let page: Page = match (reply.status, serde_json::from_slice(&reply.body)) {
+            (200, Ok(page)) => page,
+            (status, _) => {
+                let text = format!("the history cannot be read: {status} {}", reply.text());
+                audited.violations.push(("sequence", text));
+                return Ok(None);
+            }
+        };
+        let is_enough = page.transactions.iter().any(|row| row.sequence <= opening_sequence);
+        rows.extend(page.transactions.into_iter().filter(|row| row.sequence > opening_sequence));
+        match page.next {
+            Some(next) if !is_enough => query = format!("limit={PAGE}&cursor={next}"),
+            _ => return Ok(Some(rows)),
+        }
+    }
+}
+
+fn compare(audited: &mut Audited, rows: Vec<Row>, entry: Entry, change: i64, sequence: u64, opening_sequence: u64) {
+    audited.is_walked = true;
+    audited.rows = rows.len() as u64;
+    let mut found = Entry { touched: entry.touched, ..Entry::default() };
+    let (mut sum, mut expected_sequence) = (0i64, sequence);
+    for row in &rows {
+        if row.sequence != expected_sequence {
+            let text = format!("sequence {} where {expected_sequence} should be", row.sequence);
+            audited.violations.push(("sequence", text));
+        }
+        expected_sequence = row.sequence.saturating_sub(1);
+        sum = sum.saturating_add(row.points);
+        if row.is_of_the_server() {
+            audited.expired_points += if row.kind == "EXPIRE" { row.points } else { 0 };
+        } else {
+            found.effects += 1;
+            found.points += row.points;
+            found.digest = found.digest.wrapping_add(digest(&row.transaction_id, row.points));
+        }
+    }
+    if expected_sequence != opening_sequence {
+        let text =
+            format!("the history ends at sequence {} instead of {}", expected_sequence + 1, opening_sequence + 1);
+        audited.violations.push(("sequence", text));
+    }
+    if sum != change {
+        audited.violations.push(("balance", format!("it changed by {change} points, its transactions say {sum}")));
+    }
+    if found != entry {
+        audited.differing = Some(rows);
+    }
+}

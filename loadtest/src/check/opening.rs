@@ -1,0 +1,113 @@
+//! What accounts have when the load begins.
+
+use std::io::Write as _;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::answer::Effect;
+use crate::check::{Books, Opening, in_parallel};
+use crate::error::Fault;
+use crate::http::{Client, Server};
+
+/// Accounts of one request.
+const ITEMS: u32 = 1_000;
+
+#[derive(Deserialize)]
+struct Results<'a> {
+    #[serde(borrow)]
+    results: Vec<Item<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Item<'a> {
+    status: u16,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+/// Gives every account its points.
+///
+/// # Errors
+/// The server does not answer, or refuses.
+pub(crate) fn open_accounts(
+    books: &mut Books,
+    servers: &[Server],
+    connections: u32,
+    accounts: u32,
+    points: u64,
+) -> Result<(), Fault> {
+    let firsts: Vec<u32> = (0..accounts).step_by(ITEMS as usize).collect();
+    let opened = in_parallel(servers, connections, &firsts, |client, first| {
+        open_some(books, client, *first..accounts.min(first + ITEMS), points)
+    })?;
+    for (account, transaction_id, points) in opened.into_iter().flatten() {
+        let key = format!("{}-o-{account}", books.run);
+        books.add_effect(account, key, &transaction_id, points);
+    }
+    Ok(())
+}
+
+fn open_some(
+    books: &Books,
+    client: &mut Client,
+    accounts: std::ops::Range<u32>,
+    points: u64,
+) -> Result<Vec<(u32, String, i64)>, Fault> {
+    let mut body = b"{\"items\":[".to_vec();
+    for account in accounts.clone() {
+        let (comma, run) = (if account == accounts.start { "" } else { "," }, &books.run);
+        let name = books.account(account);
+        // Writing to memory does not fail.
+        let _ = write!(
+            body,
+            r#"{comma}{{"op":"earn","account":"{name}","points":{points},"idempotency_key":"{run}-o-{account}"}}"#
+        );
+    }
+    body.extend_from_slice(b"]}");
+    let reply = client.send("POST", "/api/v1/batch", &body)?;
+    let refused = |what: String| Fault::Failed(format!("opening points were not taken: {what}"));
+    if reply.status != 207 {
+        return Err(refused(format!("{} {}", reply.status, reply.text())));
+    }
+    let results: Results<'_> = serde_json::from_slice(&reply.body).map_err(|error| refused(error.to_string()))?;
+    let effects = accounts.zip(results.results).map(|(account, item)| {
+        let effect = Effect::parse(item.body.get().as_bytes()).filter(|_| item.status == 201);
+        let effect = effect.ok_or_else(|| refused(format!("{} {}", item.status, item.body.get())))?;
+        Ok((account, effect.transaction_id.to_owned(), effect.points))
+    });
+    effects.collect()
+}
+
+#[derive(Deserialize)]
+struct Balance {
+    total_points: i64,
+    pending_points: i64,
+    sequence: u64,
+}
+
+/// Reads what accounts have that are not new in this run.
+///
+/// # Errors
+/// The server does not answer as the contract says.
+pub(crate) fn read_openings(
+    books: &mut Books,
+    servers: &[Server],
+    connections: u32,
+    accounts: u32,
+) -> Result<(), Fault> {
+    let accounts: Vec<u32> = (0..accounts).collect();
+    let openings = in_parallel(servers, connections, &accounts, |client, account| {
+        let path = format!("/api/v1/points/{}/balance", books.account(*account));
+        let reply = client.get(&path)?;
+        if reply.status == 404 {
+            return Ok(None);
+        }
+        let balance: Balance = serde_json::from_slice(&reply.body)
+            .map_err(|error| Fault::failed(format!("{path}: {}", reply.text()), error))?;
+        let points = balance.total_points + balance.pending_points;
+        Ok(Some((*account, Opening { points, sequence: balance.sequence })))
+    })?;
+    books.openings = openings.into_iter().flatten().collect();
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! What became of requests without an answer: asked by their keys, once the server can no longer be at work on them.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::answer::Effect;
+use crate::check::{Books, in_parallel};
+use crate::error::Fault;
+use crate::http::{Client, Server};
+use crate::protocol::Open;
+use crate::summary::Violation;
+use crate::traffic::{Operation, Planned};
+
+/// How long a key may be in progress after its deadline.
+const PROGRESS_PATIENCE: Duration = Duration::from_secs(30);
+const PROGRESS_POLL: Duration = Duration::from_millis(200);
+
+#[derive(Deserialize)]
+struct Outcome<'a> {
+    status: u16,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+#[derive(Debug)]
+enum Found {
+    Executed {
+        transaction_id: String,
+        points: i64,
+    },
+    NotExecuted,
+    /// What the server said instead of an outcome.
+    Unresolvable(String),
+    /// Something else was executed under the key.
+    Wrong(String),
+}
+
+/// Asks for every unknown outcome and enters it in the books.
+///
+/// # Errors
+/// The server does not answer.
+pub(crate) fn resolve(books: &mut Books, servers: &[Server], connections: u32, open: &[Open]) -> Result<(), Fault> {
+    let found = in_parallel(servers, connections, open, |client, open| ask(books, client, open))?;
+    for (open, found) in open.iter().zip(found) {
+        let key = books.key(open.worker, open.number);
+        books.result.unknown_outcomes += 1;
+        let violation = |kind: &str, detail: String| Violation {
+            kind: kind.to_owned(),
+            account: books.account(open.account),
+            detail,
+            operations: vec![key.clone()],
+        };
+        match found {
+            Found::Executed { transaction_id, points } => {
+                books.result.unknown_executed += 1;
+                books.add_effect(open.account, key, &transaction_id, points);
+            }
+            Found::NotExecuted => books.result.unknown_not_executed += 1,
+            Found::Unresolvable(what) => {
+                let violation = violation(
+                    "unresolvable",
+                    format!("the outcome of a {} cannot be had: {what}", open.operation.name()),
+                );
+                books.violate(violation);
+            }
+            Found::Wrong(what) => {
+                let violation =
+                    violation("wrong-answer", format!("the outcome under the key is another operation: {what}"));
+                books.violate(violation);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ask(books: &Books, client: &mut Client, open: &Open) -> Result<Found, Fault> {
+    let account = books.account(open.account);
+    let path = format!("/api/v1/points/{account}/outcomes/{}", books.key(open.worker, open.number));
+    let deadline = Instant::now() + PROGRESS_PATIENCE;
+    loop {
+        let reply = client.get(&path)?;
+        match reply.status {
+            200 => return Ok(read(&reply.body, open, &account).unwrap_or_else(|| Found::Unresolvable(reply.text()))),
+            404 => return Ok(Found::NotExecuted),
+            // Still running, or no capacity to say: that passes.
+            409 | 429 | 503 | 504 if Instant::now() < deadline => std::thread::sleep(PROGRESS_POLL),
+            status => return Ok(Found::Unresolvable(format!("{status} {}", reply.text()))),
+        }
+    }
+}
+
+fn read(body: &[u8], open: &Open, account: &str) -> Option<Found> {
+    let outcome: Outcome<'_> = serde_json::from_slice(body).ok()?;
+    if (400..500).contains(&outcome.status) {
+        return Some(Found::NotExecuted);
+    }
+    let effect = Effect::parse(outcome.body.get().as_bytes())?;
+    let (operation, number, points) = (open.operation, open.number, open.points);
+    let planned = Planned { operation, account: open.account, number, points, amount_minor: 0, at_ms: 0, about: None };
+    if !planned.is_answered_by(&effect, account) {
+        return Some(Found::Wrong(format!("{} of {} points on {}", effect.kind, effect.points, effect.account_id)));
+    }
+    if operation == Operation::Void && effect.reason == Some("expired") {
+        return Some(Found::NotExecuted);
+    }
+    Some(Found::Executed { transaction_id: effect.transaction_id.to_owned(), points: effect.points })
+}

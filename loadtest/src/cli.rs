@@ -1,0 +1,308 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::compare::compare;
+use crate::error::Fault;
+use crate::node::Layout;
+use crate::output::table;
+use crate::protocol::TOKEN_VARIABLE;
+use crate::run::{self, Options, Reach, parse_sources};
+use crate::scenario::{PROFILES, Scenario};
+use crate::search::{Search, search};
+use crate::verdict::{self, EXIT_CORRECTNESS, EXIT_FAILED, EXIT_INVALID, EXIT_PASS, EXIT_THRESHOLD, EXIT_USAGE};
+use crate::worker;
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0   everything that was required holds
+  1   the program could not do what it was told
+  2   the command line or the scenario is wrong
+  97  INVALID: the run says nothing about the server, and says why
+  98  CORRECTNESS: points were created, lost or applied twice, or an answer was wrong
+  99  THRESHOLD: a condition of --require does not hold";
+
+#[derive(Debug, Parser)]
+#[command(name = "meed-loadtest", version, about = "Load on a schedule, and proof that no point is created or lost", after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a scenario: a profile by its name, or a TOML file
+    Run(RunArguments),
+    /// Find the highest rate that holds: double, halve in between, confirm with a longer run
+    Search(SearchArguments),
+    /// Compare repeated runs: medians, and whether the difference is more than noise
+    Compare {
+        /// A summary.json, or a folder with runs
+        before: PathBuf,
+        /// The same
+        after: PathBuf,
+        /// Compare even when machine, kernel or scenario differ
+        #[arg(long)]
+        allow_different_environments: bool,
+        /// Exit with 99 when a figure became significantly worse
+        #[arg(long)]
+        fail_on_regression: bool,
+        /// Changes up to this are no regression
+        #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+        noise_percent: f64,
+    },
+    /// List the profiles
+    Profiles,
+    /// Print a profile, as a beginning of a scenario of your own
+    Show { profile: String },
+    /// Make load for a coordinator on another machine
+    Agent {
+        /// HOST:PORT of the coordinator's --agents-listen
+        coordinator: String,
+        /// Processes; one per core by default
+        #[arg(long)]
+        processes: Option<u32>,
+    },
+    /// One process that makes load; `run` and `agent` start it
+    #[command(hide = true)]
+    Worker { coordinator: String },
+}
+
+#[derive(Clone, Debug, Args)]
+struct RunArguments {
+    /// A profile (see `profiles`) or a TOML file
+    scenario: String,
+    #[command(flatten)]
+    common: CommonArguments,
+    /// Conditions, such as p99<50ms,errors<0.1%,conservation; default: those of the scenario
+    #[arg(long, value_name = "CONDITIONS")]
+    require: Option<String>,
+    /// Run so many times, for `compare`; the runs go to folders run-1, run-2, …
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    repeat: u32,
+    /// Folder for summary.json, intervals.csv, histograms and report.html
+    #[arg(long, value_name = "DIR", default_value = "loadtest-result")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+struct SearchArguments {
+    /// A profile (see `profiles`) or a TOML file; its stages are replaced
+    #[arg(default_value = "mixed")]
+    scenario: String,
+    #[command(flatten)]
+    common: CommonArguments,
+    /// Highest 99th percentile, such as 50ms
+    #[arg(long, value_name = "TIME")]
+    p99: Option<String>,
+    /// Most errors, such as 0.1%
+    #[arg(long, value_name = "PERCENT")]
+    errors: Option<String>,
+    /// Further conditions
+    #[arg(long, value_name = "CONDITIONS", default_value = "conservation")]
+    require: String,
+    /// First rate
+    #[arg(long, value_name = "RATE", default_value_t = 1_000)]
+    from: u64,
+    /// Highest rate
+    #[arg(long, value_name = "RATE", default_value_t = 10_000_000)]
+    to: u64,
+    /// Length of a try
+    #[arg(long, default_value_t = 5)]
+    seconds: u32,
+    /// Length of the confirmation
+    #[arg(long, default_value_t = 30)]
+    confirm_seconds: u32,
+    /// Folder for the files of the confirmation
+    #[arg(long, value_name = "DIR", default_value = "loadtest-result")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Debug, Args)]
+struct CommonArguments {
+    /// Servers to load; several: connections are spread over them
+    #[arg(long, value_name = "http://HOST:PORT", value_delimiter = ',', conflicts_with = "start_node")]
+    target: Vec<String>,
+    /// Start a node in a temporary folder, and stop it at the end
+    #[arg(long)]
+    start_node: bool,
+    /// With --start-node: so many gateway processes in front of one owner
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    fronts: u32,
+    /// The program meed; default: beside this one
+    #[arg(long, value_name = "FILE")]
+    node: Option<PathBuf>,
+    /// Where the temporary folder is made: a disk, as the journal's speed is the disk's
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    data_parent: PathBuf,
+    /// A flag for the started node, such as --node-flag=--shards=64; may be repeated
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true)]
+    node_flag: Vec<String>,
+    /// First give the same load to this program in the same layout, such as target/release/bare_hyper
+    #[arg(long, value_name = "COMMAND")]
+    beside: Option<String>,
+    /// Processes that make the load; default: as many as the file limit and the rate need
+    #[arg(long, value_name = "COUNT")]
+    processes: Option<u32>,
+    /// Wait for so many processes of agents on other machines instead of starting any
+    #[arg(long, value_name = "COUNT", default_value_t = 0, requires = "agents_listen")]
+    agents: u32,
+    /// Where agents come to
+    #[arg(long, value_name = "HOST:PORT")]
+    agents_listen: Option<String>,
+    /// Source addresses: a list, or networks such as 10.0.0.0/28
+    #[arg(long, value_name = "LIST", default_value = "")]
+    sources: String,
+    /// File with the bearer token of the server
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Set a value of the scenario, such as --set connections=1000 or --set stages.0.rate=5000; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// No progress on standard error
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// Runs the program.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // Printing fails when nobody reads.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match obey(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(fault) => {
+            eprintln!("meed-loadtest: {fault}");
+            ExitCode::from(if matches!(fault, Fault::Usage(_)) { EXIT_USAGE } else { EXIT_FAILED })
+        }
+    }
+}
+
+fn obey(verb: Verb) -> Result<u8, Fault> {
+    match verb {
+        Verb::Run(arguments) => run_repeatedly(&arguments),
+        Verb::Search(arguments) => find_rate(&arguments),
+        Verb::Compare { before, after, allow_different_environments, fail_on_regression, noise_percent } => {
+            let compared = compare(&before, &after, allow_different_environments, noise_percent)?;
+            print!("{}", compared.text);
+            Ok(if fail_on_regression && compared.is_regression { EXIT_THRESHOLD } else { EXIT_PASS })
+        }
+        Verb::Profiles => {
+            for (name, _) in PROFILES {
+                println!("{name:<20} {}", Scenario::load(name)?.description);
+            }
+            Ok(0)
+        }
+        Verb::Show { profile } => {
+            let known = PROFILES.iter().find(|(name, _)| *name == profile);
+            let (_, text) = known.ok_or_else(|| Fault::Usage(format!("`{profile}` is no profile")))?;
+            print!("{text}");
+            Ok(0)
+        }
+        Verb::Agent { coordinator, processes } => worker::agent(&coordinator, &token()?, processes).map(|()| 0),
+        Verb::Worker { coordinator } => worker::serve(&coordinator, &token()?).map(|()| 0),
+    }
+}
+
+/// The worst exit code of all runs: wrong books before an invalid run before a missed condition.
+fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
+    let options = options(&arguments.scenario, &arguments.common, arguments.require.as_deref())?;
+    let mut codes = Vec::new();
+    for number in 1..=arguments.repeat.max(1) {
+        let finished = run::run(&options)?;
+        let folder =
+            if arguments.repeat > 1 { arguments.out.join(format!("run-{number}")) } else { arguments.out.clone() };
+        finished.write(&folder)?;
+        print!("{}", table(&finished.summary));
+        println!("files in {}", folder.display());
+        codes.push(finished.summary.verdict.exit_code);
+    }
+    let order = [EXIT_CORRECTNESS, EXIT_INVALID, EXIT_THRESHOLD];
+    Ok(order.into_iter().find(|code| codes.contains(code)).unwrap_or(EXIT_PASS))
+}
+
+fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
+    let mut conditions = vec![arguments.require.clone()];
+    conditions.extend(arguments.p99.as_ref().map(|bound| format!("p99<{bound}")));
+    conditions.extend(arguments.errors.as_ref().map(|bound| format!("errors<{bound}")));
+    let options = options(&arguments.scenario, &arguments.common, Some(&conditions.join(",")))?;
+    let SearchArguments { from, to, seconds, confirm_seconds, .. } = *arguments;
+    if from == 0 || to < from || seconds == 0 || confirm_seconds == 0 {
+        return Err(Fault::Usage("--from must be at least 1 and at most --to; lengths at least 1".to_owned()));
+    }
+    let found = search(&options, Search { from, to, seconds, confirm_seconds }, &mut |text| eprintln!("{text}"))?;
+    let Some(found) = found else {
+        println!("no rate holds");
+        return Ok(EXIT_THRESHOLD);
+    };
+    found.confirmation.write(&arguments.out)?;
+    print!("{}", table(&found.confirmation.summary));
+    println!("\nhighest rate that holds: {}/s ({})", found.rate, conditions.join(","));
+    Ok(EXIT_PASS)
+}
+
+fn token() -> Result<String, Fault> {
+    std::env::var(TOKEN_VARIABLE).map_err(|_| {
+        Fault::Usage(format!("the environment variable {TOKEN_VARIABLE} is missing; the coordinator prints its value"))
+    })
+}
+
+fn options(scenario: &str, common: &CommonArguments, require: Option<&str>) -> Result<Options, Fault> {
+    let scenario = Scenario::load(scenario)?.with(&common.set)?;
+    let thresholds = verdict::parse(require.unwrap_or(&scenario.require))?;
+    let folder = match &common.node {
+        Some(node) => node.clone(),
+        None => {
+            let own = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
+            own.with_file_name("meed")
+        }
+    };
+    let reach = if common.start_node {
+        Reach::Start(Layout {
+            program: folder,
+            fronts: common.fronts,
+            folder_parent: common.data_parent.clone(),
+            flags: common.node_flag.clone(),
+            bare: None,
+        })
+    } else if common.target.is_empty() {
+        return Err(Fault::Usage(
+            "name a server by --target http://HOST:PORT, or let --start-node start one".to_owned(),
+        ));
+    } else {
+        let plain = |target: &String| {
+            let rest = target.strip_prefix("http://").unwrap_or(target);
+            rest.trim_end_matches('/').to_owned()
+        };
+        Reach::Targets(common.target.iter().map(plain).collect())
+    };
+    let authorization = match &common.token_file {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| Fault::failed(path.display(), error))?;
+            Some(format!("Bearer {}", text.trim()))
+        }
+    };
+    Ok(Options {
+        scenario,
+        thresholds,
+        reach,
+        bare: common.beside.as_ref().map(|command| command.split_whitespace().map(str::to_owned).collect()),
+        processes: common.processes,
+        agents: common.agents,
+        agents_listen: common.agents_listen.clone(),
+        sources: parse_sources(&common.sources)?,
+        authorization,
+        is_quiet: common.quiet,
+    })
+}

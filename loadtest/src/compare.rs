@@ -1,0 +1,163 @@
+//! Two sets of repeated runs, figure by figure: medians, and whether the difference is more than noise.
+#![allow(clippy::float_arithmetic, reason = "ratios of figures for people")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::error::Fault;
+use crate::figures::{mann_whitney, median};
+use crate::output::SUMMARY_FILE;
+use crate::summary::Summary;
+
+/// A difference is significant when noise would show it less often than this.
+const SIGNIFICANCE: f64 = 0.05;
+/// Runs of each side below which no difference can be significant: all orders of 3 and 3 are too few.
+const RUNS_MIN: usize = 4;
+
+/// Figures that are compared: name, unit, and whether more is better.
+const FIGURES: &[(&str, &str, bool)] = &[
+    ("p50", "ms", false),
+    ("p90", "ms", false),
+    ("p99", "ms", false),
+    ("p99.9", "ms", false),
+    ("max", "ms", false),
+    ("service_p50", "ms", false),
+    ("service_p99", "ms", false),
+    ("rate", "/s", true),
+    ("goodput", "/s", true),
+    ("errors", "%", false),
+    ("server_cpu_ms_per_1000", "ms", false),
+    ("server_bytes_per_connection", "B", false),
+];
+
+/// The comparison as text, and whether something became significantly worse by more than `noise_percent`.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    pub(crate) text: String,
+    pub(crate) is_regression: bool,
+}
+
+/// Compares the runs under two paths: a summary, or folders that hold some.
+///
+/// # Errors
+/// There is none, or the environments differ and `allows_differences` is not set.
+pub(crate) fn compare(
+    before: &Path,
+    after: &Path,
+    allows_differences: bool,
+    noise_percent: f64,
+) -> Result<Comparison, Fault> {
+    let (left, right) = (load(before)?, load(after)?);
+    let differences = differences(&left, &right);
+    if !differences.is_empty() && !allows_differences {
+        return Err(Fault::Usage(format!(
+            "these runs do not compare: {}; --allow-different-environments compares them all the same",
+            differences.join("; ")
+        )));
+    }
+    let mut text = format!("{} runs of {} and {} of {}\n", left.len(), before.display(), right.len(), after.display());
+    for difference in differences {
+        let _ = writeln!(text, "warning: {difference}");
+    }
+    for side in [&left, &right] {
+        let bad = side.iter().filter(|run| matches!(run.verdict.result.as_str(), "invalid" | "correctness")).count();
+        if bad > 0 {
+            let _ = writeln!(text, "warning: {bad} runs were invalid or had wrong books");
+        }
+    }
+    if left.len() < RUNS_MIN || right.len() < RUNS_MIN {
+        let _ =
+            writeln!(text, "fewer than {RUNS_MIN} runs of each: no difference can be told from noise (run --repeat)");
+    }
+    let _ = writeln!(text, "{:<28}{:>14}{:>14}{:>10}{:>9}", "", "before", "after", "change", "p");
+    let mut is_regression = false;
+    for (name, unit, more_is_better) in FIGURES {
+        let of = |runs: &[Summary]| runs.iter().filter_map(|run| run.figures.get(*name).copied()).collect::<Vec<f64>>();
+        let (values, others) = (of(&left), of(&right));
+        if values.is_empty() || others.is_empty() {
+            continue;
+        }
+        let (from, to, p) = (median(&values), median(&others), mann_whitney(&values, &others));
+        let change = if from == 0.0 { 0.0 } else { (to / from - 1.0) * 100.0 };
+        let is_worse = if *more_is_better { to < from } else { to > from };
+        let is_significant = p < SIGNIFICANCE;
+        let change_text = if is_significant { format!("{change:+.1} %") } else { "~".to_owned() };
+        let regressed = is_significant && is_worse && (change.abs() > noise_percent || from == 0.0);
+        is_regression |= regressed;
+        let mark = if regressed {
+            "  worse"
+        } else if is_significant && !is_worse {
+            "  better"
+        } else {
+            ""
+        };
+        let _ =
+            writeln!(text, "{:<28}{from:>14.3}{to:>14.3}{change_text:>10}{p:>9.3}{mark}", format!("{name} ({unit})"));
+    }
+    Ok(Comparison { text, is_regression })
+}
+
+/// Whatever makes figures of the two sides incomparable.
+fn differences(left: &[Summary], right: &[Summary]) -> Vec<String> {
+    let Some(first) = left.first() else { return Vec::new() };
+    let mut found = Vec::new();
+    for run in left.iter().chain(right) {
+        let (one, other) = (&first.environment, &run.environment);
+        let pairs = [
+            ("processor", one.coordinator.processor.clone(), other.coordinator.processor.clone()),
+            ("cores", one.coordinator.cores.to_string(), other.coordinator.cores.to_string()),
+            ("kernel", one.coordinator.kernel.clone(), other.coordinator.kernel.clone()),
+            ("same machine", one.same_host.to_string(), other.same_host.to_string()),
+            ("targets", one.targets.len().to_string(), other.targets.len().to_string()),
+            ("harness", one.harness_version.clone(), other.harness_version.clone()),
+            ("loop", first.mode.clone(), run.mode.clone()),
+            ("scenario", comparable(first), comparable(run)),
+        ];
+        for (name, one, other) in pairs {
+            let text = match name {
+                "scenario" => "the scenarios differ".to_owned(),
+                _ => format!("{name}: {one} and {other}"),
+            };
+            if one != other && !found.contains(&text) {
+                found.push(text);
+            }
+        }
+    }
+    found
+}
+
+/// The scenario but for what does not change the load.
+fn comparable(run: &Summary) -> String {
+    let mut scenario = run.scenario.clone();
+    scenario.require.clear();
+    scenario.description.clear();
+    serde_json::to_string(&scenario).unwrap_or_default()
+}
+
+fn load(path: &Path) -> Result<Vec<Summary>, Fault> {
+    let mut files = Vec::new();
+    find(path, 2, &mut files);
+    files.sort();
+    if files.is_empty() {
+        return Err(Fault::Usage(format!("{} holds no {SUMMARY_FILE}", path.display())));
+    }
+    let read = |file: &PathBuf| {
+        let text = std::fs::read(file).map_err(|error| Fault::failed(file.display(), error))?;
+        serde_json::from_slice(&text).map_err(|error| Fault::failed(file.display(), error))
+    };
+    files.iter().map(read).collect()
+}
+
+fn find(path: &Path, depth: u32, files: &mut Vec<PathBuf>) {
+    if path.is_file() {
+        return files.push(path.to_owned());
+    }
+    let here = path.join(SUMMARY_FILE);
+    if here.is_file() {
+        return files.push(here);
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten().filter_map(Result::ok);
+    for entry in entries.filter(|entry| depth > 0 && entry.path().is_dir()) {
+        find(&entry.path(), depth - 1, files);
+    }
+}

@@ -1,0 +1,252 @@
+//! The processes that make the load, on this machine and on others, as the coordinator sees them.
+
+use std::io::{BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::error::Fault;
+use crate::ledger::Logged;
+use crate::protocol::{self, Done, FromWorker, Hello, Interval, Plan, TOKEN_VARIABLE, ToWorker};
+
+/// How long local processes may take to join.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long agents on other machines may take, people included.
+const AGENTS_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a stranger may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// All processes begin so long after the order, which must have reached all of them by then.
+const START_DELAY_MS: u64 = 300;
+/// How long after its expected end a process may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// Where processes come from.
+#[derive(Clone, Debug)]
+pub(crate) struct Sources {
+    /// Started here.
+    pub(crate) local: u32,
+    /// Started by agents on other machines.
+    pub(crate) remote: u32,
+    /// Where those come to.
+    pub(crate) listen: Option<String>,
+    pub(crate) token: String,
+}
+
+#[derive(Debug)]
+struct Member {
+    stream: TcpStream,
+    hello: Hello,
+}
+
+/// All processes, in the order in which they joined.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    members: Vec<Member>,
+    children: Vec<Child>,
+    messages: Receiver<(usize, Option<FromWorker>)>,
+}
+
+/// What comes of the load while it runs, and at its end.
+pub(crate) trait Watch {
+    /// A process reports an interval.
+    fn interval(&mut self, worker: usize, interval: Interval);
+    /// Called several times a second.
+    fn tick(&mut self);
+}
+
+impl Fleet {
+    /// Starts local processes and waits for all to join.
+    pub(crate) fn gather(sources: &Sources, say: &mut dyn FnMut(&str)) -> Result<Self, Fault> {
+        let listen = sources.listen.as_deref().unwrap_or("127.0.0.1:0");
+        let listener =
+            TcpListener::bind(listen).map_err(|error| Fault::failed(format!("--agents-listen {listen}"), error))?;
+        let address = listener.local_addr().map_err(|error| Fault::failed(listen, error))?;
+        let (sender, messages) = channel();
+        let mut fleet = Self { members: Vec::new(), children: Vec::new(), messages };
+        let program = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
+        let local = format!("127.0.0.1:{}", address.port());
+        for _ in 0..sources.local {
+            let mut command = Command::new(&program);
+            command.args(["worker", &local]).env(TOKEN_VARIABLE, &sources.token).stdin(Stdio::null());
+            let child = command.spawn().map_err(|error| Fault::failed("a process that makes load", error))?;
+            fleet.children.push(child);
+        }
+        if sources.remote > 0 {
+            let token = &sources.token;
+            say(&format!(
+                "waiting for {} processes of other machines; on each:\n  {TOKEN_VARIABLE}={token} meed-loadtest agent THIS_HOST:{}",
+                sources.remote,
+                address.port()
+            ));
+        }
+        let wanted = (sources.local + sources.remote) as usize;
+        let patience = if sources.remote > 0 { AGENTS_TIMEOUT } else { JOIN_TIMEOUT };
+        fleet.accept(&listener, wanted, &sources.token, Instant::now() + patience, &sender)?;
+        Ok(fleet)
+    }
+
+    fn accept(
+        &mut self,
+        listener: &TcpListener,
+        wanted: usize,
+        token: &str,
+        deadline: Instant,
+        sender: &Sender<(usize, Option<FromWorker>)>,
+    ) -> Result<(), Fault> {
+        listener.set_nonblocking(true).map_err(|error| Fault::failed("the coordinator's listener", error))?;
+        while self.members.len() < wanted {
+            if Instant::now() > deadline {
+                return Err(Fault::Failed(format!("only {} of {wanted} processes joined in time", self.members.len())));
+            }
+            let Ok((stream, _)) = listener.accept() else {
+                std::thread::sleep(Duration::from_millis(5));
+                continue;
+            };
+            // Whoever does not know the token is no part of this.
+            if let Some((member, reader)) = greet(stream, token)? {
+                let number = self.members.len();
+                self.members.push(member);
+                let sender = sender.clone();
+                std::thread::spawn(move || read_all(reader, number, &sender));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who joined.
+    pub(crate) fn hellos(&self) -> impl Iterator<Item = &Hello> {
+        self.members.iter().map(|member| &member.hello)
+    }
+
+    fn send(&mut self, worker: usize, message: &ToWorker) -> Result<(), Fault> {
+        let stream = &mut self.members[worker].stream;
+        protocol::send(stream, message)
+            .and_then(|()| stream.flush())
+            .map_err(|error| Fault::failed(format!("process {worker} that makes load"), error))
+    }
+
+    fn receive(&mut self, wait: Duration) -> Result<Option<(usize, FromWorker)>, Fault> {
+        match self.messages.recv_timeout(wait) {
+            Ok((worker, Some(FromWorker::Failed(why)))) => Err(Fault::Failed(format!("process {worker}: {why}"))),
+            Ok((worker, Some(message))) => Ok(Some((worker, message))),
+            Ok((worker, None)) => Err(Fault::Failed(format!("process {worker} that makes load went away"))),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Fault::Failed("all processes went away".to_owned())),
+        }
+    }
+
+    /// Hands out the plans and waits until all connections were tried: open ones, failed ones, and why the first failed.
+    pub(crate) fn connect(&mut self, plans: Vec<Plan>) -> Result<(u32, u32, Option<String>), Fault> {
+        let wanted: u32 = plans.iter().map(|plan| plan.connections).sum();
+        let rate: u32 = plans.iter().map(|plan| plan.connections_per_second).sum();
+        let patience = Duration::from_secs(u64::from(2 * wanted / rate.max(1))) + SILENCE_MAX;
+        for (worker, plan) in plans.into_iter().enumerate() {
+            self.send(worker, &ToWorker::Plan(Box::new(plan)))?;
+        }
+        let (mut answers, mut sum) = (0, (0, 0, None));
+        while answers < self.members.len() {
+            match self.receive(patience)? {
+                Some((_, FromWorker::Connected { open, failed, first_failure })) => {
+                    sum = (sum.0 + open, sum.1 + failed, sum.2.or(first_failure));
+                    answers += 1;
+                }
+                Some((worker, _)) => return Err(Fault::Failed(format!("process {worker} spoke out of turn"))),
+                None => return Err(Fault::Failed("a process does not come to an end with its connections".to_owned())),
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Runs the load; `expected` is how long it should take.
+    pub(crate) fn run(&mut self, expected: Duration, watch: &mut dyn Watch) -> Result<Vec<Done>, Fault> {
+        for worker in 0..self.members.len() {
+            self.send(worker, &ToWorker::Start { in_ms: START_DELAY_MS })?;
+        }
+        let deadline = Instant::now() + expected + SILENCE_MAX;
+        let mut done: Vec<Option<Done>> = self.members.iter().map(|_| None).collect();
+        while done.iter().any(Option::is_none) {
+            match self.receive(Duration::from_millis(100))? {
+                Some((worker, FromWorker::Interval(interval))) => watch.interval(worker, *interval),
+                Some((worker, FromWorker::Done(report))) => done[worker] = Some(*report),
+                Some((worker, _)) => return Err(Fault::Failed(format!("process {worker} spoke out of turn"))),
+                None if Instant::now() > deadline => {
+                    return Err(Fault::Failed("a process does not come to an end with the load".to_owned()));
+                }
+                None => {}
+            }
+            watch.tick();
+        }
+        Ok(done.into_iter().flatten().collect())
+    }
+
+    /// What every process did on these accounts.
+    pub(crate) fn details(&mut self, accounts: &[u32]) -> Result<Vec<(usize, Logged)>, Fault> {
+        let mut all = Vec::new();
+        for worker in 0..self.members.len() {
+            self.send(worker, &ToWorker::Details(accounts.to_vec()))?;
+            match self.receive(SILENCE_MAX)? {
+                Some((_, FromWorker::Details(details))) => {
+                    all.extend(details.into_iter().map(|logged| (worker, logged)))
+                }
+                _ => return Err(Fault::Failed(format!("process {worker} does not say what it did"))),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Lets all processes end.
+    pub(crate) fn finish(mut self) {
+        for worker in 0..self.members.len() {
+            // One that is gone already needs no order to go.
+            let _ = self.send(worker, &ToWorker::Finish);
+        }
+        for child in &mut self.children {
+            let _ = child.wait();
+        }
+        self.children.clear();
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // Both fail when it has ended already, which is what is wanted.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn greet(stream: TcpStream, token: &str) -> Result<Option<(Member, BufReader<TcpStream>)>, Fault> {
+    let prepared = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_nodelay(true))
+        .and_then(|()| stream.set_read_timeout(Some(HELLO_TIMEOUT)))
+        .and_then(|()| stream.try_clone());
+    let Ok(writer) = prepared else { return Ok(None) };
+    let mut reader = BufReader::new(stream);
+    let Ok(Some(FromWorker::Hello(hello))) = protocol::receive(&mut reader) else { return Ok(None) };
+    if hello.token != token {
+        return Ok(None);
+    }
+    if hello.version != protocol::VERSION {
+        let (theirs, ours) = (hello.version, protocol::VERSION);
+        return Err(Fault::Failed(format!("{} speaks version {theirs}, not {ours}: use one build", hello.host)));
+    }
+    if reader.get_ref().set_read_timeout(None).is_err() {
+        return Ok(None);
+    }
+    Ok(Some((Member { stream: writer, hello }, reader)))
+}
+
+fn read_all(mut reader: BufReader<TcpStream>, worker: usize, sender: &Sender<(usize, Option<FromWorker>)>) {
+    loop {
+        // A line that is no message ends the process's part as its end does.
+        let message = protocol::receive(&mut reader).ok().flatten();
+        let is_end = message.is_none();
+        if sender.send((worker, message)).is_err() || is_end {
+            return;
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Progress on standard error: one block that is redrawn on a terminal, plain lines elsewhere.
+#![allow(clippy::float_arithmetic, reason = "rates for people")]
+
+use std::collections::VecDeque;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::output::table::microseconds;
+use crate::summary::IntervalRow;
+
+/// Plain lines come at most so often.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+/// Rates that the small curve shows.
+const CURVE_POINTS: usize = 60;
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// The view of one load.
+#[derive(Debug)]
+pub(crate) struct Live {
+    is_terminal: bool,
+    is_quiet: bool,
+    title: String,
+    seconds: u64,
+    lines_drawn: usize,
+    last_line: Option<Instant>,
+    rates: VecDeque<f64>,
+    errors: std::collections::BTreeMap<String, u64>,
+}
+
+impl Live {
+    pub(crate) fn new(is_quiet: bool) -> Self {
+        Self {
+            is_terminal: std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            is_quiet,
+            title: String::new(),
+            seconds: 0,
+            lines_drawn: 0,
+            last_line: None,
+            rates: VecDeque::new(),
+            errors: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// A line that stays.
+    pub(crate) fn say(&mut self, text: &str) {
+        if !self.is_quiet {
+            self.lines_drawn = 0;
+            // Nobody reads it: then it is not needed.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// A load of so many seconds begins.
+    pub(crate) fn begin(&mut self, title: &str, seconds: u64) {
+        title.clone_into(&mut self.title);
+        self.seconds = seconds;
+        self.lines_drawn = 0;
+        self.last_line = None;
+        self.rates.clear();
+        self.errors.clear();
+    }
+
+    /// An interval of all processes is complete.
+    pub(crate) fn interval(&mut self, row: &IntervalRow, interval_ms: u64) {
+        for (kind, count) in &row.tally.errors {
+            *self.errors.entry(kind.clone()).or_default() += count;
+        }
+        let rate = row.tally.completed as f64 * 1_000.0 / interval_ms as f64;
+        self.rates.push_back(rate);
+        if self.rates.len() > CURVE_POINTS {
+            self.rates.pop_front();
+        }
+        if self.is_quiet {
+        } else if self.is_terminal {
+            self.redraw(row, rate, interval_ms);
+        } else if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
+            self.last_line = Some(Instant::now());
+            let _ = writeln!(std::io::stderr(), "{}", self.line(row, rate));
+        }
+    }
+
+    fn line(&self, row: &IntervalRow, rate: f64) -> String {
+        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| microseconds(row.latency.quantile_us(quantile)));
+        let errors: u64 = row.tally.errors.values().sum();
+        format!(
+            "{:>6.1} s  {rate:>8.0}/s  p50 {p50:>8}  p99 {p99:>8}  p99.9 {p999:>8}  max {:>8}  errors {errors:>5}  in flight {:>6}  waiting {:>6}{}",
+            row.second,
+            microseconds(row.latency.max_us()),
+            row.in_flight,
+            row.waiting,
+            if row.is_warmup { "  warm-up" } else { "" }
+        )
+    }
+
+    fn redraw(&mut self, row: &IntervalRow, rate: f64, interval_ms: u64) {
+        let most = self.rates.iter().copied().fold(1.0, f64::max);
+        let bar = |rate: &f64| BARS[((rate / most * 7.0).round().clamp(0.0, 7.0)) as usize];
+        let curve: String = self.rates.iter().map(bar).collect();
+        let done = (row.second + interval_ms as f64 / 1_000.0) / (self.seconds.max(1) as f64);
+        let filled = ((done * 40.0).round() as usize).min(40);
+        let progress =
+            format!("[{}{}] {:>3.0} %", "█".repeat(filled), "·".repeat(40 - filled), (done * 100.0).min(100.0));
+        let errors: Vec<String> = self.errors.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
+        let phase = if row.is_warmup { " (warm-up)" } else { "" };
+        let lines = [
+            format!("{}{phase}  {progress}", self.title),
+            format!("rate       {rate:>10.0}/s   {curve}"),
+            format!(
+                "latency    p50 {}   p99 {}   p99.9 {}   max {}",
+                microseconds(row.latency.quantile_us(0.5)),
+                microseconds(row.latency.quantile_us(0.99)),
+                microseconds(row.latency.quantile_us(0.999)),
+                microseconds(row.latency.max_us())
+            ),
+            format!(
+                "in flight  {}   waiting {}   connections {}   lag p99 {}",
+                row.in_flight,
+                row.waiting,
+                row.open_connections,
+                microseconds(row.tally.lag.quantile_us(0.99))
+            ),
+            format!("errors     {errors}"),
+        ];
+        let mut text = String::new();
+        if self.lines_drawn > 0 {
+            text.push_str(&format!("\x1b[{}A", self.lines_drawn));
+        }
+        for line in &lines {
+            text.push_str(&format!("\x1b[2K{line}\n"));
+        }
+        self.lines_drawn = lines.len();
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}

@@ -1,0 +1,108 @@
+//! Puts the reports of all processes together, interval by interval and stage by stage.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::fleet::Watch;
+use crate::node::{Servers, Use};
+use crate::output::Live;
+use crate::protocol::{Interval, Tally};
+use crate::recorder::Latencies;
+use crate::scenario::Stage;
+use crate::summary::IntervalRow;
+
+/// How often memory and processor time of started servers are read.
+const USAGE_EVERY: Duration = Duration::from_millis(250);
+
+/// All that the processes reported.
+pub(crate) struct Collector<'a> {
+    stages: &'a [Stage],
+    interval_ms: u64,
+    workers: usize,
+    tallies: Vec<Tally>,
+    rows: BTreeMap<u64, (usize, IntervalRow)>,
+    shown: u64,
+    servers: Option<&'a Servers>,
+    usage_at: Instant,
+    usage: Option<Use>,
+    live: &'a mut Live,
+}
+
+impl<'a> Collector<'a> {
+    pub(crate) fn new(
+        stages: &'a [Stage],
+        interval_ms: u64,
+        workers: usize,
+        servers: Option<&'a Servers>,
+        live: &'a mut Live,
+    ) -> Self {
+        Self {
+            stages,
+            interval_ms,
+            workers,
+            tallies: stages.iter().map(|_| Tally::default()).collect(),
+            rows: BTreeMap::new(),
+            shown: 0,
+            servers,
+            usage_at: Instant::now(),
+            usage: None,
+            live,
+        }
+    }
+
+    /// Tallies of the stages, and the intervals in order.
+    pub(crate) fn finish(self) -> (Vec<Tally>, Vec<IntervalRow>) {
+        (self.tallies, self.rows.into_values().map(|(_, row)| row).collect())
+    }
+
+    fn is_warmup(&self, number: u64) -> bool {
+        let at_ms = number * self.interval_ms;
+        let mut end_ms = 0;
+        let stage = self.stages.iter().find(|stage| {
+            end_ms += u64::from(stage.seconds) * 1_000;
+            at_ms < end_ms
+        });
+        stage.is_some_and(|stage| stage.warmup)
+    }
+}
+
+impl Watch for Collector<'_> {
+    #[allow(clippy::float_arithmetic, reason = "seconds for people")]
+    fn interval(&mut self, _worker: usize, interval: Interval) {
+        let is_warmup = self.is_warmup(interval.number);
+        let (reports, row) = self.rows.entry(interval.number).or_default();
+        *reports += 1;
+        row.second = (interval.number as f64) * (self.interval_ms as f64) / 1_000.0;
+        row.is_warmup = is_warmup;
+        row.in_flight += interval.in_flight;
+        row.waiting += interval.waiting;
+        row.open_connections += interval.open_connections;
+        row.cpu_us += interval.cpu_us;
+        row.server = self.usage;
+        let mut latency = Latencies::default();
+        for (stage, tally) in &interval.stages {
+            if let Some(sum) = self.tallies.get_mut(usize::from(*stage)) {
+                sum.add(tally);
+            }
+            row.tally.add(tally);
+            latency.add(&tally.latencies());
+        }
+        row.latency.add(&latency);
+        // The row has its histogram; those by operation are in the stages.
+        row.tally.latency.clear();
+    }
+
+    fn tick(&mut self) {
+        if self.usage_at.elapsed() >= USAGE_EVERY {
+            self.usage_at = Instant::now();
+            self.usage = self.servers.map(Servers::usage);
+        }
+        while let Some((reports, row)) = self.rows.get(&self.shown) {
+            if *reports < self.workers {
+                break;
+            }
+            self.live.interval(row, self.interval_ms);
+            self.shown += 1;
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One load on servers that are there: processes, connections, opening points, the load itself, the proof.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use crate::check::{self, Books};
+use crate::error::Fault;
+use crate::fleet::{Fleet, Sources};
+use crate::http::{Client, Server};
+use crate::machine;
+use crate::node::{Servers, Use};
+use crate::output::Live;
+use crate::protocol::{Done, Tally};
+use crate::run::collect::Collector;
+use crate::run::plan::{self, Common};
+use crate::run::{Options, Session};
+use crate::scenario::{CheckLevel, Scenario, Stage};
+use crate::summary::{ConnectionsSummary, Correctness, IntervalRow, Violation};
+use crate::traffic;
+
+const CDNOW_PROGRAM: &str = include_str!("../../../ops/programs/cdnow.json");
+/// How long silent connections rest before the server's memory is read.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// What came of one load.
+#[derive(Debug)]
+pub(super) struct Execution {
+    /// The scenario as it was run: a replay has got its stage.
+    pub(super) scenario: Scenario,
+    pub(super) run: String,
+    pub(super) tallies: Vec<Tally>,
+    pub(super) rows: Vec<IntervalRow>,
+    pub(super) connections: ConnectionsSummary,
+    pub(super) correctness: Correctness,
+    pub(super) processes: u32,
+    pub(super) hosts: Vec<String>,
+    pub(super) generator_resident_bytes: u64,
+    pub(super) server_processes: u32,
+    /// Before the connections, with them, at the end.
+    pub(super) server_use: [Use; 3],
+}
+
+/// Makes the load. `peak` is what the calibration found.
+pub(super) fn execute(
+    options: &Options,
+    session: &Session,
+    scenario: &Scenario,
+    peak: Option<u64>,
+    live: &mut Live,
+) -> Result<Execution, Fault> {
+    let run = random_hex(4)?;
+    let mut common = common(options, session, scenario, peak, &run)?;
+    let servers: Vec<Server> =
+        session.servers.iter().map(|server| Server { program: scenario.program.clone(), ..server.clone() }).collect();
+    let mut books = Books { run: run.clone(), prefix: common.account_prefix.clone(), ..Books::default() };
+    prepare(&mut books, &servers, &common.scenario, live)?;
+    let usage = || session.started.as_ref().map(Servers::usage).unwrap_or_default();
+    let before = usage();
+    let mut fleet = gather(options, &common, live)?;
+    let files: Vec<u64> = fleet.hellos().map(|hello| hello.files_max).collect();
+    let hosts: BTreeSet<String> = fleet.hellos().map(|hello| hello.host.clone()).collect();
+    let is_local = session.servers.iter().all(|server| server.address.ip().is_loopback());
+    plan::warnings(scenario, is_local).iter().for_each(|warning| live.say(&format!("warning: {warning}")));
+    common.sources = plan::sources(&options.sources, &common.targets, scenario.connections)?;
+    let shares = plan::shares(scenario.connections, &files)?;
+    let connecting = Instant::now();
+    let (open, failed, first_failure) = fleet.connect(plan::plans(&common, &shares))?;
+    let connect_ms = u64::try_from(connecting.elapsed().as_millis()).unwrap_or(u64::MAX);
+    live.say(&format!(
+        "{open} connections from {} processes in {:.1} s",
+        files.len(),
+        connecting.elapsed().as_secs_f64()
+    ));
+    if let Some(failure) = first_failure {
+        live.say(&format!("{failed} connections failed, the first: {failure}"));
+    }
+    if session.started.is_some() {
+        std::thread::sleep(SETTLE);
+    }
+    let connected = usage();
+    let stages = common.scenario.stages.clone();
+    live.begin(&common.scenario.name, common.scenario.seconds());
+    let mut collector = Collector::new(&stages, scenario.interval_ms, files.len(), session.started.as_ref(), live);
+    let expected = Duration::from_secs(common.scenario.seconds()) + Duration::from_millis(scenario.timeout_ms);
+    let done = fleet.run(expected, &mut collector)?;
+    let (tallies, rows) = collector.finish();
+    let end = usage();
+    let generator_resident_bytes = done.iter().map(|done| done.resident_bytes).sum();
+    let correctness = prove(books, &servers, &common.scenario, done, &mut fleet, live)?;
+    fleet.finish();
+    Ok(Execution {
+        run,
+        tallies,
+        connections: ConnectionsSummary {
+            wanted: scenario.connections,
+            open,
+            failed,
+            open_at_end: rows.last().map_or(0, |row| row.open_connections),
+            connect_ms,
+            sources: common.sources.iter().map(ToString::to_string).collect(),
+        },
+        rows,
+        correctness,
+        processes: u32::try_from(files.len()).unwrap_or(u32::MAX),
+        hosts: hosts.into_iter().collect(),
+        generator_resident_bytes,
+        server_processes: session.started.as_ref().map_or(0, |started| started.process_count() as u32),
+        server_use: [before, connected, end],
+        scenario: common.scenario,
+    })
+}
+
+fn common(
+    options: &Options,
+    session: &Session,
+    scenario: &Scenario,
+    peak: Option<u64>,
+    run: &str,
+) -> Result<Common, Fault> {
+    let mut scenario = scenario.clone();
+    let mut purchases = Vec::new();
+    if let Some(replay) = &scenario.replay {
+        purchases = traffic::purchases(replay, scenario.seed)?;
+        let last_ns = purchases.last().map_or(0, |purchase| purchase.due_ns);
+        let seconds = u32::try_from(last_ns / 1_000_000_000 + 1).unwrap_or(u32::MAX);
+        let stage = Stage {
+            name: "replay".to_owned(),
+            seconds,
+            rate: Some(0),
+            to_rate: None,
+            percent_of_peak: None,
+            warmup: false,
+        };
+        scenario.stages = vec![stage];
+        let last = purchases.iter().map(|purchase| purchase.account).max().unwrap_or(0);
+        scenario.accounts.count = last.saturating_add(1);
+    }
+    let host = session.servers.first().map_or(String::new(), |server| server.host.clone());
+    Ok(Common {
+        run: run.to_owned(),
+        slopes: plan::slopes(&scenario.stages, peak),
+        targets: session.targets(),
+        sources: Vec::new(),
+        account_prefix: scenario.accounts.prefix.clone().unwrap_or_else(|| format!("lt-{run}-")),
+        host,
+        authorization: options.authorization.clone(),
+        purchases,
+        scenario,
+    })
+}
+
+/// Program, opening points, and what accounts had before.
+fn prepare(books: &mut Books, servers: &[Server], scenario: &Scenario, live: &mut Live) -> Result<(), Fault> {
+    if let (Some(program), Some(file)) = (&scenario.program, &scenario.program_file) {
+        let document = match file.as_str() {
+            "cdnow" => CDNOW_PROGRAM.to_owned(),
+            path => std::fs::read_to_string(path).map_err(|error| Fault::failed(path, error))?,
+        };
+        let mut client = Client::new(servers[0].clone());
+        let reply = client.send("PUT", &format!("/api/v1/programs/{program}"), document.as_bytes())?;
+        if !matches!(reply.status, 200 | 201) {
+            return Err(Fault::Failed(format!("the program {program} was refused: {} {}", reply.status, reply.text())));
+        }
+    }
+    let (accounts, connections) = (scenario.accounts.count, scenario.check.connections);
+    let is_checked = scenario.check.level == CheckLevel::Full;
+    if scenario.accounts.prefix.is_some() && is_checked {
+        live.say(&format!("reading what {accounts} accounts have"));
+        check::read_openings(books, servers, connections, accounts)?;
+    }
+    let points = scenario.accounts.opening_points;
+    if points > 0 && (is_checked || scenario.name == "calibration") {
+        live.say(&format!("{accounts} accounts get {points} points each"));
+        check::open_accounts(books, servers, connections, accounts, points)?;
+    }
+    Ok(())
+}
+
+fn gather(options: &Options, common: &Common, live: &mut Live) -> Result<Fleet, Fault> {
+    let connections = common.scenario.connections;
+    let files_max = machine::raise_files_limit();
+    let needed = plan::processes(connections, &common.slopes, files_max);
+    let local = if options.agents > 0 { 0 } else { options.processes.unwrap_or(needed).min(connections) };
+    if local > 1 || local != needed {
+        live.say(&format!("{local} processes make the load ({files_max} open files each)"));
+    }
+    let token = match std::env::var(crate::protocol::TOKEN_VARIABLE) {
+        Ok(token) if !token.is_empty() => token,
+        _ => random_hex(16)?,
+    };
+    let sources = Sources { local, remote: options.agents, listen: options.agents_listen.clone(), token };
+    Fleet::gather(&sources, &mut |text| live.say(text))
+}
+
+/// Compares the server's books with what it acknowledged.
+fn prove(
+    mut books: Books,
+    servers: &[Server],
+    scenario: &Scenario,
+    done: Vec<Done>,
+    fleet: &mut Fleet,
+    live: &mut Live,
+) -> Result<Correctness, Fault> {
+    let ended = Instant::now();
+    if scenario.check.level == CheckLevel::None {
+        books.result.conservation = "not checked".to_owned();
+        books.result.events = "not checked".to_owned();
+        return Ok(books.result);
+    }
+    let mut unknown = Vec::new();
+    for (worker, done) in (0..).zip(done) {
+        for (account, entry) in done.entries {
+            books.entries.entry(account).or_default().add(entry);
+        }
+        unknown.extend(done.unknown);
+        // Beyond those that are named.
+        books.result.violation_count += done.wrong_count - done.wrong.len() as u64;
+        for wrong in done.wrong {
+            let violation = Violation {
+                kind: "wrong-answer".to_owned(),
+                account: books.account(wrong.account),
+                detail: wrong.what,
+                operations: vec![books.key(worker, wrong.number)],
+            };
+            books.violate(violation);
+        }
+    }
+    if !unknown.is_empty() {
+        live.say(&format!("{} outcomes are unknown; asking for them by their keys", unknown.len()));
+        std::thread::sleep(Duration::from_millis(scenario.check.resolve_after_ms).saturating_sub(ended.elapsed()));
+        check::resolve(&mut books, servers, scenario.check.connections, &unknown)?;
+    }
+    live.say(&format!("reading the books of {} accounts", books.entries.len()));
+    check::audit(&mut books, servers, scenario.check, scenario.seed, &mut |accounts| fleet.details(accounts))?;
+    books.result.events = "the server has no event stream".to_owned();
+    books.result.conservation = if books.result.violation_count == 0 { "holds" } else { "violated" }.to_owned();
+    Ok(books.result)
+}
+
+/// So many random bytes in hexadecimal digits.
+fn random_hex(bytes: usize) -> Result<String, Fault> {
+    let mut random = vec![0; bytes];
+    let mut source = std::fs::File::open("/dev/urandom").map_err(|error| Fault::failed("/dev/urandom", error))?;
+    source.read_exact(&mut random).map_err(|error| Fault::failed("/dev/urandom", error))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}

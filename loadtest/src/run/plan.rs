@@ -1,0 +1,213 @@
+//! From a scenario to the parts of its processes: absolute rates, file limits, source addresses and ports; and what to
+//! do where the machine does not allow it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::error::Fault;
+use crate::machine;
+use crate::protocol::Plan;
+use crate::scenario::{Scenario, Stage};
+use crate::schedule::Slope;
+use crate::traffic::Purchase;
+
+/// Files that a process needs beside its connections.
+const FILES_RESERVED: u64 = 64;
+/// Requests a second that one process is trusted with.
+const RATE_PER_PROCESS: u64 = 60_000;
+/// Most source addresses that are taken without being asked.
+const LOOPBACK_SOURCES_MAX: u64 = 250;
+/// Backlog of listening sockets below which a fast ramp loses connections for a second.
+const BACKLOG_MIN: u64 = 4_096;
+
+/// Absolute rates of the stages. `peak` is what the calibration found.
+pub(crate) fn slopes(stages: &[Stage], peak: Option<u64>) -> Vec<Slope> {
+    let slope = |stage: &Stage| {
+        let of_peak = stage.percent_of_peak.map(|percent| peak.unwrap_or(0) * u64::from(percent) / 100);
+        let rate = of_peak.or(stage.rate).unwrap_or(0);
+        Slope { seconds: stage.seconds, rate, to_rate: stage.to_rate.unwrap_or(rate) }
+    };
+    stages.iter().map(slope).collect()
+}
+
+/// How many processes a load needs on this machine.
+pub(crate) fn processes(connections: u32, slopes: &[Slope], files_max: u64) -> u32 {
+    let per_process = files_max.saturating_sub(FILES_RESERVED).max(1);
+    let for_files = u64::from(connections).div_ceil(per_process);
+    let rate = slopes.iter().map(|slope| slope.rate.max(slope.to_rate)).max().unwrap_or(0);
+    let for_rate = rate.div_ceil(RATE_PER_PROCESS).min(u64::from(machine::cores()));
+    u32::try_from(for_files.max(for_rate).max(1)).unwrap_or(u32::MAX).min(connections)
+}
+
+/// Connections of each process: equal parts, as far as each one's file limit goes.
+pub(crate) fn shares(connections: u32, files_max: &[u64]) -> Result<Vec<u32>, Fault> {
+    let room = |files: &u64| u32::try_from(files.saturating_sub(FILES_RESERVED)).unwrap_or(u32::MAX);
+    let rooms: Vec<u32> = files_max.iter().map(room).collect();
+    let mut shares = vec![0u32; rooms.len()];
+    let mut left = connections;
+    while left > 0 {
+        let hungry: Vec<usize> = (0..rooms.len()).filter(|index| shares[*index] < rooms[*index]).collect();
+        let Ok(mut count) = u32::try_from(hungry.len()) else { break };
+        if count == 0 {
+            let most: u64 = rooms.iter().map(|room| u64::from(*room)).sum();
+            return Err(Fault::Usage(format!(
+                "{connections} connections need more open files than {} processes may have ({most} connections); \
+                 start more with --processes, or raise the limit: `ulimit -n`, LimitNOFILE= of the service, \
+                 /etc/security/limits.conf, sysctl fs.nr_open",
+                rooms.len()
+            )));
+        }
+        for index in hungry {
+            let part = (left.div_ceil(count)).min(rooms[index] - shares[index]).min(left);
+            shares[index] += part;
+            left -= part;
+            count = (count - 1).max(1);
+        }
+    }
+    Ok(shares)
+}
+
+/// Source addresses: those asked for, or as many of the loopback network as spread the ports well.
+pub(crate) fn sources(asked: &[IpAddr], targets: &[SocketAddr], connections: u32) -> Result<Vec<IpAddr>, Fault> {
+    let ports = machine::ports_per_source();
+    let pairs = |sources: u64| sources * targets.len() as u64 * ports;
+    let is_loopback = targets.iter().all(|target| matches!(target.ip(), IpAddr::V4(address) if address.is_loopback()));
+    if asked.is_empty() && is_loopback {
+        // The kernel's search for a free port is slow long before none is left, so a quarter of them is used.
+        let needed = u64::from(connections).div_ceil((targets.len() as u64 * ports / 4).max(1));
+        let count = u8::try_from(needed.min(LOOPBACK_SOURCES_MAX)).unwrap_or(u8::MAX);
+        let numbered = (1..=count).map(|number| IpAddr::V4(Ipv4Addr::new(127, 0, 0, number)));
+        return Ok(if count > 1 { numbered.collect() } else { Vec::new() });
+    }
+    if pairs(asked.len().max(1) as u64) < u64::from(connections) {
+        return Err(Fault::Usage(format!(
+            "{connections} connections to {} targets need more than {ports} ports per source address; give this \
+             machine more addresses and name them (--sources 10.0.0.1,10.0.0.2 or 10.0.0.0/28), or widen the range: \
+             sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
+            targets.len()
+        )));
+    }
+    Ok(asked.to_vec())
+}
+
+/// Parses a list of addresses and of networks such as `127.0.0.0/28`, whose host addresses are meant.
+pub(crate) fn parse_sources(text: &str) -> Result<Vec<IpAddr>, Fault> {
+    let wrong = |part: &str| Fault::Usage(format!("--sources: `{part}` is no address and no IPv4 network"));
+    let mut found = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let Some((network, bits)) = part.split_once('/') else {
+            found.push(part.parse().map_err(|_| wrong(part))?);
+            continue;
+        };
+        let network: Ipv4Addr = network.parse().map_err(|_| wrong(part))?;
+        let bits: u32 = bits.parse().ok().filter(|bits| (16..=32).contains(bits)).ok_or_else(|| wrong(part))?;
+        let size = 1u32 << (32 - bits);
+        let first = u32::from(network) & !(size - 1);
+        let hosts = if size > 2 { 1..size - 1 } else { 0..size };
+        found.extend(hosts.map(|host| IpAddr::V4(Ipv4Addr::from(first + host))));
+    }
+    Ok(found)
+}
+
+/// What is worth knowing before it goes wrong.
+pub(crate) fn warnings(scenario: &Scenario, is_local: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let backlog = machine::backlog_max().filter(|backlog| is_local && *backlog < BACKLOG_MIN);
+    if let Some(backlog) = backlog.filter(|_| scenario.connections > 1_000) {
+        warnings.push(format!(
+            "at most {backlog} connections may wait to be accepted here, so a fast ramp loses some for a second; \
+             sysctl -w net.core.somaxconn={BACKLOG_MIN}"
+        ));
+    }
+    warnings
+}
+
+/// What all plans of a run have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) run: String,
+    pub(crate) scenario: Scenario,
+    pub(crate) slopes: Vec<Slope>,
+    pub(crate) targets: Vec<SocketAddr>,
+    pub(crate) sources: Vec<IpAddr>,
+    pub(crate) account_prefix: String,
+    pub(crate) host: String,
+    pub(crate) authorization: Option<String>,
+    pub(crate) purchases: Vec<Purchase>,
+}
+
+/// One plan per process.
+pub(crate) fn plans(common: &Common, shares: &[u32]) -> Vec<Plan> {
+    let workers = u32::try_from(shares.len()).unwrap_or(u32::MAX);
+    (0..)
+        .zip(shares)
+        .map(|(worker, connections)| {
+            let own = |purchase: &&Purchase| purchase.account % workers == worker;
+            // Processes begin with different targets and sources, so that small shares are spread as well.
+            let mut targets = common.targets.clone();
+            targets.rotate_left(worker as usize % common.targets.len().max(1));
+            let mut sources = common.sources.clone();
+            sources.rotate_left(worker as usize % common.sources.len().max(1));
+            Plan {
+                run: common.run.clone(),
+                worker,
+                workers,
+                scenario: common.scenario.clone(),
+                slopes: common.slopes.clone(),
+                targets,
+                sources,
+                connections: *connections,
+                connections_per_second: (common.scenario.connections_per_second / workers).max(1),
+                account_prefix: common.account_prefix.clone(),
+                host: common.host.clone(),
+                authorization: common.authorization.clone(),
+                purchases: common.purchases.iter().filter(own).copied().collect(),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_follow_the_file_limit() {
+        let slow = [Slope { seconds: 1, rate: 100, to_rate: 100 }];
+        assert_eq!(processes(100_000, &slow, 20_000), 6);
+        assert_eq!(processes(100_000, &slow, 1_024), 105);
+        assert_eq!(processes(100_000, &slow, 1_000_000), 1);
+        assert_eq!(processes(3, &slow, 65), 3);
+        assert_eq!(shares(100_000, &[20_000; 6]).unwrap().iter().sum::<u32>(), 100_000);
+        assert_eq!(shares(10, &[66, 1_000, 1_000]).unwrap(), [2, 4, 4]);
+        let message = shares(100_000, &[1_024; 4]).unwrap_err().to_string();
+        assert!(message.contains("ulimit -n") && message.contains("--processes"), "{message}");
+    }
+
+    #[test]
+    fn source_addresses_are_as_many_as_ports_need() {
+        let target: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        assert!(sources(&[], &[target], 100).unwrap().is_empty());
+        let many = sources(&[], &[target], 100_000).unwrap();
+        assert!(many.len() >= 4 && many.iter().all(|source| source.is_loopback()), "{many:?}");
+        let far: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        let message = sources(&[], &[far], 1_000_000).unwrap_err().to_string();
+        assert!(message.contains("ip_local_port_range"), "{message}");
+        assert_eq!(parse_sources("10.0.0.1,10.0.1.0/30").unwrap().len(), 3);
+        assert!(parse_sources("10.0.0.0/8").is_err() && parse_sources("here").is_err());
+    }
+
+    #[test]
+    fn rates_relative_to_the_peak_become_absolute() {
+        let stage = |rate, percent_of_peak| Stage {
+            name: "s".into(),
+            seconds: 1,
+            rate,
+            to_rate: None,
+            percent_of_peak,
+            warmup: false,
+        };
+        let found = slopes(&[stage(Some(7), None), stage(None, Some(150))], Some(1_000));
+        assert_eq!(found.iter().map(|slope| slope.rate).collect::<Vec<_>>(), [7, 1_500]);
+    }
+}

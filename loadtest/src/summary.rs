@@ -1,0 +1,278 @@
+//! The result of a run as data: what `summary.json` holds, and what every other form of output is made from.
+//! `summary.schema.json` describes it.
+#![allow(clippy::float_arithmetic, reason = "rates and percentages for people; points are whole numbers throughout")]
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
+use crate::node::Use;
+use crate::protocol::Tally;
+use crate::recorder::Latencies;
+use crate::scenario::Scenario;
+
+/// Version of `summary.json`: members may be added under it, none may go or change meaning.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+
+/// A run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    pub(crate) schema_version: u32,
+    pub(crate) name: String,
+    /// Part of every key and, unless the scenario says otherwise, of every account id of this run.
+    pub(crate) run: String,
+    pub(crate) started_at: String,
+    pub(crate) verdict: Verdict,
+    /// `open`, or `closed: …` with the reason why its latencies compare with nothing.
+    pub(crate) mode: String,
+    pub(crate) environment: Environment,
+    pub(crate) connections: ConnectionsSummary,
+    /// All stages but warm-up.
+    pub(crate) measured: StageSummary,
+    pub(crate) stages: Vec<StageSummary>,
+    pub(crate) generator: Generator,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<ServerUse>,
+    /// Requests a second that the calibration found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) peak_per_second: Option<f64>,
+    /// From the end of the stage `overload` until latencies were as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recovery_seconds: Option<f64>,
+    /// The same load on a server without logic, in the same run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bare: Option<Bare>,
+    pub(crate) correctness: Correctness,
+    /// Every figure that `--require` can name, in milliseconds, percent, or requests a second.
+    pub(crate) figures: BTreeMap<String, f64>,
+    pub(crate) scenario: Scenario,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Verdict {
+    /// `pass`, `threshold`, `correctness` or `invalid`.
+    pub(crate) result: String,
+    pub(crate) exit_code: u8,
+    pub(crate) reasons: Vec<String>,
+    pub(crate) thresholds: Vec<ThresholdResult>,
+}
+
+/// One condition of `--require`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ThresholdResult {
+    pub(crate) condition: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) found: Option<f64>,
+    pub(crate) holds: bool,
+}
+
+/// What the figures depend on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Environment {
+    pub(crate) harness_version: String,
+    /// What `/api/v1/version` of the server says.
+    pub(crate) server_version: String,
+    pub(crate) targets: Vec<String>,
+    /// Whether the server and the generator share a machine, and so its processors.
+    pub(crate) same_host: bool,
+    pub(crate) coordinator: Machine,
+    /// Hosts of the processes that made the load.
+    pub(crate) generators: Vec<String>,
+}
+
+/// Connections of all processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConnectionsSummary {
+    pub(crate) wanted: u32,
+    pub(crate) open: u32,
+    pub(crate) failed: u32,
+    /// Of the last interval.
+    pub(crate) open_at_end: u32,
+    pub(crate) connect_ms: u64,
+    pub(crate) sources: Vec<String>,
+}
+
+/// Latencies in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Quantiles {
+    pub(crate) count: u64,
+    pub(crate) mean_us: u64,
+    pub(crate) p50_us: u64,
+    pub(crate) p90_us: u64,
+    pub(crate) p99_us: u64,
+    pub(crate) p999_us: u64,
+    pub(crate) p9999_us: u64,
+    pub(crate) max_us: u64,
+}
+
+impl Quantiles {
+    pub(crate) fn of(latencies: &Latencies) -> Self {
+        Self {
+            count: latencies.count(),
+            mean_us: latencies.mean_us() as u64,
+            p50_us: latencies.quantile_us(0.5),
+            p90_us: latencies.quantile_us(0.9),
+            p99_us: latencies.quantile_us(0.99),
+            p999_us: latencies.quantile_us(0.999),
+            p9999_us: latencies.quantile_us(0.9999),
+            max_us: latencies.max_us(),
+        }
+    }
+}
+
+/// A stretch of the load.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StageSummary {
+    pub(crate) name: String,
+    pub(crate) warmup: bool,
+    pub(crate) seconds: f64,
+    pub(crate) scheduled: u64,
+    pub(crate) sent: u64,
+    pub(crate) completed: u64,
+    pub(crate) dropped: u64,
+    pub(crate) unknown: u64,
+    pub(crate) retries: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) refused: BTreeMap<String, u64>,
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) errors_percent: f64,
+    pub(crate) offered_per_second: f64,
+    /// Answers of any kind.
+    pub(crate) completed_per_second: f64,
+    /// What was acknowledged or refused for a reason of the business.
+    pub(crate) goodput_per_second: f64,
+    /// From the scheduled time; of a closed loop, from the write.
+    pub(crate) latency: Quantiles,
+    /// From the write.
+    pub(crate) service: Quantiles,
+    pub(crate) operations: BTreeMap<String, Quantiles>,
+    /// Lateness of the generator itself.
+    pub(crate) lag: Quantiles,
+}
+
+impl StageSummary {
+    pub(crate) fn of(name: &str, warmup: bool, seconds: f64, tally: &Tally) -> Self {
+        let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let errors = tally.errors_in_all() + tally.dropped;
+        let refused: u64 = tally.refused.values().sum();
+        let operations =
+            tally.latency.iter().map(|(operation, latency)| (operation.name().to_owned(), Quantiles::of(latency)));
+        Self {
+            name: name.to_owned(),
+            warmup,
+            seconds,
+            scheduled: tally.scheduled,
+            sent: tally.sent,
+            completed: tally.completed,
+            dropped: tally.dropped,
+            unknown: tally.unknown,
+            retries: tally.retries,
+            acknowledged: tally.acknowledged_in_all(),
+            refused: tally.refused.clone(),
+            errors: tally.errors.clone(),
+            errors_percent: percent(errors, tally.scheduled),
+            offered_per_second: rate(tally.scheduled),
+            completed_per_second: rate(tally.completed),
+            goodput_per_second: rate(tally.acknowledged_in_all() + refused),
+            latency: Quantiles::of(&tally.latencies()),
+            service: Quantiles::of(&tally.service),
+            operations: operations.collect(),
+            lag: Quantiles::of(&tally.lag),
+        }
+    }
+}
+
+/// `part` of `whole` in percent; 0 of nothing.
+pub(crate) fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+/// The processes that made the load.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Generator {
+    pub(crate) processes: u32,
+    /// Processor time of all of them during the measured stages, in cores.
+    pub(crate) cores_used: f64,
+    pub(crate) cpu_us_per_request: f64,
+    pub(crate) resident_bytes: u64,
+    /// Mean number of requests under way by Little's law (completed rate × mean service time), and as counted.
+    pub(crate) in_flight_by_law: f64,
+    pub(crate) in_flight_counted: f64,
+}
+
+/// Servers that the harness started.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ServerUse {
+    pub(crate) processes: u32,
+    /// Before the connections, with all of them silent, and at the end.
+    pub(crate) before: Use,
+    pub(crate) connected: Use,
+    pub(crate) end: Use,
+    pub(crate) resident_bytes_per_connection: f64,
+    /// During the measured stages, in cores.
+    pub(crate) cores_used: f64,
+    pub(crate) cpu_ms_per_1000_requests: f64,
+}
+
+/// The server without logic beside it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Bare {
+    pub(crate) command: String,
+    pub(crate) measured: StageSummary,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) peak_per_second: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) server: Option<ServerUse>,
+    /// What the node completed of what the bare server completed.
+    pub(crate) ratio: f64,
+}
+
+/// The books.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Correctness {
+    /// `holds`, `violated`, or `not checked`.
+    pub(crate) conservation: String,
+    pub(crate) acknowledged_transactions: u64,
+    pub(crate) acknowledged_points: i64,
+    pub(crate) unknown_outcomes: u64,
+    pub(crate) unknown_executed: u64,
+    pub(crate) unknown_not_executed: u64,
+    pub(crate) accounts_balanced: u64,
+    pub(crate) accounts_walked: u64,
+    pub(crate) transactions_read: u64,
+    pub(crate) expired_points: i64,
+    pub(crate) events: String,
+    pub(crate) seconds: f64,
+    pub(crate) violation_count: u64,
+    /// The first of them.
+    pub(crate) violations: Vec<Violation>,
+}
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Violation {
+    /// `lost`, `applied-twice`, `not-acknowledged`, `changed`, `wrong-answer`, `balance`, `below-floor`, `sequence`,
+    /// `unresolvable` or `events`.
+    pub(crate) kind: String,
+    pub(crate) account: String,
+    pub(crate) detail: String,
+    /// Keys or transaction ids.
+    pub(crate) operations: Vec<String>,
+}
+
+/// A line of `intervals.csv`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct IntervalRow {
+    pub(crate) second: f64,
+    pub(crate) is_warmup: bool,
+    pub(crate) tally: Tally,
+    /// Latencies of all operations.
+    pub(crate) latency: Latencies,
+    pub(crate) in_flight: u32,
+    pub(crate) waiting: u32,
+    pub(crate) open_connections: u32,
+    pub(crate) cpu_us: u64,
+    pub(crate) server: Option<Use>,
+}

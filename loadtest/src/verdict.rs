@@ -1,0 +1,255 @@
+//! Whether a run is good: conditions such as `p99<50ms,errors<0.1%,conservation`, and whether it says anything at all.
+
+use std::collections::BTreeMap;
+
+use crate::error::Fault;
+use crate::scenario::{Mode, Scenario};
+use crate::summary::{Correctness, StageSummary, Summary, ThresholdResult, Verdict, percent};
+
+/// Everything that was required holds.
+pub const EXIT_PASS: u8 = 0;
+/// The program could not do what it was told.
+pub const EXIT_FAILED: u8 = 1;
+/// The command line or the scenario is wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// The run says nothing about the server.
+pub const EXIT_INVALID: u8 = 97;
+/// The books are wrong.
+pub const EXIT_CORRECTNESS: u8 = 98;
+/// A condition does not hold.
+pub const EXIT_THRESHOLD: u8 = 99;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Threshold {
+    text: String,
+    figure: String,
+    comparison: Comparison,
+    bound: f64,
+}
+
+/// Reads a list of conditions.
+///
+/// # Errors
+/// One is not `FIGURE<NUMBER[unit]` with `<`, `<=`, `>` or `>=`, nor `conservation`.
+pub(crate) fn parse(text: &str) -> Result<Vec<Threshold>, Fault> {
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(parse_one).collect()
+}
+
+fn parse_one(part: &str) -> Result<Threshold, Fault> {
+    let wrong = || {
+        Fault::Usage(format!(
+            "`{part}` is no condition such as p99<50ms, errors<0.1%, goodput>1000, steady.p99<20ms or conservation"
+        ))
+    };
+    if part == "conservation" || part == "conservation==ok" {
+        let (figure, comparison) = ("violations".to_owned(), Comparison::Less);
+        return Ok(Threshold { text: part.to_owned(), figure, comparison, bound: 1.0 });
+    }
+    let at = part.find(['<', '>']).ok_or_else(wrong)?;
+    let (figure, rest) = part.split_at(at);
+    let (comparison, number) = match rest {
+        _ if rest.starts_with("<=") => (Comparison::LessOrEqual, &rest[2..]),
+        _ if rest.starts_with(">=") => (Comparison::GreaterOrEqual, &rest[2..]),
+        _ if rest.starts_with('<') => (Comparison::Less, &rest[1..]),
+        _ => (Comparison::Greater, &rest[1..]),
+    };
+    let bound = parse_number(number.trim()).ok_or_else(wrong)?;
+    let figure = figure.trim();
+    if figure.is_empty() {
+        return Err(wrong());
+    }
+    Ok(Threshold { text: part.to_owned(), figure: figure.to_owned(), comparison, bound })
+}
+
+/// Times become milliseconds; percentages stay what they are; seconds of `recovery` are times as well.
+#[allow(clippy::float_arithmetic, reason = "bounds of figures for people")]
+fn parse_number(text: &str) -> Option<f64> {
+    let units = [("us", 0.001), ("µs", 0.001), ("ms", 1.0), ("s", 1_000.0), ("%", 1.0), ("", 1.0)];
+    let (number, factor) = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    let number: f64 = number.trim().parse().ok().filter(|number: &f64| number.is_finite())?;
+    Some(number * factor)
+}
+
+impl Threshold {
+    fn judge(&self, figures: &BTreeMap<String, f64>) -> ThresholdResult {
+        let found = figures.get(&self.figure).copied();
+        let holds = found.is_some_and(|found| match self.comparison {
+            Comparison::Less => found < self.bound,
+            Comparison::LessOrEqual => found <= self.bound,
+            Comparison::Greater => found > self.bound,
+            Comparison::GreaterOrEqual => found >= self.bound,
+        });
+        ThresholdResult { condition: self.text.clone(), found, holds }
+    }
+}
+
+/// The figures that conditions can name: of all measured stages, and with a stage's name and a point before it, of one.
+#[allow(clippy::float_arithmetic, reason = "ratios for people")]
+pub(crate) fn figures(summary: &Summary) -> BTreeMap<String, f64> {
+    let mut figures = BTreeMap::new();
+    of_stage(&mut figures, "", &summary.measured);
+    for stage in summary.stages.iter().filter(|stage| !stage.warmup) {
+        let prefix = format!("{}.", stage.name);
+        of_stage(&mut figures, &prefix, stage);
+        if let Some(peak) = summary.peak_per_second.filter(|peak| *peak > 0.0) {
+            figures.insert(format!("{prefix}goodput_of_peak"), stage.goodput_per_second * 100.0 / peak);
+        }
+    }
+    let mut put = |name: &str, value: Option<f64>| {
+        if let Some(value) = value {
+            figures.insert(name.to_owned(), value);
+        }
+    };
+    put("violations", Some(summary.correctness.violation_count as f64));
+    put("peak", summary.peak_per_second);
+    put("recovery", summary.recovery_seconds.map(|seconds| seconds * 1_000.0));
+    put("bare_ratio", summary.bare.as_ref().map(|bare| bare.ratio));
+    put("connections", Some(f64::from(summary.connections.open)));
+    put("server_bytes_per_connection", summary.server.as_ref().map(|server| server.resident_bytes_per_connection));
+    put("server_cpu_ms_per_1000", summary.server.as_ref().map(|server| server.cpu_ms_per_1000_requests));
+    figures
+}
+
+#[allow(clippy::float_arithmetic, reason = "milliseconds for people")]
+fn of_stage(figures: &mut BTreeMap<String, f64>, prefix: &str, stage: &StageSummary) {
+    let mut put = |name: &str, value: f64| {
+        figures.insert(format!("{prefix}{name}"), value);
+    };
+    let milliseconds = |us: u64| us as f64 / 1_000.0;
+    let kinds = [("", &stage.latency), ("service_", &stage.service), ("lag_", &stage.lag)];
+    for (kind, quantiles) in kinds {
+        put(&format!("{kind}p50"), milliseconds(quantiles.p50_us));
+        put(&format!("{kind}p90"), milliseconds(quantiles.p90_us));
+        put(&format!("{kind}p99"), milliseconds(quantiles.p99_us));
+        put(&format!("{kind}p99.9"), milliseconds(quantiles.p999_us));
+        put(&format!("{kind}p99.99"), milliseconds(quantiles.p9999_us));
+        put(&format!("{kind}max"), milliseconds(quantiles.max_us));
+        put(&format!("{kind}mean"), milliseconds(quantiles.mean_us));
+    }
+    for (operation, quantiles) in &stage.operations {
+        put(&format!("{operation}.p50"), milliseconds(quantiles.p50_us));
+        put(&format!("{operation}.p99"), milliseconds(quantiles.p99_us));
+        put(&format!("{operation}.max"), milliseconds(quantiles.max_us));
+    }
+    put("errors", stage.errors_percent);
+    put("dropped", percent(stage.dropped, stage.scheduled));
+    put("unknown", percent(stage.unknown, stage.scheduled));
+    put("offered", stage.offered_per_second);
+    put("rate", stage.completed_per_second);
+    put("goodput", stage.goodput_per_second);
+}
+
+/// Reasons why a run says nothing about the server.
+pub(crate) fn invalid(scenario: &Scenario, summary: &Summary) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let measured = &summary.measured;
+    let connections = &summary.connections;
+    if connections.open < connections.wanted {
+        reasons.push(format!("only {} of {} connections were made", connections.open, connections.wanted));
+    }
+    let wants_load = scenario.stages.iter().any(|stage| !stage.warmup && stage.rate != Some(0));
+    if measured.sent == 0 && wants_load {
+        reasons.push("nothing was sent".to_owned());
+    }
+    if scenario.mode == Mode::Closed {
+        return reasons;
+    }
+    let sent = percent(measured.sent, measured.scheduled);
+    if sent < f64::from(scenario.validity.sent_percent_min) && measured.scheduled > 0 {
+        let least = scenario.validity.sent_percent_min;
+        reasons.push(format!(
+            "{sent:.1} % of the schedule was sent, at least {least} % must be: connections or processor were not enough"
+        ));
+    }
+    let (lag, most) = (measured.lag.p99_us, scenario.validity.lag_p99_us_max);
+    if lag > most {
+        reasons.push(format!("the generator itself was late: lag p99 {lag} µs, at most {most} µs; give it more processes or another machine"));
+    }
+    reasons
+}
+
+/// The verdict: wrong books before an invalid run before a missed condition.
+pub(crate) fn judge(
+    thresholds: &[Threshold],
+    figures: &BTreeMap<String, f64>,
+    invalid: &[String],
+    books: &Correctness,
+) -> Verdict {
+    let thresholds: Vec<ThresholdResult> = thresholds.iter().map(|threshold| threshold.judge(figures)).collect();
+    let missed: Vec<String> = thresholds
+        .iter()
+        .filter(|result| !result.holds)
+        .map(|result| match result.found {
+            Some(found) => format!("{} does not hold: {found:.3}", result.condition),
+            None => format!("{} names no figure of this run", result.condition),
+        })
+        .collect();
+    let (result, exit_code, reasons) = if books.violation_count > 0 {
+        let first = books
+            .violations
+            .first()
+            .map_or(String::new(), |first| format!(", first: {}: {}", first.account, first.detail));
+        ("correctness", EXIT_CORRECTNESS, vec![format!("{} violations{first}", books.violation_count)])
+    } else if !invalid.is_empty() {
+        ("invalid", EXIT_INVALID, invalid.to_vec())
+    } else if !missed.is_empty() {
+        ("threshold", EXIT_THRESHOLD, missed)
+    } else {
+        ("pass", EXIT_PASS, Vec::new())
+    };
+    Verdict { result: result.to_owned(), exit_code, reasons, thresholds }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_have_units() {
+        let figures =
+            BTreeMap::from([("p99".to_owned(), 49.0), ("errors".to_owned(), 0.05), ("violations".to_owned(), 0.0)]);
+        for (text, holds) in [
+            ("p99<50ms", true),
+            ("p99<49ms", false),
+            ("p99<=49ms", true),
+            ("p99<0.05s", true),
+            ("p99<50000us", true),
+            ("p99>50ms", false),
+            ("errors<0.1%", true),
+            ("errors>=0.05%", true),
+            ("conservation", true),
+            ("p77<1s", false),
+        ] {
+            let parsed = parse(text).unwrap();
+            assert_eq!(parsed[0].judge(&figures).holds, holds, "{text}");
+        }
+        assert_eq!(parse("p99 < 50 ms, errors<1%,").unwrap().len(), 2);
+        for text in ["p99", "<5ms", "p99<fast", "p99<5kg", "p99<nan"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_books_outweigh_everything() {
+        let missed = parse("p99<1ms").unwrap();
+        let figures = BTreeMap::from([("p99".to_owned(), 2.0)]);
+        let code = |invalid: &[String], violation_count| {
+            let books = Correctness { violation_count, ..Correctness::default() };
+            judge(&missed, &figures, invalid, &books).exit_code
+        };
+        assert_eq!(code(&["late".to_owned()], 1), EXIT_CORRECTNESS);
+        assert_eq!(code(&["late".to_owned()], 0), EXIT_INVALID);
+        assert_eq!(code(&[], 0), EXIT_THRESHOLD);
+        assert_eq!(judge(&[], &figures, &[], &Correctness::default()).exit_code, EXIT_PASS);
+    }
+}

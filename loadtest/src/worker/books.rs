@@ -1,0 +1,102 @@
+//! What a process writes down: tallies per stage for the report, the ledger for the proof.
+
+use std::collections::BTreeMap;
+
+use crate::answer::Effect;
+use crate::ledger::Ledger;
+use crate::protocol::{Done, Open, Tally, VIOLATIONS_MAX, Wrong};
+use crate::traffic::{Operation, Planned};
+
+/// Most requests whose outcome is asked for at the end, per process; more than a minute of time-outs of a fast server.
+const UNKNOWN_MAX: usize = 1_000_000;
+
+/// Books of one process.
+#[derive(Debug)]
+pub(super) struct Books {
+    worker: u32,
+    tallies: Vec<Tally>,
+    pub(super) ledger: Ledger,
+    done: Done,
+}
+
+impl Books {
+    pub(super) fn new(worker: u32, stages: usize, accounts: u32) -> Self {
+        let tallies = std::iter::repeat_with(Tally::default).take(stages).collect();
+        Self { worker, tallies, ledger: Ledger::new(accounts), done: Done::default() }
+    }
+
+    /// The tally of the requests that were due in a stage.
+    pub(super) fn stage(&mut self, stage: u16) -> &mut Tally {
+        let last = self.tallies.len() - 1;
+        &mut self.tallies[usize::from(stage).min(last)]
+    }
+
+    /// The tallies since the last call.
+    pub(super) fn take_tallies(&mut self) -> BTreeMap<u16, Tally> {
+        let taken = self.tallies.iter_mut().map(std::mem::take);
+        let happened = |tally: &Tally| {
+            tally.scheduled + tally.sent + tally.completed + tally.dropped + tally.unknown + tally.retries > 0
+        };
+        (0..).zip(taken).filter(|(_, tally)| happened(tally)).collect()
+    }
+
+    pub(super) fn latency(&mut self, stage: u16, operation: Operation, latency_us: u64) {
+        self.stage(stage).latency.entry(operation).or_default().record(latency_us);
+    }
+
+    /// `item`: its place in a batch, else 0.
+    pub(super) fn acknowledged(&mut self, stage: u16, planned: &Planned, item: u32, effect: Option<&Effect<'_>>) {
+        *self.stage(stage).acknowledged.entry(planned.operation).or_default() += 1;
+        if let Some(effect) = effect {
+            let (account, number) = (planned.account + item, planned.number + u64::from(item));
+            self.ledger.acknowledged(account, number, planned.operation, effect.transaction_id, effect.points);
+        }
+    }
+
+    pub(super) fn refused(&mut self, stage: u16, planned: &Planned, item: u32, problem: &str, is_business: bool) {
+        let tally = self.stage(stage);
+        count(if is_business { &mut tally.refused } else { &mut tally.errors }, problem);
+        if planned.operation.writes() {
+            self.ledger.refused(planned.account + item, planned.number + u64::from(item), planned.operation);
+        }
+    }
+
+    pub(super) fn unknown(&mut self, stage: u16, planned: &Planned, item: u32, kind: &str) {
+        let tally = self.stage(stage);
+        count(&mut tally.errors, kind);
+        if !planned.operation.writes() {
+            return;
+        }
+        tally.unknown += 1;
+        let (account, number) = (planned.account + item, planned.number + u64::from(item));
+        self.ledger.unknown(account, number, planned.operation);
+        if self.done.unknown.len() < UNKNOWN_MAX {
+            let (worker, operation, points) = (self.worker, planned.operation, planned.points);
+            self.done.unknown.push(Open { worker, account, number, operation, points });
+        }
+    }
+
+    /// An answer that cannot be right.
+    pub(super) fn wrong(&mut self, planned: &Planned, item: u32, what: String) {
+        self.done.wrong_count += 1;
+        if self.done.wrong.len() < VIOLATIONS_MAX {
+            let (account, number) = (planned.account + item, planned.number + u64::from(item));
+            self.done.wrong.push(Wrong { account, number, operation: planned.operation, what });
+        }
+    }
+
+    /// The report for the end, and the ledger, which answers questions.
+    pub(super) fn finish(mut self) -> (Done, Ledger) {
+        self.done.entries = self.ledger.entries().collect();
+        (self.done, self.ledger)
+    }
+}
+
+fn count(kinds: &mut BTreeMap<String, u64>, kind: &str) {
+    match kinds.get_mut(kind) {
+        Some(count) => *count += 1,
+        None => {
+            kinds.insert(kind.to_owned(), 1);
+        }
+    }
+}

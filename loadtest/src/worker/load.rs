@@ -1,0 +1,229 @@
+//! The loop that sends on time. One thread, no locks; time is read once a turn and once an answer.
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use crate::connections::{Breach, Connections};
+use crate::ledger::Ledger;
+use crate::machine;
+use crate::protocol::{Done, FromWorker, Plan, ToWorker};
+use crate::scenario::Mode;
+use crate::schedule::{Random, Schedule};
+use crate::traffic::{Heads, Traffic};
+use crate::worker::books::Books;
+use crate::worker::pending::{Pending, Queue, What};
+use crate::worker::state::{Arriving, Slot, State, TURN_MAX};
+
+/// Requests that one turn sends before it looks at answers.
+const SENDS_PER_TURN: usize = 256;
+/// Connections that are being made at once.
+const CONNECTING_MAX: usize = 512;
+/// Beyond the time that the ramp takes.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// What every new connection asks first: a server may close one that says nothing.
+const GREETING: &str = "/livez";
+
+/// The load of one process.
+#[derive(Debug)]
+pub(super) struct Load {
+    connections: Connections,
+    state: State,
+    request: Vec<u8>,
+}
+
+impl Load {
+    pub(super) fn new(mut plan: Plan) -> std::io::Result<Self> {
+        let count = plan.connections as usize;
+        let connections = Connections::new(count, plan.targets.clone(), plan.sources.clone())?;
+        let scenario = &plan.scenario;
+        let heads = Heads::new(
+            &plan.run,
+            plan.worker,
+            &plan.account_prefix,
+            scenario.mix.batch_items,
+            &plan.host,
+            scenario.program.as_deref(),
+            plan.authorization.as_deref(),
+        );
+        let schedule = || {
+            Schedule::new(plan.slopes.clone(), scenario.arrivals, scenario.seed, plan.worker, plan.workers).peekable()
+        };
+        let arriving = match scenario.mode {
+            _ if !plan.purchases.is_empty() => {
+                Arriving::Replay(std::mem::take(&mut plan.purchases).into_iter().peekable())
+            }
+            Mode::Open => Arriving::Schedule(Box::new(schedule())),
+            Mode::Closed => Arriving::Closed,
+        };
+        let state = State {
+            heads,
+            traffic: Traffic::new(scenario, plan.worker),
+            books: Books::new(plan.worker, plan.slopes.len().max(1), scenario.accounts.count),
+            slots: std::iter::repeat_with(Slot::default).take(count).collect(),
+            open: 0,
+            in_flight: 0,
+            free: VecDeque::new(),
+            absent: (0..plan.connections).collect(),
+            to_greet: Vec::new(),
+            connecting: 0,
+            failed_connects: 0,
+            first_failure: None,
+            deadlines: VecDeque::new(),
+            resting: BinaryHeap::new(),
+            queue: Queue::new(scenario.waiting_max as usize),
+            arriving,
+            random: Random::new(scenario.seed ^ 0x7e57),
+            begin: Instant::now(),
+            end_ns: plan.slopes.iter().map(|slope| u64::from(slope.seconds) * 1_000_000_000).sum(),
+            is_over: false,
+            plan,
+        };
+        Ok(Self { connections, state, request: Vec::with_capacity(64 << 10) })
+    }
+
+    /// Makes all connections, no faster than the plan says, and has each answer once.
+    pub(super) fn connect(&mut self, commands: &Receiver<ToWorker>) -> std::io::Result<FromWorker> {
+        let started = Instant::now();
+        let wanted = self.state.plan.connections;
+        let ramp = Duration::from_secs(u64::from(wanted / self.state.plan.connections_per_second.max(1)));
+        let failures_max = wanted / 10 + 10;
+        let mut tried = 0;
+        while self.state.open < wanted && self.state.failed_connects < failures_max {
+            let gone = matches!(commands.try_recv(), Err(TryRecvError::Disconnected));
+            if gone || started.elapsed() > 2 * ramp + CONNECT_PATIENCE {
+                break;
+            }
+            self.connect_some(started.elapsed(), &mut tried);
+            self.turn(Duration::from_millis(1))?;
+        }
+        let State { open, failed_connects, first_failure, .. } = &self.state;
+        Ok(FromWorker::Connected { open: *open, failed: *failed_connects, first_failure: first_failure.clone() })
+    }
+
+    /// `elapsed` and `tried` say how many connections may be begun by now.
+    fn connect_some(&mut self, elapsed: Duration, tried: &mut u64) {
+        let rate = u128::from(self.state.plan.connections_per_second);
+        let allowed = u64::try_from(elapsed.as_micros() * rate / 1_000_000).unwrap_or(u64::MAX) + 1;
+        while *tried < allowed && self.state.connecting < CONNECTING_MAX {
+            let Some(slot) = self.state.absent.pop_front() else { break };
+            *tried += 1;
+            self.state.slots[slot as usize] = Slot::Opening;
+            self.state.connecting += 1;
+            if let Err(breach) = self.connections.connect(slot as usize) {
+                self.state.broken(slot, breach);
+            }
+        }
+        // An unused allowance is not saved up.
+        *tried = (*tried).max(allowed.saturating_sub(rate.try_into().unwrap_or(u64::MAX) / 10 + 1));
+    }
+
+    /// Handles what has come, waiting for it at most so long.
+    fn turn(&mut self, wait: Duration) -> std::io::Result<()> {
+        let Self { connections, state, .. } = self;
+        connections.poll(wait, |slot, event| state.on_event(slot as u32, event))?;
+        for slot in std::mem::take(&mut state.to_greet) {
+            let (host, common) = (&state.plan.host, &state.plan.authorization);
+            let authorization = common.as_ref().map_or(String::new(), |value| format!("Authorization: {value}\r\n"));
+            let greeting = format!("GET {GREETING} HTTP/1.1\r\nHost: {host}\r\n{authorization}\r\n");
+            state.slots[slot as usize] = Slot::Greeting;
+            if let Err(breach) = connections.send(slot as usize, greeting.as_bytes()) {
+                state.broken(slot, breach);
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the connections until the coordinator says something.
+    pub(super) fn wait_for_start(&mut self, commands: &Receiver<ToWorker>) -> std::io::Result<Option<ToWorker>> {
+        let (started, mut tried) = (Instant::now(), 0);
+        loop {
+            match commands.try_recv() {
+                Ok(command) => return Ok(Some(command)),
+                Err(TryRecvError::Disconnected) => return Ok(None),
+                Err(TryRecvError::Empty) => {}
+            }
+            self.connect_some(started.elapsed(), &mut tried);
+            self.turn(TURN_MAX)?;
+        }
+    }
+
+    /// Sends what is due until all is sent and has its outcome.
+    pub(super) fn run(
+        &mut self,
+        begins_in: Duration,
+        out: &Sender<FromWorker>,
+        commands: &Receiver<ToWorker>,
+    ) -> std::io::Result<()> {
+        self.state.begin = Instant::now() + begins_in;
+        let interval_ns = self.state.plan.scenario.interval_ms * 1_000_000;
+        let timeout_ns = self.state.plan.scenario.timeout_ms * 1_000_000;
+        let (mut number, mut cpu, mut tried) = (0, machine::own_cpu(), 0);
+        loop {
+            let now_ns = self.state.now_ns();
+            self.state.arrive(now_ns);
+            self.send_due(now_ns);
+            for slot in self.state.expire(now_ns) {
+                self.connections.close(slot as usize);
+            }
+            self.connect_some(Duration::from_nanos(now_ns), &mut tried);
+            if now_ns >= (number + 1) * interval_ns {
+                let interval = self.state.interval(number, &mut cpu);
+                // The coordinator is gone: so is the reason for the load.
+                if out.send(FromWorker::Interval(Box::new(interval))).is_err() {
+                    return Ok(());
+                }
+                number += 1;
+                if matches!(commands.try_recv(), Err(TryRecvError::Disconnected) | Ok(ToWorker::Finish)) {
+                    self.state.is_over = true;
+                }
+            }
+            if self.state.is_done(now_ns, timeout_ns) {
+                break;
+            }
+            let wait = self.state.wait((number + 1) * interval_ns);
+            self.turn(wait)?;
+        }
+        self.state.give_up();
+        let interval = self.state.interval(number, &mut cpu);
+        // As above.
+        let _ = out.send(FromWorker::Interval(Box::new(interval)));
+        Ok(())
+    }
+
+    fn send_due(&mut self, now_ns: u64) {
+        self.state.wake(now_ns);
+        for _ in 0..SENDS_PER_TURN {
+            let Some(slot) = self.state.free.pop_front() else { return };
+            if !matches!(self.state.slots[slot as usize], Slot::Free) {
+                continue;
+            }
+            let Some(pending) = self.state.next(now_ns) else {
+                return self.state.free.push_front(slot);
+            };
+            let flight = self.state.take_off(pending);
+            self.request.clear();
+            self.state.heads.request(&mut self.request, &flight.planned);
+            match self.connections.send(slot as usize, &self.request) {
+                Ok(()) => self.state.sent(slot, flight),
+                Err(Breach::Closed) => {
+                    let what = What::Again(Box::new(flight.planned));
+                    let (scheduled_ns, stage, attempts) = (flight.scheduled_ns, flight.stage, flight.attempts);
+                    self.state.queue.push_front(Pending { scheduled_ns, stage, attempts, what });
+                    self.state.broken(slot, Breach::Closed);
+                }
+                Err(breach) => {
+                    self.state.sent(slot, flight);
+                    self.state.broken(slot, breach);
+                }
+            }
+        }
+    }
+
+    /// The books, when the load is over.
+    pub(super) fn finish(self) -> (Done, Ledger) {
+        let (mut done, ledger) = self.state.books.finish();
+        done.resident_bytes = machine::memory_bytes(std::process::id()).map_or(0, |(now, _)| now);
+        (done, ledger)
+    }
+}

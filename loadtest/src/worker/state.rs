@@ -1,0 +1,408 @@
+//! Everything about the load of a process but its sockets: what is due, what is under way, what came of it.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::answer::Answer;
+use crate::connections::{Breach, Event};
+use crate::machine;
+use crate::protocol::{Interval, Plan};
+use crate::scenario::CheckLevel;
+use crate::schedule::{Due, Random, Schedule};
+use crate::traffic::{Heads, Operation, Planned, Purchase, Traffic};
+use crate::worker::books::Books;
+use crate::worker::judge::{Judgement, Refusal, Rules, judge};
+use crate::worker::pending::{Pending, Queue, What};
+
+/// Longest sleep of a turn, so that commands and reports are never far.
+pub(super) const TURN_MAX: Duration = Duration::from_millis(10);
+
+/// A request under way.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) planned: Planned,
+    pub(super) scheduled_ns: u64,
+    pub(super) sent_ns: u64,
+    pub(super) stage: u16,
+    pub(super) attempts: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) enum Slot {
+    #[default]
+    Absent,
+    Opening,
+    Greeting,
+    Free,
+    Flight(Flight),
+}
+
+/// Due requests in order of time.
+#[derive(Debug)]
+pub(super) enum Arriving {
+    Schedule(Box<std::iter::Peekable<Schedule>>),
+    Replay(std::iter::Peekable<std::vec::IntoIter<Purchase>>),
+    Closed,
+}
+
+/// All that is not a socket.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) plan: Plan,
+    pub(super) heads: Heads,
+    pub(super) traffic: Traffic,
+    pub(super) books: Books,
+    pub(super) slots: Vec<Slot>,
+    pub(super) open: u32,
+    pub(super) in_flight: u32,
+    pub(super) free: VecDeque<u32>,
+    pub(super) absent: VecDeque<u32>,
+    pub(super) to_greet: Vec<u32>,
+    pub(super) connecting: usize,
+    pub(super) failed_connects: u32,
+    pub(super) first_failure: Option<String>,
+    /// In order of time, because all requests may take equally long; the time tells one request on a slot from the next.
+    pub(super) deadlines: VecDeque<(u64, u32)>,
+    pub(super) resting: BinaryHeap<Reverse<(u64, u32)>>,
+    pub(super) queue: Queue,
+    pub(super) arriving: Arriving,
+    pub(super) random: Random,
+    pub(super) begin: Instant,
+    pub(super) end_ns: u64,
+    pub(super) is_over: bool,
+}
+
+impl State {
+    /// Time since the begin of the load; 0 before it.
+    pub(super) fn now_ns(&self) -> u64 {
+        u64::try_from(Instant::now().saturating_duration_since(self.begin).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Takes what is due from the schedule.
+    pub(super) fn arrive(&mut self, now_ns: u64) {
+        loop {
+            let (due, what) = match &mut self.arriving {
+                Arriving::Closed => return,
+                Arriving::Schedule(schedule) => match schedule.next_if(|due| due.at_ns <= now_ns && now_ns > 0) {
+                    Some(due) => (due, What::Drawn),
+                    None => return,
+                },
+                Arriving::Replay(purchases) => match purchases.next_if(|due| due.due_ns <= now_ns && now_ns > 0) {
+                    Some(purchase) => (Due { at_ns: purchase.due_ns, stage: 0 }, What::Sale(purchase)),
+                    None => return,
+                },
+            };
+            let tally = self.books.stage(due.stage);
+            tally.scheduled += 1;
+            tally.lag.record((now_ns - due.at_ns) / 1_000);
+            let pending = Pending { scheduled_ns: due.at_ns, stage: due.stage, attempts: 0, what };
+            if !self.queue.push(pending) {
+                self.books.stage(due.stage).dropped += 1;
+            }
+        }
+    }
+
+    /// Connections whose pause is over.
+    pub(super) fn wake(&mut self, now_ns: u64) {
+        while let Some(Reverse((_, slot))) = self.resting.peek().filter(|rest| rest.0.0 <= now_ns) {
+            self.free.push_back(*slot);
+            self.resting.pop();
+        }
+    }
+
+    /// What the next free connection sends.
+    pub(super) fn next(&mut self, now_ns: u64) -> Option<Pending> {
+        if self.is_over {
+            return None;
+        }
+        if let Some(pending) = self.queue.pop(now_ns) {
+            return Some(pending);
+        }
+        if !matches!(self.arriving, Arriving::Closed) || now_ns == 0 || now_ns >= self.end_ns {
+            return None;
+        }
+        let stage = self.stage_at(now_ns);
+        self.books.stage(stage).scheduled += 1;
+        Some(Pending { scheduled_ns: now_ns, stage, attempts: 0, what: What::Drawn })
+    }
+
+    pub(super) fn stage_at(&self, now_ns: u64) -> u16 {
+        let mut end_ns = 0;
+        let passed = self.plan.slopes.iter().take_while(|slope| {
+            end_ns += u64::from(slope.seconds) * 1_000_000_000;
+            end_ns <= now_ns
+        });
+        u16::try_from(passed.count()).unwrap_or(u16::MAX)
+    }
+
+    pub(super) fn take_off(&mut self, pending: Pending) -> Flight {
+        let Pending { scheduled_ns, stage, attempts, what } = pending;
+        let planned = match what {
+            What::Again(planned) => *planned,
+            What::Sale(purchase) => self.traffic.plan_sale(&purchase),
+            What::Drawn => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.traffic.plan(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+            }
+        };
+        Flight { planned, scheduled_ns, sent_ns: 0, stage, attempts }
+    }
+
+    pub(super) fn sent(&mut self, slot: u32, mut flight: Flight) {
+        flight.sent_ns = self.now_ns();
+        let tally = self.books.stage(flight.stage);
+        if flight.attempts == 0 {
+            tally.sent += 1;
+        } else {
+            tally.retries += 1;
+        }
+        self.deadlines.push_back((flight.sent_ns, slot));
+        self.slots[slot as usize] = Slot::Flight(flight);
+        self.in_flight += 1;
+    }
+
+    pub(super) fn on_event(&mut self, slot: u32, event: Event<'_>) {
+        match event {
+            Event::Connected => self.to_greet.push(slot),
+            Event::Broken(breach) => self.broken(slot, breach),
+            Event::Answer(answer) => {
+                let closes = answer.closes;
+                match std::mem::take(&mut self.slots[slot as usize]) {
+                    Slot::Flight(flight) => {
+                        self.in_flight -= 1;
+                        self.settle(slot, flight, &answer);
+                    }
+                    _ => self.connected(slot),
+                }
+                if closes {
+                    self.lose(slot);
+                }
+            }
+        }
+    }
+
+    pub(super) fn connected(&mut self, slot: u32) {
+        self.connecting -= 1;
+        self.open += 1;
+        self.slots[slot as usize] = Slot::Free;
+        self.free.push_back(slot);
+    }
+
+    /// An open connection is gone and will be made anew.
+    pub(super) fn lose(&mut self, slot: u32) {
+        self.slots[slot as usize] = Slot::Absent;
+        self.open -= 1;
+        self.absent.push_back(slot);
+    }
+
+    pub(super) fn broken(&mut self, slot: u32, breach: Breach) {
+        match std::mem::take(&mut self.slots[slot as usize]) {
+            Slot::Opening | Slot::Greeting => {
+                self.connecting -= 1;
+                self.failed_connects += 1;
+                self.first_failure.get_or_insert_with(|| format!("{breach:?}").to_lowercase());
+                if self.begin <= Instant::now() && self.open > 0 {
+                    let stage = self.stage_at(self.now_ns());
+                    *self.books.stage(stage).errors.entry("connect".to_owned()).or_default() += 1;
+                }
+                self.absent.push_back(slot);
+            }
+            Slot::Free => self.lose(slot),
+            Slot::Flight(flight) => {
+                self.in_flight -= 1;
+                self.lose(slot);
+                self.unsettled(flight, &format!("{breach:?}").to_lowercase());
+            }
+            Slot::Absent => {}
+        }
+    }
+
+    /// The connection is free again, after a pause if the scenario wants one.
+    pub(super) fn release(&mut self, slot: u32, now_ns: u64) {
+        self.slots[slot as usize] = Slot::Free;
+        let think = self.plan.scenario.think;
+        if think.max_ms == 0 {
+            return self.free.push_back(slot);
+        }
+        let pause_ms = think.min_ms + self.random.below(think.max_ms - think.min_ms + 1);
+        self.resting.push(Reverse((now_ns + pause_ms * 1_000_000, slot)));
+    }
+
+    pub(super) fn settle(&mut self, slot: u32, flight: Flight, answer: &Answer<'_>) {
+        let now_ns = self.now_ns();
+        let scenario = &self.plan.scenario;
+        let rules = Rules {
+            account_prefix: &self.plan.account_prefix,
+            floor: scenario.check.floor,
+            batch_items: scenario.mix.batch_items,
+            reads_bodies: scenario.check.level == CheckLevel::Full,
+        };
+        self.slots[slot as usize] = Slot::Free;
+        let judgement = judge(&flight.planned, answer, flight.attempts == 0, rules);
+        self.books.stage(flight.stage).completed += u64::from(flight.attempts == 0);
+        let retries_as = match &judgement {
+            Judgement::Refused { kind: Refusal::Overloaded, .. } => Some("overloaded"),
+            Judgement::Refused { kind: Refusal::RateLimited, .. } => Some("rate-limited"),
+            Judgement::Unknown(_) => Some("unknown"),
+            _ => None,
+        };
+        if let Judgement::Refused { kind: Refusal::Overloaded | Refusal::RateLimited, .. } = &judgement
+            && !answer.has_retry_after
+        {
+            *self.books.stage(flight.stage).errors.entry("no retry-after".to_owned()).or_default() += 1;
+        }
+        if retries_as.is_none_or(|kind| !self.retry(&flight, kind, now_ns)) {
+            // A refusal for want of capacity is quick; counted with the others it would make the server look better.
+            if retries_as.is_none() || matches!(judgement, Judgement::Unknown(_)) {
+                let tally = self.books.stage(flight.stage);
+                tally.service.record((now_ns - flight.sent_ns) / 1_000);
+                let latency_us = (now_ns - flight.scheduled_ns) / 1_000;
+                self.books.latency(flight.stage, flight.planned.operation, latency_us);
+            }
+            self.write_down(&flight, 0, judgement);
+        }
+        self.release(slot, now_ns);
+    }
+
+    pub(super) fn write_down(&mut self, flight: &Flight, item: u32, judgement: Judgement<'_>) {
+        let (stage, planned) = (flight.stage, &flight.planned);
+        match judgement {
+            Judgement::Acknowledged(effect) => {
+                if let Some(effect) = &effect {
+                    self.traffic.learn(planned, effect);
+                }
+                self.books.acknowledged(stage, planned, item, effect.as_ref());
+            }
+            Judgement::Batch(items) => {
+                (0..).zip(items).for_each(|(item, judgement)| self.write_down(flight, item, judgement));
+            }
+            Judgement::Refused { kind: Refusal::Business, problem, .. } => {
+                self.books.refused(stage, planned, item, problem, true);
+            }
+            Judgement::Refused { problem, status, .. } => {
+                self.books.refused(stage, planned, item, &format!("{status} {problem}"), false);
+            }
+            Judgement::Unknown(kind) => self.books.unknown(stage, planned, item, &kind),
+            Judgement::Wrong(what) => {
+                self.books.wrong(planned, item, what);
+                self.books.unknown(stage, planned, item, "wrong answer");
+            }
+        }
+    }
+
+    /// A request whose connection broke, or whose time is over.
+    pub(super) fn unsettled(&mut self, flight: Flight, kind: &str) {
+        let now_ns = self.now_ns();
+        if self.retry(&flight, "unknown", now_ns) {
+            return;
+        }
+        // What was waited is a lower bound of what the answer would have taken.
+        self.books.latency(flight.stage, flight.planned.operation, (now_ns - flight.scheduled_ns) / 1_000);
+        if flight.planned.operation == Operation::Batch {
+            for item in 0..self.plan.scenario.mix.batch_items {
+                self.books.unknown(flight.stage, &flight.planned, item, kind);
+            }
+        } else {
+            self.books.unknown(flight.stage, &flight.planned, 0, kind);
+        }
+    }
+
+    /// Whether the request will be sent again.
+    pub(super) fn retry(&mut self, flight: &Flight, kind: &str, now_ns: u64) -> bool {
+        let retry = &self.plan.scenario.retry;
+        if flight.attempts >= retry.attempts || !retry.on.iter().any(|on| on == kind) || self.is_over {
+            return false;
+        }
+        let backoff_ns = (retry.backoff_ms * 1_000_000).saturating_mul(1 << flight.attempts.min(16));
+        let what = What::Again(Box::new(flight.planned.clone()));
+        let (scheduled_ns, stage, attempts) = (flight.scheduled_ns, flight.stage, flight.attempts + 1);
+        self.queue.push_at(now_ns + backoff_ns, Pending { scheduled_ns, stage, attempts, what });
+        true
+    }
+
+    /// Requests that have waited too long for their answer: their connections must be closed.
+    pub(super) fn expire(&mut self, now_ns: u64) -> Vec<u32> {
+        let timeout_ns = self.plan.scenario.timeout_ms * 1_000_000;
+        let mut closed = Vec::new();
+        while let Some(&(sent_ns, slot)) = self.deadlines.front() {
+            let is_this = matches!(&self.slots[slot as usize], Slot::Flight(flight) if flight.sent_ns == sent_ns);
+            if is_this && sent_ns + timeout_ns > now_ns {
+                break;
+            }
+            self.deadlines.pop_front();
+            if is_this && let Slot::Flight(flight) = std::mem::take(&mut self.slots[slot as usize]) {
+                self.in_flight -= 1;
+                self.lose(slot);
+                self.unsettled(flight, "timeout");
+                closed.push(slot);
+            }
+        }
+        closed
+    }
+
+    pub(super) fn is_done(&self, now_ns: u64, timeout_ns: u64) -> bool {
+        let all_arrived = match &self.arriving {
+            Arriving::Closed | Arriving::Schedule(_) => now_ns >= self.end_ns,
+            // Nothing is left when the largest time has passed.
+            Arriving::Replay(purchases) => purchases.len() == 0,
+        };
+        let late = now_ns.saturating_sub(self.end_ns) > timeout_ns;
+        if self.is_over {
+            return self.in_flight == 0 || late;
+        }
+        all_arrived && self.in_flight == 0 && (self.queue.len() == 0 || late)
+    }
+
+    /// How long a turn may sleep.
+    pub(super) fn wait(&mut self, interval_end_ns: u64) -> Duration {
+        let before_begin = self.begin.saturating_duration_since(Instant::now());
+        if !before_begin.is_zero() {
+            return before_begin.min(TURN_MAX);
+        }
+        let now_ns = self.now_ns();
+        let next_due = match &mut self.arriving {
+            Arriving::Closed => Some(self.end_ns),
+            Arriving::Schedule(schedule) => schedule.peek().map(|due| due.at_ns),
+            Arriving::Replay(purchases) => purchases.peek().map(|due| due.due_ns),
+        };
+        let has_work = !self.free.is_empty() && (self.queue.has_waiting() || matches!(self.arriving, Arriving::Closed));
+        if has_work && now_ns < self.end_ns {
+            return Duration::ZERO;
+        }
+        let timeout_ns = self.plan.scenario.timeout_ms * 1_000_000;
+        let deadline = self.deadlines.front().map(|(sent_ns, _)| sent_ns + timeout_ns);
+        let resting = self.resting.peek().map(|rest| rest.0.0);
+        let times = [next_due, deadline, resting, self.queue.next_later_ns(), Some(interval_end_ns)];
+        let next_ns = times.into_iter().flatten().min().unwrap_or(0);
+        Duration::from_nanos(next_ns.saturating_sub(now_ns)).min(TURN_MAX)
+    }
+
+    /// What was never sent, at the end.
+    pub(super) fn give_up(&mut self) {
+        let left: Vec<Pending> = self.queue.drain().collect();
+        for pending in left {
+            match pending.what {
+                // It was sent before: what became of it must be asked for.
+                What::Again(planned) if pending.attempts > 0 => {
+                    self.books.unknown(pending.stage, &planned, 0, "given up");
+                }
+                _ => self.books.stage(pending.stage).dropped += 1,
+            }
+        }
+    }
+
+    pub(super) fn interval(&mut self, number: u64, cpu: &mut Duration) -> Interval {
+        let used = machine::own_cpu();
+        let cpu_us = u64::try_from((used - *cpu).as_micros()).unwrap_or(u64::MAX);
+        *cpu = used;
+        Interval {
+            number,
+            stages: self.books.take_tallies(),
+            in_flight: self.in_flight,
+            waiting: u32::try_from(self.queue.len()).unwrap_or(u32::MAX),
+            open_connections: self.open,
+            cpu_us,
+        }
+    }
+}
