@@ -30,8 +30,8 @@ cql() {
     echo cassandra >"$password"
     export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops/cassandra.sh
     export MEED_TEST_CQL_PASSWORD=$password
-    cargo test -p meed-engine --lib -- --ignored --test-threads 1 cql_server
-    cargo test -p meed-gateway --test cql -- --ignored --test-threads 1
+    cargo test -p meed-engine --test cql_server -- --test-threads 1
+    cargo test -p meed-gateway --test cql -- --test-threads 1
     for name in "${CONTRACT[@]}"; do
         MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
             MEED_CQL_KEYSPACE=contract_$name cargo test -p meed-gateway --test "contract_$name"

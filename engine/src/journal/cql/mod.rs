@@ -66,6 +66,3 @@ impl std::fmt::Debug for CqlConfig {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod server_tests;

@@ -55,7 +55,7 @@ pub fn open_keyspace(cql: &Cql, config: &CqlConfig, shards: Option<u16>) -> Resu
             return Err(mismatch(config, format!("table {} is missing; restore the keyspace from a copy", table.name)));
         }
         for table in &missing {
-            cql.alter(&table.statement.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)).await?;
+            cql.create(&table.statement.replacen("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1)).await?;
         }
         let created = found.is_none();
         let found = match found {
@@ -89,7 +89,7 @@ async fn make_keyspace(cql: &Cql, config: &CqlConfig) -> Result<()> {
     }
     let (keyspace, replicas) = (&config.keyspace, config.replicas);
     tracing::info!(keyspace, replicas, "creating the keyspace");
-    cql.alter(&format!(
+    cql.create(&format!(
         "CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = \
          {{'class': 'NetworkTopologyStrategy', 'replication_factor': {replicas}}}"
     ))

@@ -18,7 +18,7 @@ use scylla::policies::retry::FallthroughRetryPolicy;
 use scylla::response::query_result::{QueryResult, QueryRowsResult};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
-use scylla::statement::{Consistency, SerialConsistency};
+use scylla::statement::{Consistency, SerialConsistency, Statement};
 use scylla::value::{CqlValue, Row};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::Notify;
@@ -32,6 +32,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Of something that is asked again and again, every so many failures are logged.
 const FAILURES_PER_LOG: u32 = 20;
+/// Time for a change of the schema, which takes a large cluster seconds.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rows in one page of a read.
 const PAGE_ROWS: i32 = 1_000;
 /// The same where a row may have a quarter of a mebibyte.
@@ -190,10 +192,15 @@ impl Cql {
         }
     }
 
-    /// Runs a statement without values, and waits until all nodes agree on the schema.
-    pub(super) async fn alter(&self, text: &str) -> Result<()> {
-        let result = self.session.query_unpaged(self.qualified(text), ()).await;
-        result.map(|_| ()).map_err(|error| Error::cql("create a table", error))
+    /// Creates something if it is not there, and waits until all nodes agree on the schema.
+    ///
+    /// # Errors
+    /// The cluster refuses it; the node stops.
+    pub async fn create(&self, text: &str) -> Result<()> {
+        let action = "create a table";
+        let mut statement = Statement::new(self.qualified(text));
+        statement.set_request_timeout(Some(SCHEMA_TIMEOUT));
+        self.again(action, || self.session.query_unpaged(statement.clone(), ())).await.map(|_| ())
     }
 
     /// Prepares a statement. Its table, named without a keyspace, is one of this node's.
