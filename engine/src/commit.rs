@@ -145,6 +145,16 @@ impl<H> Lane<H> {
         self.filling.bytes.len()
     }
 
+    /// The frames in the batch being filled, from a byte of it on: what was decided since it had so many.
+    pub fn filling_since(&self, bytes: usize) -> &[u8] {
+        &self.filling.bytes[bytes..]
+    }
+
+    /// What is held, in the order in which it will be released.
+    pub fn waiting(&self) -> impl Iterator<Item = &H> {
+        self.held.iter().map(|(_, held)| held)
+    }
+
     /// Whether the journal has this shard's records up to `sequence`.
     pub fn is_durable(&self, shard: u16, sequence: u64) -> bool {
         self.durable_sequence[self.index(shard)] >= sequence

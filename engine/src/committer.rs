@@ -17,6 +17,61 @@ pub type OnDurable = Box<dyn Fn(u64, Buffer) + Send>;
 /// What happens when the journal fails: the process has to stop.
 pub type OnFault = Box<dyn FnOnce(Error) + Send>;
 
+/// A batch of a worker on its way: its lane, its number there, its records.
+pub type Batch = (usize, u64, Buffer);
+
+/// The journal as its thread drives it, without the thread: what one round writes, and its sync. The simulator
+/// drives the same.
+#[derive(Debug)]
+pub struct Rounds {
+    journal: Journal,
+    /// The last batch of this process that is synced; 0 for none.
+    last: BatchSequence,
+}
+
+impl Rounds {
+    /// Of a journal that this process has not written to yet.
+    pub fn new(journal: Journal) -> Self {
+        Self { journal, last: 0 }
+    }
+
+    /// Records the durable end when asked for it, then writes the workers' batches as one. Nobody may be told
+    /// before [`Rounds::sync`].
+    ///
+    /// # Errors
+    /// A fault of the journal, which is final.
+    pub fn write(&mut self, batches: &[Batch], mark: bool) -> Result<()> {
+        if mark && self.last > 0 {
+            self.journal.mark_durable(self.last)?;
+        }
+        if batches.is_empty() {
+            return Ok(());
+        }
+        let parts: Vec<_> = batches.iter().map(|(_, _, buffer)| buffer.part()).collect();
+        self.journal.write(&parts).map(|_| ())
+    }
+
+    /// Makes what was written durable: the workers may be told.
+    ///
+    /// # Errors
+    /// A fault of the journal, which is final.
+    pub fn sync(&mut self) -> Result<()> {
+        self.journal.sync()?;
+        self.last = self.journal.last_batch();
+        Ok(())
+    }
+
+    /// The journal itself.
+    pub fn journal(&mut self) -> &mut Journal {
+        &mut self.journal
+    }
+
+    /// The journal, to close it.
+    pub fn into_journal(self) -> Journal {
+        self.journal
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     slots: Vec<Option<(u64, Buffer)>>,
@@ -153,13 +208,13 @@ impl EmbeddedCommitter {
 }
 
 fn run(
-    mut journal: Journal,
+    journal: Journal,
     shared: &(Mutex<Shared>, Condvar),
     on_durable: &[OnDurable],
     on_fault: OnFault,
     metrics: &JournalMetrics,
 ) -> Option<Journal> {
-    let mut last: BatchSequence = 0;
+    let mut rounds = Rounds::new(journal);
     loop {
         let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         while guard.slots.iter().all(Option::is_none) && !guard.stop && !guard.mark {
@@ -168,7 +223,7 @@ fn run(
         }
         guard.idle = false;
         let mark = std::mem::take(&mut guard.mark);
-        let taken: Vec<(usize, u64, Buffer)> = guard
+        let taken: Vec<Batch> = guard
             .slots
             .iter_mut()
             .enumerate()
@@ -176,8 +231,7 @@ fn run(
             .collect();
         let stop = guard.stop;
         drop(guard);
-        let written = commit(&mut journal, &taken, mark, &mut last, metrics);
-        if let Err(error) = written {
+        if let Err(error) = commit(&mut rounds, &taken, mark, metrics) {
             // A failed write or sync is never retried and never acknowledged.
             on_fault(error);
             return None;
@@ -187,29 +241,19 @@ fn run(
             on_durable[lane](number, buffer);
         }
         if stop && idle {
-            return Some(journal);
+            return Some(rounds.into_journal());
         }
     }
 }
 
-fn commit(
-    journal: &mut Journal,
-    taken: &[(usize, u64, Buffer)],
-    mark: bool,
-    last: &mut BatchSequence,
-    metrics: &JournalMetrics,
-) -> Result<()> {
-    if mark && *last > 0 {
-        journal.mark_durable(*last)?;
-    }
+fn commit(rounds: &mut Rounds, taken: &[Batch], mark: bool, metrics: &JournalMetrics) -> Result<()> {
+    let began = Instant::now();
+    rounds.write(taken, mark)?;
     if taken.is_empty() {
         return Ok(());
     }
-    let parts: Vec<_> = taken.iter().map(|(_, _, buffer)| buffer.part()).collect();
-    let began = Instant::now();
-    *last = journal.write(&parts)?;
     let wrote = Instant::now();
-    journal.sync()?;
+    rounds.sync()?;
     let records = taken.iter().map(|t| t.2.records()).sum();
     let bytes = taken.iter().map(|t| t.2.bytes()).sum();
     metrics.batch(records, bytes, wrote - began, wrote.elapsed());

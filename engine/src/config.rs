@@ -34,6 +34,8 @@ pub struct EngineConfig {
     pub settle_gap_days: i64,
     /// Settle it all the same.
     pub settle_past_gap: bool,
+    /// Where events are published, if anywhere.
+    pub kafka: Option<KafkaOptions>,
 }
 
 impl EngineConfig {
@@ -53,6 +55,22 @@ impl EngineConfig {
             clock_jump_ms: 60_000,
             settle_gap_days: 31,
             settle_past_gap: false,
+            kafka: None,
         }
     }
+}
+
+/// Where and how events are published.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// `HOST:PORT,…` of the brokers to begin with.
+    pub brokers: String,
+    /// The topic of events. It must exist.
+    pub events_topic: String,
+    /// The compacted topic of balances; none are published without it.
+    pub balances_topic: Option<String>,
+    /// Time between two flushes of balances.
+    pub balances_interval_ms: u64,
+    /// Further properties of the client, such as its compression and credentials.
+    pub properties: Vec<(String, String)>,
 }

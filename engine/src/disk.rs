@@ -12,6 +12,8 @@ use rustix::fs::FallocateFlags;
 
 use crate::error::{Error, Result};
 
+pub mod simulated;
+
 #[cfg(test)]
 pub mod faulty;
 
@@ -20,6 +22,8 @@ pub mod faulty;
 pub enum Disk {
     /// The operating system's file systems.
     Real(RealDisk),
+    /// One in memory that breaks as real ones do.
+    Simulated(simulated::SimulatedDisk),
     /// The real one with planted faults.
     #[cfg(test)]
     Faulty(faulty::FaultyDisk),
@@ -30,6 +34,8 @@ pub enum Disk {
 pub enum DiskFile {
     /// A file of the operating system.
     Real(RealFile),
+    /// A file of the disk in memory.
+    Simulated(simulated::SimulatedFile),
     /// A real one with planted faults.
     #[cfg(test)]
     Faulty(faulty::FaultyFile),
@@ -49,7 +55,14 @@ pub struct RealFile {
 /// Holds a folder for this process until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: Option<File>,
+    _held: Held,
+}
+
+/// What holds a folder.
+#[derive(Debug)]
+enum Held {
+    Real { _file: File },
+    Simulated { _lock: simulated::SimulatedLock },
 }
 
 impl Default for Disk {
@@ -62,6 +75,9 @@ impl Disk {
     /// Creates a folder and its missing parents, and makes its name durable.
     pub fn create_dir(&self, path: &Path) -> Result<()> {
         self.change("create the folder", path)?;
+        if let Self::Simulated(disk) = self {
+            return disk.create_dir(path).map_err(|e| Error::io("create the folder", path, e));
+        }
         if path.is_dir() {
             return Ok(());
         }
@@ -92,6 +108,9 @@ impl Disk {
     /// The names in a folder, sorted; names that are not UTF-8 are left out.
     pub fn list(&self, folder: &Path) -> Result<Vec<String>> {
         let fault = |e| Error::io("list the folder", folder, e);
+        if let Self::Simulated(disk) = self {
+            return disk.list(folder).map_err(fault);
+        }
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).map_err(fault)? {
             if let Ok(name) = entry.map_err(fault)?.file_name().into_string() {
@@ -104,20 +123,32 @@ impl Disk {
 
     /// Whether there is a file or folder of this name.
     pub fn exists(&self, path: &Path) -> Result<bool> {
-        path.try_exists().map_err(|e| Error::io("look for", path, e))
+        let exists = match self {
+            Self::Simulated(disk) => disk.exists(path),
+            _ => path.try_exists(),
+        };
+        exists.map_err(|e| Error::io("look for", path, e))
     }
 
     /// Gives a file another name in the same folder, replacing what has it. Durable after
     /// [`Disk::sync_dir`].
     pub fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.change("rename", from)?;
-        fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
+        let renamed = match self {
+            Self::Simulated(disk) => disk.rename(from, to),
+            _ => fs::rename(from, to),
+        };
+        renamed.map_err(|e| Error::io("rename", from, e))
     }
 
     /// Removes a file; one that is not there is no fault. Durable after [`Disk::sync_dir`].
     pub fn remove(&self, path: &Path) -> Result<()> {
         self.change("remove", path)?;
-        match fs::remove_file(path) {
+        let removed = match self {
+            Self::Simulated(disk) => disk.remove(path),
+            _ => fs::remove_file(path),
+        };
+        match removed {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
             _ => Ok(()),
         }
@@ -126,11 +157,20 @@ impl Disk {
     /// Makes the names in a folder durable.
     pub fn sync_dir(&self, path: &Path) -> Result<()> {
         self.change("sync the folder", path)?;
-        File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync the folder", path, e))
+        let synced = match self {
+            Self::Simulated(disk) => disk.sync_dir(path),
+            _ => File::open(path).and_then(|d| d.sync_all()),
+        };
+        synced.map_err(|e| Error::io("sync the folder", path, e))
     }
 
     /// Takes the folder for this process, through a file `lock` in it.
     pub fn lock(&self, folder: &Path) -> Result<FolderLock> {
+        if let Self::Simulated(disk) = self {
+            let lock = disk.lock(folder).map_err(|e| Error::io("lock", folder, e))?;
+            let locked = || Error::Locked { path: folder.to_path_buf() };
+            return Ok(FolderLock { _held: Held::Simulated { _lock: lock.ok_or_else(locked)? } });
+        }
         let path = folder.join("lock");
         let file = OpenOptions::new()
             .read(true)
@@ -140,17 +180,21 @@ impl Disk {
             .open(&path)
             .map_err(|e| Error::io("open", &path, e))?;
         match file.try_lock() {
-            Ok(()) => Ok(FolderLock { _file: Some(file) }),
+            Ok(()) => Ok(FolderLock { _held: Held::Real { _file: file } }),
             Err(TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_path_buf() }),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
     }
 
     fn open_with(&self, action: &'static str, path: &Path, options: &OpenOptions) -> Result<DiskFile> {
+        if let Self::Simulated(disk) = self {
+            let file = if action == "create" { disk.create(path) } else { disk.open(path) };
+            return file.map(DiskFile::Simulated).map_err(|e| Error::io(action, path, e));
+        }
         let file = options.open(path).map_err(|e| Error::io(action, path, e))?;
         let real = RealFile { file: Arc::new(file), path: Arc::from(path) };
         Ok(match self {
-            Self::Real(_) => DiskFile::Real(real),
+            Self::Real(_) | Self::Simulated(_) => DiskFile::Real(real),
             #[cfg(test)]
             Self::Faulty(disk) => DiskFile::Faulty(disk.wrap(real)),
         })
@@ -159,7 +203,7 @@ impl Disk {
     /// Every change of the folder passes here first; only a disk with faults refuses.
     fn change(&self, _action: &'static str, _path: &Path) -> Result<()> {
         match self {
-            Self::Real(_) => Ok(()),
+            Self::Real(_) | Self::Simulated(_) => Ok(()),
             #[cfg(test)]
             Self::Faulty(disk) => disk.before_change().map_err(|e| Error::io(_action, _path, e)),
         }
@@ -169,13 +213,23 @@ impl Disk {
 impl DiskFile {
     /// The path under which the file was opened, for messages.
     pub fn path(&self) -> &Path {
-        &self.real().path
+        match self {
+            Self::Real(real) => &real.path,
+            Self::Simulated(file) => file.path(),
+            #[cfg(test)]
+            Self::Faulty(faulty) => &faulty.real().path,
+        }
     }
 
     /// Its length in bytes.
     pub fn len(&self) -> Result<u64> {
-        let metadata = self.real().file.metadata();
-        Ok(metadata.map_err(|e| Error::io("read the length of", self.path(), e))?.len())
+        let length = match self {
+            Self::Real(real) => real.length(),
+            Self::Simulated(file) => file.length(),
+            #[cfg(test)]
+            Self::Faulty(faulty) => faulty.real().length(),
+        };
+        length.map_err(|e| Error::io("read the length of", self.path(), e))
     }
 
     /// Whether it has no bytes.
@@ -188,7 +242,14 @@ impl DiskFile {
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize> {
         let mut filled = 0;
         while filled < bytes.len() {
-            match self.real().file.read_at(&mut bytes[filled..], offset + filled as u64) {
+            let (rest, at) = (&mut bytes[filled..], offset + filled as u64);
+            let read = match self {
+                Self::Real(real) => real.file.read_at(rest, at),
+                Self::Simulated(file) => file.read_at(rest, at),
+                #[cfg(test)]
+                Self::Faulty(faulty) => faulty.real().file.read_at(rest, at),
+            };
+            match read {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -202,6 +263,7 @@ impl DiskFile {
     pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
         let written = match self {
             Self::Real(real) => real.file.write_all_at(bytes, offset),
+            Self::Simulated(file) => file.write_at(bytes, offset),
             #[cfg(test)]
             Self::Faulty(faulty) => faulty.write_at(bytes, offset),
         };
@@ -213,6 +275,7 @@ impl DiskFile {
     pub fn sync_data(&self) -> Result<()> {
         let synced = match self {
             Self::Real(real) => real.file.sync_data(),
+            Self::Simulated(file) => file.sync_data(),
             #[cfg(test)]
             Self::Faulty(faulty) => faulty.sync_data(),
         };
@@ -224,6 +287,7 @@ impl DiskFile {
     pub fn allocate(&self, length: u64) -> Result<()> {
         let allocated = match self {
             Self::Real(real) => real.allocate(length),
+            Self::Simulated(file) => file.allocate(length),
             #[cfg(test)]
             Self::Faulty(faulty) => faulty.allocate(length),
         };
@@ -234,22 +298,19 @@ impl DiskFile {
     pub fn cut(&self, length: u64) -> Result<()> {
         let cut = match self {
             Self::Real(real) => real.file.set_len(length),
+            Self::Simulated(file) => file.cut(length),
             #[cfg(test)]
             Self::Faulty(faulty) => faulty.cut(length),
         };
         cut.map_err(|e| Error::io("cut", self.path(), e))
     }
-
-    fn real(&self) -> &RealFile {
-        match self {
-            Self::Real(real) => real,
-            #[cfg(test)]
-            Self::Faulty(faulty) => faulty.real(),
-        }
-    }
 }
 
 impl RealFile {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
     fn allocate(&self, length: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&*self.file, FallocateFlags::empty(), 0, length) {
             Ok(()) => Ok(()),

@@ -24,12 +24,85 @@ const KEYS_PER_QUESTION: usize = 4_096;
 
 type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
 
+/// What the store is asked to do, without its thread; the simulator takes the same rounds from it.
 #[derive(Debug, Default)]
-struct Shared {
+pub struct Tasks {
     questions: VecDeque<StoreJob>,
     checkpoints: VecDeque<Checkpoint>,
     /// Make everything before survive power loss, then forget keys older than their retention at this time.
     sync: Option<Millis>,
+}
+
+impl Tasks {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.questions.is_empty() && self.checkpoints.is_empty() && self.sync.is_none()
+    }
+
+    /// Adds questions.
+    pub fn ask(&mut self, jobs: impl IntoIterator<Item = StoreJob>) {
+        self.questions.extend(jobs);
+    }
+
+    /// Adds a checkpoint whose records are all journaled.
+    pub fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+        self.checkpoints.push_back((checkpoint, copied));
+    }
+
+    /// Adds a sync, as of this time of the shards' clock. Keys are not forgotten because of a leap or gap of the
+    /// clock that the node does not settle beyond either: they would not come back.
+    pub fn sync(&mut self, now: Millis, settle_until: Millis) {
+        self.sync = Some(now.min(settle_until));
+    }
+
+    /// What is done next: questions first, then one checkpoint, else a sync.
+    pub fn round(&mut self) -> Round {
+        let count = self.questions.len().min(QUESTIONS_PER_CHECKPOINT);
+        let questions = self.questions.drain(..count).collect();
+        let checkpoint = self.checkpoints.pop_front();
+        let sync = if checkpoint.is_none() { self.sync.take() } else { None };
+        Round { questions, checkpoint, sync }
+    }
+}
+
+/// A round of the store's thread.
+#[derive(Debug)]
+pub struct Round {
+    questions: Vec<StoreJob>,
+    checkpoint: Option<Checkpoint>,
+    sync: Option<Millis>,
+}
+
+impl Round {
+    fn is_empty(&self) -> bool {
+        self.questions.is_empty() && self.checkpoint.is_none() && self.sync.is_none()
+    }
+
+    /// Does it. `deliver` gets what comes of it for the shards; true when everything before is synced.
+    ///
+    /// # Errors
+    /// A fault of the store.
+    pub fn carry_out(self, store: &mut Store, deliver: &mut dyn FnMut(Vec<(u16, Input)>)) -> Result<bool> {
+        if !self.questions.is_empty() {
+            deliver(answer_all(store, self.questions)?);
+        }
+        if let Some((checkpoint, copied)) = self.checkpoint {
+            store.checkpoint(&checkpoint)?;
+            deliver(vec![(checkpoint.shard, Input::CheckpointDone(copied))]);
+        }
+        let Some(now) = self.sync else { return Ok(false) };
+        store.sync()?;
+        for (class, days) in [(KeyClass::Idempotency, IDEMPOTENCY_KEY_DAYS), (KeyClass::Business, BUSINESS_KEY_DAYS)] {
+            // A week is dropped when its last day is beyond the retention.
+            store.drop_fact_weeks_before(class, week_of(now.saturating_sub(days * DAY_MS)))?;
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    tasks: Tasks,
     idle: bool,
     stop: bool,
 }
@@ -64,21 +137,21 @@ impl Keeper {
     /// Asks the store.
     pub fn ask(&self, jobs: impl IntoIterator<Item = StoreJob>) {
         let mut shared = self.lock();
-        shared.questions.extend(jobs);
+        shared.tasks.ask(jobs);
         self.wake(&mut shared);
     }
 
     /// Writes a checkpoint whose records are all journaled.
     pub fn checkpoint(&self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
         let mut shared = self.lock();
-        shared.checkpoints.push_back((checkpoint, copied));
+        shared.tasks.checkpoint(checkpoint, copied);
         self.wake(&mut shared);
     }
 
-    /// Makes what was written survive power loss, and forgets old keys.
-    pub fn sync(&self, now: Millis) {
+    /// Makes what was written survive power loss, and forgets old keys; as [`Tasks::sync`].
+    pub fn sync(&self, now: Millis, settle_until: Millis) {
         let mut shared = self.lock();
-        shared.sync = Some(now);
+        shared.tasks.sync(now, settle_until);
         self.wake(&mut shared);
     }
 
@@ -103,32 +176,15 @@ impl Keeper {
 fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, on_synced: &dyn Fn()) -> Result<()> {
     loop {
         let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while guard.questions.is_empty() && guard.checkpoints.is_empty() && guard.sync.is_none() && !guard.stop {
+        while guard.tasks.is_empty() && !guard.stop {
             guard.idle = true;
             guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         guard.idle = false;
-        let count = guard.questions.len().min(QUESTIONS_PER_CHECKPOINT);
-        let questions: Vec<StoreJob> = guard.questions.drain(..count).collect();
-        let checkpoint = guard.checkpoints.pop_front();
-        let sync = if checkpoint.is_none() { guard.sync.take() } else { None };
-        let stop = guard.stop && questions.is_empty() && checkpoint.is_none() && guard.questions.is_empty();
+        let round = guard.tasks.round();
+        let stop = guard.stop && round.is_empty();
         drop(guard);
-        if !questions.is_empty() {
-            deliver(answer_all(&mut store, questions)?);
-        }
-        if let Some((checkpoint, copied)) = checkpoint {
-            store.checkpoint(&checkpoint)?;
-            deliver(vec![(checkpoint.shard, Input::CheckpointDone(copied))]);
-        }
-        if let Some(now) = sync {
-            store.sync()?;
-            for (class, days) in
-                [(KeyClass::Idempotency, IDEMPOTENCY_KEY_DAYS), (KeyClass::Business, BUSINESS_KEY_DAYS)]
-            {
-                // A week is dropped when its last day is beyond the retention.
-                store.drop_fact_weeks_before(class, week_of(now - days * DAY_MS))?;
-            }
+        if round.carry_out(&mut store, &mut |inputs| deliver(inputs))? {
             on_synced();
         }
         if stop {
@@ -164,4 +220,30 @@ fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Vec<(u16, I
         answers.push((shard, Input::Fact(identity, ticket, key, value)));
     }
     Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::store::{FactQuery, KEY_VALUE_BYTES, ShardState, SpilledKey};
+    use meed_schemas::ids::Identity;
+
+    #[test]
+    fn a_leap_or_gap_that_is_not_settled_makes_no_key_too_old() {
+        let (at, identity) = (1_800_000_000_000, Identity::member("p", "m-1"));
+        let mut store = Store::in_memory();
+        let (class, week) = (KeyClass::Idempotency, week_of(at));
+        let keys = vec![SpilledKey { class, week, hash: 7, value: [1; KEY_VALUE_BYTES] }];
+        let state = ShardState::default();
+        store.checkpoint(&ShardCheckpoint { shard: 0, accounts: Vec::new(), keys, state }).unwrap();
+        let query = FactQuery::Key { class, hash: 7, weeks: week..=week };
+        let much_later = at + 400 * DAY_MS;
+        for (settle_until, is_kept) in [(at, true), (Millis::MIN, true), (Millis::MAX, false)] {
+            let mut tasks = Tasks::default();
+            tasks.sync(much_later, settle_until);
+            assert!(tasks.round().carry_out(&mut store, &mut |_| {}).unwrap());
+            assert_eq!(store.spilled(0, &identity, &query).unwrap().is_some(), is_kept, "{settle_until}");
+        }
+    }
 }

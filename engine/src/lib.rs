@@ -3,6 +3,7 @@
 //! Modules stand in the order in which a request meets them, and a module uses only modules declared below
 //! it.
 
+pub mod torture;
 pub mod verify;
 pub mod inspect;
 pub mod start;
@@ -14,10 +15,12 @@ pub mod recovery;
 pub mod node;
 pub mod exchange;
 pub mod keeper;
+pub mod publish;
 pub mod reader;
 pub mod feed;
 pub mod committer;
 pub mod inbox;
+pub mod release;
 pub mod shard;
 pub mod commit;
 pub mod config;
@@ -33,4 +36,5 @@ pub mod disk;
 pub mod secrets;
 pub mod clock;
 pub mod metrics;
+pub mod random;
 pub mod error;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
+use meed_schemas::time::Millis;
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 /// Of the journal thread.
 #[derive(Debug, Clone)]
@@ -77,5 +80,55 @@ impl ShardMetrics {
             replays: counter!("meed_idempotent_replays_total"),
             expired: counter!("meed_deadline_expired_total"),
         }
+    }
+}
+
+/// Of the publishing thread; they stand at 0 on a node that publishes nowhere.
+#[derive(Debug, Clone)]
+pub struct PublishMetrics {
+    /// 1 while there is a link to Kafka that takes events.
+    pub up: Gauge,
+    /// Events confirmed.
+    pub events: Counter,
+    /// Balances confirmed.
+    pub balances: Counter,
+    /// Times that publishing had to begin again behind its watermark, or could not begin.
+    pub failures: Counter,
+    lag_records: Gauge,
+    lag_seconds: Gauge,
+    waiting: Gauge,
+}
+
+impl PublishMetrics {
+    /// Registers with the installed recorder.
+    pub fn register() -> Self {
+        describe_gauge!("meed_publish_up", Unit::Count, "1 while Kafka takes events");
+        describe_counter!("meed_published_events_total", Unit::Count, "Events that Kafka confirmed");
+        describe_counter!("meed_published_balances_total", Unit::Count, "Balances that Kafka confirmed");
+        describe_counter!(
+            "meed_publish_failures_total",
+            Unit::Count,
+            "Times that publishing could not begin, or had to begin again behind its watermark"
+        );
+        describe_gauge!("meed_publish_lag_records", Unit::Count, "Durable records that are not published yet");
+        describe_gauge!("meed_publish_lag_seconds", Unit::Seconds, "Age of the oldest event that waits for Kafka");
+        describe_gauge!("meed_publish_waiting", Unit::Count, "Messages handed to Kafka and not yet confirmed");
+        Self {
+            up: gauge!("meed_publish_up"),
+            events: counter!("meed_published_events_total"),
+            balances: counter!("meed_published_balances_total"),
+            failures: counter!("meed_publish_failures_total"),
+            lag_records: gauge!("meed_publish_lag_records"),
+            lag_seconds: gauge!("meed_publish_lag_seconds"),
+            waiting: gauge!("meed_publish_waiting"),
+        }
+    }
+
+    /// How far publishing is behind, how many messages are under way, and the age of the oldest event.
+    #[expect(clippy::cast_precision_loss, clippy::float_arithmetic, reason = "figures for people")]
+    pub fn report(&self, lag_records: u64, waiting: usize, oldest_ms: Millis) {
+        self.lag_records.set(lag_records as f64);
+        self.waiting.set(waiting as f64);
+        self.lag_seconds.set(oldest_ms.max(0) as f64 / 1_000.0);
     }
 }

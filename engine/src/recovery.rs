@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use meed_schemas::codec;
 use meed_schemas::ids::{AccountKind, Identity, Position};
 use meed_schemas::record::Record;
-use meed_schemas::time::Millis;
+use meed_schemas::time::{DAY_MS, Millis};
 use smallvec::SmallVec;
 
 use crate::account::{Account, Totals};
@@ -16,6 +16,32 @@ use crate::node::with_version;
 use crate::program::Programs;
 use crate::shard::{ShardStart, decode_state};
 use crate::store::Store;
+
+/// Where the store keeps until when the node settles.
+const SETTLE_BOUND: &str = "settle-until";
+
+/// Name in the store of the seed of the hashes of accounts.
+const HASH_SEED: &str = "hash-seed";
+
+/// Everything that a node begins with, besides its journal.
+#[derive(Debug)]
+pub struct Recovery {
+    /// Its shards, by number.
+    pub shards: Vec<ShardRecovery>,
+    /// Every program.
+    pub programs: Programs,
+    /// Until when it settles what falls due, when that is not for ever.
+    pub settles_until: Option<Millis>,
+}
+
+/// How long a node may have been away and still settle what fell due meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct SettleGap {
+    /// In days.
+    pub days: i64,
+    /// Whether the operator says that it settles all the same.
+    pub ignored: bool,
+}
 
 /// One shard, recovered.
 #[derive(Debug)]
@@ -160,17 +186,72 @@ impl Replay {
     }
 }
 
+/// Brings a node back to where its journal ends, whatever the store has of it. `new_seed` makes the seed of the hashes
+/// of accounts for a store that is new.
+///
+/// # Errors
+/// Damage of the journal or the store.
+pub fn recover(
+    store: &mut Store,
+    reader: &Records,
+    last_sequence: &[u64],
+    threads: usize,
+    gap: SettleGap,
+    wall: Millis,
+    new_seed: &dyn Fn() -> Result<u64>,
+) -> Result<Recovery> {
+    let mut shards = replay(store, reader, last_sequence, threads)?;
+    let seed = hash_seed(store, new_seed)?;
+    shards.iter_mut().for_each(|shard| shard.start.seed = seed);
+    let programs = programs(store, &shards)?;
+    let settles_until = settle_bound(store, gap, &shards, wall)?;
+    Ok(Recovery { shards, programs, settles_until })
+}
+
+/// The seed of the hashes of accounts, made with the store. Clients cannot know it, so ids that collide cannot be
+/// chosen; spilled keys lie under it, so it never changes.
+fn hash_seed(store: &mut Store, new_seed: &dyn Fn() -> Result<u64>) -> Result<u64> {
+    if let Some(seed) = store.meta(HASH_SEED)?.and_then(|bytes| bytes.try_into().ok()) {
+        return Ok(u64::from_le_bytes(seed));
+    }
+    let seed = new_seed()?;
+    store.put_meta(HASH_SEED, &seed.to_le_bytes())?;
+    Ok(seed)
+}
+
+/// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
+/// long. The bound outlives this process, because records of after the gap would hide it from the next start; only the
+/// operator lifts it.
+fn settle_bound(store: &mut Store, gap: SettleGap, replayed: &[ShardRecovery], wall: Millis) -> Result<Option<Millis>> {
+    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
+    let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
+    let kept = kept.filter(|until| *until < Millis::MAX);
+    let longest = gap.days.saturating_mul(DAY_MS);
+    let found = (last_recorded_at > 0 && wall - last_recorded_at > longest).then_some(last_recorded_at);
+    // An older bound is the stricter one.
+    let bound = if gap.ignored { None } else { kept.or(found) };
+    if bound != kept {
+        store.put_meta(SETTLE_BOUND, &bound.unwrap_or(Millis::MAX).to_le_bytes())?;
+    }
+    Ok(bound)
+}
+
 /// Replays all shards: `threads` threads, each over its own shards.
 ///
 /// # Errors
 /// Damage of the journal or the store.
-pub fn replay(store: &Store, reader: &Records, last_sequence: &[u64], threads: usize) -> Result<Vec<ShardRecovery>> {
+fn replay(store: &Store, reader: &Records, last_sequence: &[u64], threads: usize) -> Result<Vec<ShardRecovery>> {
     let mut by_thread: Vec<Vec<Replay>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
     let mut from = Vec::new();
     for (shard, last) in last_sequence.iter().enumerate() {
         let replay = Replay::begin(store, shard as u16, *last)?;
         from.push(replay.replay_start - 1);
         by_thread[shard % threads.max(1)].push(replay);
+    }
+    if by_thread.len() == 1
+        && let Some(own) = by_thread.pop()
+    {
+        return replay_some(store, reader, &from, last_sequence, own);
     }
     let parts: Vec<Result<Vec<ShardRecovery>>> = std::thread::scope(|scope| {
         let run = |own| scope.spawn(|| replay_some(store, reader, &from, last_sequence, own));
@@ -224,7 +305,7 @@ fn decode(position: Position, payload: &[u8]) -> Result<Record> {
 ///
 /// # Errors
 /// A blob or document that cannot be read.
-pub fn programs(store: &Store, shards: &[ShardRecovery]) -> Result<Programs> {
+fn programs(store: &Store, shards: &[ShardRecovery]) -> Result<Programs> {
     let mut programs = Programs::default();
     let mut add = |identity: &Identity, account: &Account| -> Result<()> {
         for version in account.program_versions() {

@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use meed_schemas::time::{DAY_MS, Millis};
+use meed_schemas::time::Millis;
 use ractor::Actor;
 use tokio::task::LocalSet;
 
@@ -25,14 +25,14 @@ use crate::durable::{self, Cluster, Durable, OpenJournal};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Lanes, Message};
 use crate::inbox::Inbox;
-use crate::journal::{Recovered, cql};
+use crate::journal::{Records, Recovered, cql};
 use crate::keeper::Keeper;
-use crate::metrics::JournalMetrics;
+use crate::metrics::{JournalMetrics, PublishMetrics};
 use crate::node::{Node, OnFault, Services};
+use crate::publish::Publisher;
 use crate::reader::Reader;
-use crate::recovery::{self, ShardRecovery};
+use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
-use crate::store::Store;
 use crate::worker::Worker;
 
 /// What each worker runs beside its shards, on its own thread.
@@ -48,10 +48,8 @@ const FILTER_SHARE: u64 = 16;
 const CHECKPOINT_RECORDS: u64 = 500_000;
 /// Idle accounts are packed after this, and before twice this.
 const PACK_AFTER_MS: i64 = 15_000;
-/// Where the store keeps until when the node settles.
-const SETTLE_BOUND: &str = "settle-until";
-/// Name in the store of the seed of the hashes of accounts.
-const HASH_SEED: &str = "hash-seed";
+/// Time at a stop for what Kafka lacks. The rest is the next start's.
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -65,6 +63,7 @@ pub struct Engine {
     store: JoinHandle<()>,
     /// The cluster, where journal and state are in one.
     cluster: Option<Cluster>,
+    publisher: Option<Publisher>,
     /// What recovery found and did, for the log.
     pub recovered: RecoveryReport,
     _lock: Option<FolderLock>,
@@ -96,13 +95,11 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     let times = SystemTimes::start();
     let mut durable = durable::open(&config, times.wall_ms())?;
     let workers = worker_count(&config);
-    let last_sequence = durable.recovered.last_sequence.clone();
-    let mut replayed = recovery::replay(&durable.store, &durable.reader, &last_sequence, workers)?;
-    let seed = hash_seed(&mut durable.store)?;
-    replayed.iter_mut().for_each(|shard| shard.start.seed = seed);
-    let programs = recovery::programs(&durable.store, &replayed)?;
     let wall = times.wall_ms();
-    let settles_until = settle_bound(&mut durable.store, &config, &replayed, wall)?;
+    let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
+    let last_sequence = durable.recovered.last_sequence.clone();
+    let Recovery { shards: replayed, programs, settles_until } =
+        recovery::recover(&mut durable.store, &durable.reader, &last_sequence, workers, gap, wall, &random_seed)?;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
         journal_took: durable.journal_took,
@@ -150,38 +147,8 @@ fn worker_count(config: &EngineConfig) -> usize {
     }
 }
 
-/// The seed of the hashes of accounts, made with the store. Clients cannot know it, so ids that collide cannot be
-/// chosen; spilled keys lie under it, so it never changes.
-fn hash_seed(store: &mut Store) -> Result<u64> {
-    if let Some(seed) = store.meta(HASH_SEED)?.and_then(|bytes| bytes.try_into().ok()) {
-        return Ok(u64::from_le_bytes(seed));
-    }
-    let seed =
-        getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))?;
-    store.put_meta(HASH_SEED, &seed.to_le_bytes())?;
-    Ok(seed)
-}
-
-/// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
-/// long. The bound outlives this process, because records of after the gap would hide it from the next start; only the
-/// operator lifts it.
-fn settle_bound(
-    store: &mut Store,
-    config: &EngineConfig,
-    replayed: &[ShardRecovery],
-    wall: Millis,
-) -> Result<Option<Millis>> {
-    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
-    let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
-    let kept = kept.filter(|until| *until < Millis::MAX);
-    let gap = config.settle_gap_days.saturating_mul(DAY_MS);
-    let found = (last_recorded_at > 0 && wall - last_recorded_at > gap).then_some(last_recorded_at);
-    // An older bound is the stricter one.
-    let bound = if config.settle_past_gap { None } else { kept.or(found) };
-    if bound != kept {
-        store.put_meta(SETTLE_BOUND, &bound.unwrap_or(Millis::MAX).to_le_bytes())?;
-    }
-    Ok(bound)
+fn random_seed() -> Result<u64> {
+    getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))
 }
 
 /// Starts the thread or tasks that write the journal.
@@ -252,6 +219,7 @@ fn run(
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
     let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
     let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
+    let publisher = start_publisher(&node, reader.journal())?;
     node.set_services(Services { committer, keeper, reader, feed });
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
     for ShardRecovery { start, .. } in replayed {
@@ -276,7 +244,22 @@ fn run(
             Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
         }
     }
-    Ok(Engine { node, aliases, alias_owner, workers, journal, store, cluster, recovered, _lock: lock })
+    Ok(Engine { node, aliases, alias_owner, workers, journal, store, cluster, publisher, recovered, _lock: lock })
+}
+
+/// Publishes events, if there is somewhere to publish them to.
+fn start_publisher(node: &Arc<Node>, journal: &Records) -> Result<Option<Publisher>> {
+    // Registered in any case: the metrics page has the same measures on every node.
+    let metrics = PublishMetrics::register();
+    let Some(options) = node.config().kafka.clone() else { return Ok(None) };
+    let programs = {
+        let node = Arc::clone(node);
+        Arc::new(move || node.programs())
+    };
+    if matches!(journal, Records::Cql(_)) {
+        return Err(Error::Setting("events of a journal in CQL cannot be published yet; leave the brokers out".into()));
+    }
+    Publisher::start(options, &node.config().data, journal.clone(), programs, metrics).map(Some)
 }
 
 impl Engine {
@@ -319,6 +302,9 @@ impl Engine {
         node.feed().stop();
         node.keeper().stop();
         let _ = self.store.join();
+        if let Some(publisher) = self.publisher {
+            publisher.stop(until.saturating_duration_since(Instant::now()).min(PUBLISH_PATIENCE));
+        }
         node.committer().stop();
         let journal = self.journal.join();
         if let Some(cluster) = self.cluster {

@@ -83,25 +83,30 @@ pub fn verify(data: &Path) -> Result<VerifyReport> {
     let _lock = disk.lock(data)?;
     let (reader, recovered) = JournalReader::open(disk, &data.join("journal"), Floor::default())?;
     let store = Store::open(&data.join("state"), folder.journal_id.to_le_bytes(), &StoreOptions::default())?;
+    let report = check(&reader, &store, &recovered.last_sequence)?;
+    Ok(VerifyReport { torn_tail: recovered.cut.map(|cut| (cut.file, cut.offset)), ..report })
+}
+
+/// Verifies a journal that ends at these sequences of its shards, and the store beside it, which holds nothing beyond.
+///
+/// # Errors
+/// As [`verify`].
+pub fn check(reader: &JournalReader, store: &Store, last_sequence: &[u64]) -> Result<VerifyReport> {
     let mut verifier = Verifier {
         accounts: HashMap::new(),
         floors: HashMap::new(),
         shards: Vec::new(),
-        report: VerifyReport {
-            torn_tail: recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset)),
-            ..VerifyReport::default()
-        },
+        report: VerifyReport::default(),
     };
-    verifier.expect_store(&store, folder.shards, &recovered.last_sequence)?;
+    verifier.expect_store(store, last_sequence)?;
     reader.scan_batches(1, &mut |batch| verifier.batch(batch))?;
     verifier.finish()
 }
 
 impl Verifier {
     /// Takes what the store has, to be held against the replay when it comes to the same sequence.
-    fn expect_store(&mut self, store: &Store, shards: u16, last_sequence: &[u64]) -> Result<()> {
-        for shard in 0..shards {
-            let last = last_sequence.get(shard as usize).copied().unwrap_or(0);
+    fn expect_store(&mut self, store: &Store, last_sequence: &[u64]) -> Result<()> {
+        for (shard, &last) in (0u16..).zip(last_sequence) {
             let mut totals = ShardTotals::default();
             if let Some(state) = store.shard_state(shard)? {
                 let wrong = |detail: String| in_store(format!("shard {shard}: {detail}"));

@@ -14,17 +14,21 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use meed_schemas::command::Request;
+use meed_schemas::ids::Position;
 use meed_schemas::outcome::{Refusal, Reply};
-use meed_schemas::record::RecordKind;
+use meed_schemas::record::Record;
 use smallvec::SmallVec;
 
+use crate::error::{self, Error};
 use crate::exchange::{Exchange, Message};
 use crate::inbox::Inbox;
 use crate::node::Node;
 use crate::permits::NoPermit;
 use crate::reader::ReadJob;
+use crate::release::{Came, Outlet, came_of, release};
 use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
 use crate::slots::Slots;
+use crate::store::ShardCheckpoint;
 
 /// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
 const YIELDS_BEFORE_SUBMIT: usize = 3;
@@ -303,7 +307,9 @@ impl Worker {
             if self.index() == 0 {
                 self.inner.node.check_lag();
                 if count.is_multiple_of(TICKS_PER_SYNC) {
-                    self.inner.node.keeper().sync(self.inner.node.times.wall_ms());
+                    let node = &self.inner.node;
+                    let now = self.inner.exchange.clock().now(node.times.wall_ms(), elapsed_ms);
+                    node.keeper().sync(now, node.settle_until());
                 }
             }
         }
@@ -313,77 +319,70 @@ impl Worker {
 
     /// Carries out what was held until it was durable.
     fn dispatch(&self, held: Vec<Held>) {
+        let mut released = Released { worker: self, count: 0, bytes: 0, reads: Vec::new() };
+        release(held, &mut released);
+        let Released { count, bytes, reads, .. } = released;
         let node = &self.inner.node;
-        let (mut count, mut bytes_all) = (0, 0);
-        let mut reads = Vec::new();
-        for held in held {
-            match held {
-                Held::Reply { to, shard, bytes, reply } => {
-                    if let Reply::Executed { record, replayed: false } = &reply
-                        && record.kind == RecordKind::Program
-                        && let Err(error) = node.publish_program(record)
-                    {
-                        node.fault(error);
-                        continue;
-                    }
-                    node.permits.release_shard(shard, 1);
-                    count += 1;
-                    bytes_all += i64::from(bytes);
-                    if to.worker == self.index() {
-                        self.fill(to, reply);
-                    } else {
-                        self.send_to(to.worker, Message::Reply(to, reply));
-                    }
-                }
-                Held::Read { position, purpose } => reads.push(self.read_job(position, purpose)),
-                Held::Checkpoint(checkpoint, copied) => node.keeper().checkpoint(checkpoint, copied),
-            }
-        }
         if count > 0 {
-            node.permits.release_node(count, bytes_all);
+            node.permits.release_node(count, bytes);
         }
         if !reads.is_empty() {
             node.reader().submit(reads);
         }
     }
 
-    fn read_job(&self, position: meed_schemas::ids::Position, purpose: Purpose) -> ReadJob {
+    fn read_job(&self, position: Position, purpose: Purpose) -> ReadJob {
         let node = Arc::clone(&self.inner.node);
         let own = Arc::clone(&self.inner.exchange);
         ReadJob::Record(
             position,
-            Box::new(move |record| match purpose {
-                Purpose::Replay { to, outcome, bytes, shard } => {
+            Box::new(move |record| match came_of(position, purpose, record, node.shards()) {
+                Came::Reply { to, shard, bytes, reply } => {
                     node.permits.release_shard(shard, 1);
                     node.permits.release_node(1, i64::from(bytes));
-                    let reply = replayed(record, outcome);
                     node.exchanges()[to.worker as usize].send([Message::Reply(to, reply)]);
                 }
-                Purpose::Original { identity, ticket } => {
-                    let shard = identity.shard(node.shards());
-                    own.send([Message::Input(shard, Input::Record(identity, ticket, position, record))]);
-                }
+                Came::Input(shard, input) => own.send([Message::Input(shard, input)]),
             }),
         )
     }
 }
 
-/// The answer of a replay, from the record that the key led to.
-fn replayed(record: Option<Box<meed_schemas::record::Record>>, outcome: bool) -> Reply {
-    use meed_schemas::record::Detail;
-    let Some(record) = record else { return Reply::Refused(Refusal::NotReady) };
-    if outcome {
-        return Reply::Outcome(record);
+/// What a release adds up to, so that the node's permits are touched once.
+struct Released<'a> {
+    worker: &'a Worker,
+    count: i64,
+    bytes: i64,
+    reads: Vec<ReadJob>,
+}
+
+impl Outlet for Released<'_> {
+    fn publish_program(&mut self, record: &Record) -> error::Result<()> {
+        self.worker.inner.node.publish_program(record)
     }
-    match &record.detail {
-        Detail::Refusal { available_points, requested_points, request_id } => Reply::RefusedBefore {
-            refusal: Refusal::InsufficientPoints {
-                available_points: *available_points,
-                requested_points: *requested_points,
-            },
-            request_id: request_id.clone(),
-        },
-        _ => Reply::Executed { record, replayed: true },
+
+    fn reply(&mut self, to: ReplyTo, shard: u16, bytes: u32, reply: Reply) {
+        let worker = self.worker;
+        worker.inner.node.permits.release_shard(shard, 1);
+        self.count += 1;
+        self.bytes += i64::from(bytes);
+        if to.worker == worker.index() {
+            worker.fill(to, reply);
+        } else {
+            worker.send_to(to.worker, Message::Reply(to, reply));
+        }
+    }
+
+    fn read(&mut self, position: Position, purpose: Purpose) {
+        self.reads.push(self.worker.read_job(position, purpose));
+    }
+
+    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+        self.worker.inner.node.keeper().checkpoint(checkpoint, copied);
+    }
+
+    fn fault(&mut self, error: Error) {
+        self.worker.inner.node.fault(error);
     }
 }
 

@@ -4,12 +4,12 @@
 #[allow(unreachable_pub)]
 mod model;
 
+use meed_engine::random::Random;
 use meed_schemas::command::{Basis, Command, Keys, Portion};
 use meed_schemas::outcome::Refusal;
 use meed_schemas::record::{Detail, Record, RecordKind};
 use meed_schemas::time::DAY_MS;
 use model::naive::{Naive, Part, Refused, Rules};
-use model::random::Random;
 use model::*;
 
 fn same_refusal(refusal: &Refusal, expected: &Refused) -> bool {

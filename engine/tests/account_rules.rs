@@ -317,6 +317,18 @@ fn closing_voids_open_holds() {
 
 /// A program's new thresholds make an instant pass at which nothing changes: it must not stay due.
 #[test]
+fn an_account_that_does_not_exist_remembers_no_refusal() {
+    let mut w = World::new("{}");
+    let key = Keys { idempotency: Some(1), business: None };
+    for _ in 0..2 {
+        let refused = w.ask_with(sale(500, Some(1), w.now), key).refused();
+        assert_eq!(refused, Refusal::InsufficientPoints { available_points: 0, requested_points: 1 });
+        assert!(w.journal.is_empty() && !w.account.exists());
+    }
+    w.ask_with(sale(500, None, w.now), Keys { idempotency: Some(2), ..key }).executed();
+}
+
+#[test]
 fn a_sale_redeems_and_awards_or_neither() {
     let mut w = World::new("{}");
     let now = w.now;

@@ -10,12 +10,12 @@ use std::path::Path;
 
 use meed_engine::account::Account;
 use meed_engine::error::Error;
+use meed_engine::random::Random;
 use meed_engine::store::snapshot::{SnapshotHeader, SnapshotReader, SnapshotTotals, SnapshotWriter};
 use meed_schemas::command::{Keys, Portion};
 use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::record::RecordKind;
 use meed_schemas::time::DAY_MS;
-use model::random::Random;
 use model::*;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! The statements themselves, on a real server. `ops/server-tests.sh cql` runs them.
+//! The statements themselves, on a real server. `ops/cql-tests.sh` runs them.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use meed_engine::ownership::Ownership;
 use meed_schemas::ids::Position;
 
 fn config(keyspace: &str) -> CqlConfig {
-    let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/server-tests.sh"));
+    let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
     let password = std::fs::read_to_string(variable("MEED_TEST_CQL_PASSWORD")).unwrap();
     CqlConfig {
         hosts: vec![variable("MEED_TEST_CQL")],

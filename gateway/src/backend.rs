@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use meed_engine::config::EngineConfig;
+use meed_engine::config::{EngineConfig, KafkaOptions};
 use meed_engine::error::{Error, Result};
 use meed_engine::journal::cql::CqlConfig;
 use meed_engine::permits::PermitLimits;
@@ -52,6 +52,7 @@ pub fn engine_config(settings: &Settings, shards: Option<u16>) -> std::result::R
         clock_jump_ms: signed(settings.clock_jump_ms),
         settle_gap_days: i64::from(settings.settle_gap_days),
         settle_past_gap: settings.settle_past_gap,
+        kafka: kafka_options(settings),
     })
 }
 
@@ -81,6 +82,18 @@ pub fn cql_config(settings: &Settings) -> std::result::Result<CqlConfig, Setting
         lease: Duration::from_millis(settings.lease_ms),
         bucket_bytes: settings.cql_bucket_bytes.0,
         node_name: settings.node.clone(),
+    })
+}
+
+/// Where events are published, if anywhere.
+pub fn kafka_options(settings: &Settings) -> Option<KafkaOptions> {
+    let properties = settings.kafka_properties.iter().map(|(name, value)| (name.clone(), value.clone()));
+    (!settings.kafka_brokers.is_empty()).then(|| KafkaOptions {
+        brokers: settings.kafka_brokers.clone(),
+        events_topic: settings.kafka_events_topic.clone(),
+        balances_topic: Some(settings.kafka_balances_topic.clone()).filter(|topic| topic != "off"),
+        balances_interval_ms: settings.kafka_balances_interval_ms,
+        properties: properties.collect(),
     })
 }
 

@@ -9,6 +9,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 
 use crate::config::{DECLARED, ENVIRONMENT_PREFIX, Loaded, SettingError, Settings, load};
 pub use crate::exit::{EXIT_DAMAGED, EXIT_DONE, EXIT_FAILED, EXIT_LOCKED, EXIT_USAGE};
+use crate::torture::Worlds;
 
 const AFTER_HELP: &str = "\
 Settings:
@@ -48,6 +49,8 @@ pub enum Command {
     },
     /// Print the effective settings.
     ConfigShow(Box<Loaded>),
+    /// Break simulated nodes.
+    Torture(Worlds),
 }
 
 /// Why there is nothing to do: a message, and the exit code. Help and version are messages with code 0.
@@ -82,6 +85,7 @@ fn setting_arguments() -> Vec<Arg> {
             .value_name(declared.value_name)
             .help(help)
             .help_heading(declared.group);
+        let argument = if declared.name == "kafka_brokers" { argument.visible_alias("kafka") } else { argument };
         arguments.push(if declared.switch {
             argument
                 .num_args(0..=1)
@@ -100,6 +104,40 @@ fn setting_arguments() -> Vec<Arg> {
 
 fn data_argument() -> Arg {
     Arg::new("DIR").required(true).value_parser(value_parser!(PathBuf)).help("The data folder")
+}
+
+fn torture() -> Clap {
+    let number = |name: &'static str, value_name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value_name).help(help).value_parser(value_parser!(u64))
+    };
+    Clap::new("torture")
+        .about("Break simulated nodes: crashes, power cuts, failing disks; exit 0, or 1 naming the first violation")
+        .arg(number("seeds", "N", "How many worlds, one per seed").default_value("10000"))
+        .arg(number("first", "SEED", "The first seed").default_value("0"))
+        .arg(
+            number("jobs", "N", "How many at a time")
+                .default_value("1")
+                .value_parser(value_parser!(u64).range(1..=256)),
+        )
+        .arg(number("seed", "SEED", "Only this seed").conflicts_with_all(["seeds", "first"]))
+        .arg(
+            Arg::new("verbose")
+                .long("verbose")
+                .action(ArgAction::SetTrue)
+                .requires("seed")
+                .help("Print everything that happens in the world of the seed"),
+        )
+        .after_help("A world is the same on every machine. Of a violation the events that lead to it are printed.")
+}
+
+fn torture_of(matches: &ArgMatches) -> Worlds {
+    let number = |name: &str| matches.get_one::<u64>(name).copied();
+    let (first, seeds) = match number("seed") {
+        Some(seed) => (seed, 1),
+        None => (number("first").unwrap_or(0), number("seeds").unwrap_or(1)),
+    };
+    let jobs = number("jobs").unwrap_or(1) as usize;
+    Worlds { first, seeds, jobs, verbose: matches.get_flag("verbose") }
 }
 
 fn grammar() -> Clap {
@@ -140,7 +178,7 @@ fn grammar() -> Clap {
         .version(env!("CARGO_PKG_VERSION"))
         .args(setting_arguments())
         .args_conflicts_with_subcommands(true)
-        .subcommands([serve, verify, inspect, config])
+        .subcommands([serve, verify, inspect, config, torture()])
         .after_help(AFTER_HELP)
 }
 
@@ -165,6 +203,7 @@ pub fn parse(
         Some(("config", matches)) => {
             settings(matches.subcommand_matches("show").unwrap_or(matches)).map(Command::ConfigShow)
         }
+        Some(("torture", matches)) => Ok(Command::Torture(torture_of(matches))),
         Some(("verify", matches)) => Ok(Command::Verify { data: data(matches) }),
         Some((_, matches)) => Ok(Command::Inspect {
             data: data(matches),
@@ -268,7 +307,6 @@ mod tests {
     fn usage_errors_say_what_and_exit_with_2() {
         for (line, part) in [
             ("--journal cql", "--cql-nodes"),
-            ("serve --kafka localhost:9092", "--kafka"),
             ("--cql-nodes a:1", "--journal cql"),
             ("--front-of unix:x --owner-listen unix:y", "exclude each other"),
             ("--front-of http://owner:7000", "--owner-secret"),
@@ -300,6 +338,11 @@ mod tests {
             panic!()
         };
         assert_eq!((account, from, limit), (Some(("p".to_owned(), "m-1".to_owned())), 7, Some(3)));
+        let Ok(Command::Torture(torture)) = run("torture --seeds 7 --first 3 --jobs 2", &[]) else { panic!() };
+        assert_eq!(torture, Worlds { first: 3, seeds: 7, jobs: 2, verbose: false });
+        let Ok(Command::Torture(torture)) = run("torture --seed 9 --verbose", &[]) else { panic!() };
+        assert_eq!(torture, Worlds { first: 9, seeds: 1, jobs: 1, verbose: true });
+        assert_eq!(run("torture --seed 9 --first 3", &[]).unwrap_err().code, EXIT_USAGE);
         let help = run("serve --help", &[]).unwrap_err();
         assert_eq!(help.code, EXIT_DONE);
         for part in ["Exit codes", "Network:", "[default: 127.0.0.1:8080]", "--admission-wait-ms", "[[credentials]]"] {

@@ -4,10 +4,12 @@
 //! A setting is taken from the first of these that has it: flag, environment (`MEED_…`), file (TOML),
 //! default. This module reads nothing itself: contents and variables are arguments.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use meed_schemas::event::{BALANCES_TOPIC, EVENTS_TOPIC};
 use serde::Deserialize;
 
 use crate::peer::Peer;
@@ -18,6 +20,9 @@ use crate::values::{Value, quoted, within};
 pub const ENVIRONMENT_PREFIX: &str = "MEED_";
 /// Most credentials that a file may declare.
 pub const CREDENTIALS_MAX: usize = 10_000;
+
+/// Parts of the names of Kafka properties whose values are not shown.
+const SECRET_PROPERTIES: [&str; 5] = ["password", "secret", "sasl", "key", "oauth"];
 
 /// Why settings cannot be used, in words for the person who wrote them. The command line answers it with
 /// exit code 2.
@@ -104,11 +109,13 @@ macro_rules! settings {
             $($(#[doc = $help] pub $name: $type,)*)*
             /// Who may call; nobody configured: whoever reaches the loopback address.
             pub credentials: Vec<CredentialSetting>,
+            /// Further properties of the Kafka client. Only in the file: `[kafka_properties]`.
+            pub kafka_properties: BTreeMap<String, String>,
         }
 
         impl Default for Settings {
             fn default() -> Self {
-                Self { $($($name: $default,)*)* credentials: Vec::new() }
+                Self { $($($name: $default,)*)* credentials: Vec::new(), kafka_properties: BTreeMap::new() }
             }
         }
 
@@ -185,6 +192,12 @@ settings! {
     }
     "Events" {
         event_readers: u32 = 64, "COUNT", "Readers of /api/v1/events at once; beyond it 503", 0..=65536;
+    }
+    "Kafka" {
+        kafka_brokers: String = String::new(), "HOST:PORT,…", "Brokers to publish events to; none without it";
+        kafka_events_topic: String = EVENTS_TOPIC.to_owned(), "TOPIC", "The topic of events; it must exist";
+        kafka_balances_topic: String = BALANCES_TOPIC.to_owned(), "TOPIC|off", "The compacted topic of balances; it must exist";
+        kafka_balances_interval_ms: u64 = 5_000, "MS", "Time between two flushes of balances", 10..=3600000;
     }
     "Memory and disk" {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;
@@ -267,6 +280,12 @@ impl Loaded {
                 roles.join(", ")
             );
         }
+        for (index, (name, value)) in self.settings.kafka_properties.iter().enumerate() {
+            let is_secret = SECRET_PROPERTIES.iter().any(|part| name.contains(part));
+            let value = quoted(if is_secret { "redacted" } else { value });
+            let _ =
+                writeln!(text, "{}{} = {value}", if index == 0 { "\n[kafka_properties]\n" } else { "" }, quoted(name));
+        }
         text
     }
 }
@@ -313,6 +332,11 @@ fn load_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), Setting
                 value.clone().try_into().map_err(|error| SettingError(format!("{at}: in `credentials`: {error}")))?;
             continue;
         }
+        if name == "kafka_properties" {
+            loaded.settings.kafka_properties = properties(value)
+                .ok_or_else(|| SettingError(format!("{at}: `kafka_properties` must be a table of plain values")))?;
+            continue;
+        }
         let found = DECLARED.iter().enumerate().find(|(_, declared)| declared.name == name);
         let Some((index, declared)) = found else {
             return Err(SettingError(format!(
@@ -324,6 +348,17 @@ fn load_file(loaded: &mut Loaded, path: &Path, text: &str) -> Result<(), Setting
         loaded.sources[index] = Source::File;
     }
     Ok(())
+}
+
+/// A table of plain values, each as the text that Kafka's client takes.
+fn properties(value: &toml::Value) -> Option<BTreeMap<String, String>> {
+    let text = |value: &toml::Value| match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    };
+    value.as_table()?.iter().map(|(name, value)| Some((name.clone(), text(value)?))).collect()
 }
 
 /// What no setting can say by itself.
@@ -346,6 +381,9 @@ fn check_journal(settings: &Settings) -> Result<(), SettingError> {
     match (settings.journal, settings.cql_nodes.is_empty()) {
         (JournalKind::Cql, true) => {
             Err(SettingError("--journal cql needs --cql-nodes HOST:PORT, the nodes of the cluster to ask first".into()))
+        }
+        (JournalKind::Cql, false) if !settings.kafka_brokers.is_empty() => {
+            Err(SettingError("--kafka-brokers has no effect with --journal cql yet; leave it out".into()))
         }
         (JournalKind::Embedded, false) => {
             Err(SettingError("--cql-nodes has no effect without --journal cql; give both or none".into()))

@@ -39,6 +39,18 @@ fn what_is_shown_can_be_loaded_again() {
 }
 
 #[test]
+fn properties_of_the_kafka_client_are_in_the_file() {
+    let text = "kafka_brokers = \"b:1\"\n[kafka_properties]\n\"linger.ms\" = 5\n\"sasl.password\" = \"hush\"\n";
+    let loaded = file(text).unwrap();
+    assert_eq!(loaded.settings.kafka_properties["linger.ms"], "5");
+    let shown = loaded.show();
+    assert!(shown.contains("[kafka_properties]\n\"linger.ms\" = \"5\"\n") && !shown.contains("hush"), "{shown}");
+    assert_eq!(file(&shown).unwrap().settings.kafka_properties.len(), 2);
+    let refused = file("[kafka_properties]\nlinger = [1]").err().unwrap().0;
+    assert!(refused.contains("table of plain values"), "{refused}");
+}
+
+#[test]
 fn messages_name_what_is_wrong() {
     let message = |result: Result<Loaded, SettingError>| result.err().unwrap().0;
     assert!(message(file("shard = 3")).contains("unknown setting `shard`"));

@@ -5,6 +5,7 @@
 //! whether it may come in; `operations` and `handle` answer.
 
 pub mod cli;
+pub mod torture;
 pub mod tools;
 pub mod server;
 pub mod backend;

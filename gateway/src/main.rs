@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use meed_gateway::cli::{self, Command, EXIT_DONE, EXIT_FAILED};
-use meed_gateway::{server, tools};
+use meed_gateway::{server, tools, torture};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Ok(Command::ConfigShow(loaded)) => print(&loaded.show()),
         Ok(Command::Verify { data }) => tools::verify(&data),
         Ok(Command::Inspect { data, account, from, limit }) => tools::inspect(&data, account, from, limit),
+        Ok(Command::Torture(worlds)) => torture::torture(&worlds),
         Err(exit) if exit.code == EXIT_DONE => print(&exit.message),
         Err(exit) => {
             let _ = write!(std::io::stderr(), "{}", exit.message);

@@ -35,7 +35,10 @@ pub fn turn(account: &mut Account, request: &mut Request, facts: &Facts, context
         Ok(verdict) => verdict,
         Err(Stop::Load(fetches)) => Verdict::Load(fetches),
         Err(Stop::Refused(refusal)) => {
-            if let (Refusal::InsufficientPoints { .. }, Some(hash)) = (&refusal, keys.idempotency) {
+            // An account that this request would have opened does not exist, so it remembers nothing.
+            if let (Refusal::InsufficientPoints { .. }, Some(hash)) = (&refusal, keys.idempotency)
+                && session.account.exists()
+            {
                 session.remember_refusal(&refusal, hash, *fingerprint, request_id);
             }
             Verdict::Reply(Reply::Refused(refusal))

@@ -53,7 +53,8 @@ pub(super) fn fetch(
                 }
             }
             Fetch::Fact(key) => {
-                let query = query(key, scope(identity, seed), account, world.now);
+                // Where the clock is not trusted, no key is too old: see `Tasks::sync`.
+                let query = query(key, scope(identity, seed), account, world.now.min(world.settle_until));
                 out.jobs.push(StoreJob::Fact(shard, identity.clone(), ticket, *key, query));
             }
         }
@@ -69,7 +70,7 @@ fn query(key: &FactKey, scope: u128, account: &Account, now: Millis) -> FactQuer
                 false => (KeyClass::Idempotency, IDEMPOTENCY_KEY_DAYS),
             };
             let (first, last) = account.has_spilled_keys().unwrap_or((now, now));
-            let from = first.max(now - days * DAY_MS);
+            let from = first.max(now.saturating_sub(days * DAY_MS));
             FactQuery::Key { class, hash: hash ^ scope, weeks: week_of(from)..=week_of(last) }
         }
         FactKey::Reversed(original) => FactQuery::Reversed(original),

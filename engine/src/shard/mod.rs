@@ -101,7 +101,7 @@ impl Shard {
             let mut live = Live::new(account, due_in_store);
             live.dirty_since = since;
             shard.dirty.push_back((since, hash));
-            shard.resident_accounts += 1;
+            shard.resident_accounts += u64::from(live.account.exists());
             shard.add_resident(hash, identity, Resident::Live(live));
         }
         shard
@@ -363,7 +363,7 @@ impl Shard {
                     return Err(damaged_blob(self.id, &identity, "is ahead of the journal"));
                 }
                 let due = account.next_due();
-                self.resident_accounts += 1;
+                self.resident_accounts += u64::from(account.exists());
                 (account, due)
             }
             None => (Account::new(&identity), None),

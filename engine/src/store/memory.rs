@@ -1,5 +1,4 @@
-//! The state store in memory: what tests and the simulator run on. A clone is what a disk would hold, so a
-//! simulated power loss is going back to the clone of the last sync.
+//! The state store in memory: what tests run on, and what the simulated store keeps its rows in.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -10,6 +10,7 @@ mod fjall;
 mod keys;
 mod memory;
 mod runs;
+mod simulated;
 mod weeks;
 pub mod snapshot;
 
@@ -22,6 +23,7 @@ use meed_schemas::time::Millis;
 use crate::error::{Error, Result};
 pub(crate) use database::{Database, DatabaseSettings, sync_folder};
 pub use memory::MemoryStore;
+pub use simulated::{SimulatedStore, StoreSnapshot};
 
 /// Most accounts in one checkpoint. Also the caller's to bound is the sum of its blobs: a batch lies in memory
 /// beside the memtables, so a checkpoint past a few MiB should be cut in two.
@@ -170,8 +172,10 @@ pub struct AccountWrite {
 pub enum Store {
     /// On disk.
     Fjall(fjall::FjallStore),
-    /// In memory, for tests and simulation.
+    /// In memory, for tests.
     Memory(MemoryStore),
+    /// In memory, with a medium that outlives the process.
+    Simulated(SimulatedStore),
     /// In a CQL cluster.
     Cql(cql::CqlStore),
 }
@@ -181,6 +185,7 @@ macro_rules! dispatch {
         match $self {
             Store::Fjall($store) => $call,
             Store::Memory($store) => $call,
+            Store::Simulated($store) => $call,
             Store::Cql($store) => $call,
         }
     };
@@ -221,6 +226,7 @@ impl Store {
         match self {
             Self::Fjall(store) => store.sync(),
             Self::Memory(store) => store.sync(),
+            Self::Simulated(store) => store.sync(),
             // Every write was durable when it returned.
             Self::Cql(_) => Ok(()),
         }
@@ -244,6 +250,7 @@ impl Store {
         match self {
             Self::Fjall(store) => store.spilled(shard, identity, query),
             Self::Memory(store) => store.spilled(shard, identity, query),
+            Self::Simulated(store) => store.spilled(shard, identity, query),
             Self::Cql(store) => {
                 let wanted = (shard, identity.clone(), query.clone());
                 Ok(store.spilled_many(&[wanted])?.pop().flatten())
@@ -301,6 +308,7 @@ impl Store {
         match self {
             Self::Fjall(store) => store.drop_fact_weeks_before(class, week),
             Self::Memory(store) => store.drop_fact_weeks_before(class, week),
+            Self::Simulated(store) => store.drop_fact_weeks_before(class, week),
             // There they go by their time to live.
             Self::Cql(_) => Ok(()),
         }

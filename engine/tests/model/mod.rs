@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub mod naive;
-pub mod random;
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Real nodes on a real Cassandra that is killed and paused, and nodes that are. `ops/server-tests.sh cql` runs them.
+//! Real nodes on a real Cassandra that is killed and paused, and nodes that are. `ops/cql-tests.sh` runs them.
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code)]
@@ -28,7 +28,7 @@ struct Server {
 impl Server {
     fn new() -> Self {
         let variable =
-            |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/server-tests.sh"));
+            |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
         Self {
             address: variable("MEED_TEST_CQL"),
             script: variable("MEED_TEST_CASSANDRA"),

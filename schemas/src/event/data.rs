@@ -3,9 +3,10 @@
 use super::Documents;
 use crate::http::json::{self, key};
 use crate::http::{change, void_reason, write_award, write_lot, write_manual_tier, write_reversed, write_tier};
+use crate::ids::{Identity, Position};
 use crate::program::Document;
-use crate::record::{Detail, LotKey, ManualTier, Move, Record, RecordKind};
-use crate::time::NEVER;
+use crate::record::{Balances, Detail, LotKey, ManualTier, Move, Record, RecordKind};
+use crate::time::{Millis, NEVER};
 
 /// Appends the data of a record's event: a JSON object without white space. Members that a record does not
 /// have are left out.
@@ -13,14 +14,15 @@ pub fn write_data(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) 
     out.reserve(768);
     json::raw(out, "{\"transaction_id\":");
     json::position(out, record.position);
-    write_account(out, record);
+    write_account(out, &record.identity);
     json::raw(out, concat!(key!("type"), "\""));
     json::raw(out, record.kind.name());
     json::raw(out, concat!("\"", key!("sequence")));
     json::integer(out, record.sequence);
     json::raw(out, key!("points"));
     json::integer(out, record.points);
-    write_balances(out, record, documents);
+    write_balances(out, &record.balances);
+    write_tier(out, documents.newest, record.tier);
     json::raw(out, key!("program_version"));
     json::integer(out, record.program_version);
     json::raw(out, key!("occurred_at"));
@@ -33,31 +35,62 @@ pub fn write_data(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) 
     out.push(b'}');
 }
 
-/// Appends the value of the compacted topic: the account's balances after this record.
-pub fn write_balance(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) {
+/// What the compacted topic says of an account: a record's part of it, small enough to keep for many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// The account's newest effect.
+    pub position: Position,
+    /// Its account sequence.
+    pub sequence: u64,
+    /// After it.
+    pub balances: Balances,
+    /// Level of the tier after it, in `newest_version`.
+    pub tier: u8,
+    /// Newest version of the program when it was recorded.
+    pub newest_version: u32,
+    /// When it was recorded.
+    pub recorded_at: Millis,
+}
+
+impl Balance {
+    /// Of an effect.
+    pub fn of(record: &Record) -> Self {
+        Self {
+            position: record.position,
+            sequence: record.sequence,
+            balances: record.balances,
+            tier: record.tier,
+            newest_version: record.newest_version,
+            recorded_at: record.recorded_at,
+        }
+    }
+}
+
+/// Appends the value of the compacted topic; the document is of the balance's newest version.
+pub fn write_balance(out: &mut Vec<u8>, identity: &Identity, balance: &Balance, newest: &Document) {
     out.reserve(384);
     json::raw(out, "{\"transaction_id\":");
-    json::position(out, record.position);
-    write_account(out, record);
+    json::position(out, balance.position);
+    write_account(out, identity);
     json::raw(out, key!("sequence"));
-    json::integer(out, record.sequence);
-    write_balances(out, record, documents);
+    json::integer(out, balance.sequence);
+    write_balances(out, &balance.balances);
+    write_tier(out, newest, balance.tier);
     json::raw(out, key!("recorded_at"));
-    json::instant(out, record.recorded_at);
+    json::instant(out, balance.recorded_at);
     out.push(b'}');
 }
 
-fn write_account(out: &mut Vec<u8>, record: &Record) {
+fn write_account(out: &mut Vec<u8>, identity: &Identity) {
     json::raw(out, key!("program"));
-    json::string(out, record.identity.program());
+    json::string(out, identity.program());
     json::raw(out, concat!(key!("account_kind"), "\""));
-    json::raw(out, record.identity.kind().name());
+    json::raw(out, identity.kind().name());
     json::raw(out, concat!("\"", key!("account_id")));
-    json::string(out, record.identity.id());
+    json::string(out, identity.id());
 }
 
-fn write_balances(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) {
-    let balances = &record.balances;
+fn write_balances(out: &mut Vec<u8>, balances: &Balances) {
     json::raw(out, key!("total_points"));
     json::integer(out, balances.total);
     json::raw(out, key!("available_points"));
@@ -68,7 +101,6 @@ fn write_balances(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) 
     json::integer(out, balances.held);
     json::raw(out, key!("debt_points"));
     json::integer(out, balances.debt);
-    write_tier(out, documents.newest, record.tier);
 }
 
 /// The lots touched, in order.

@@ -10,7 +10,7 @@ mod data;
 pub mod cursor;
 
 pub use attributes::{Attribute, Attributes, MEDIA_TYPE, SPEC_VERSION, write_structured};
-pub use data::{write_balance, write_data};
+pub use data::{Balance, write_balance, write_data};
 
 use crate::ids::Identity;
 use crate::program::Document;

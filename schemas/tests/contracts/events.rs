@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use meed_schemas::event::{
-    Attributes, BALANCES_TOPIC, Documents, EVENTS_TOPIC, EventType, write_balance, write_data, write_structured,
+    Attributes, BALANCES_TOPIC, Balance, Documents, EVENTS_TOPIC, EventType, write_balance, write_data,
+    write_structured,
 };
 use meed_schemas::record::{Detail, Record, RecordKind};
 use serde_json::{Value, json};
@@ -148,7 +149,7 @@ fn balances_are_golden_and_valid() {
     let facts = facts();
     let documents = Documents { decided: &facts.0, newest: &facts.0 };
     let (_, earn) = records().swap_remove(0);
-    let text = written(|out| write_balance(out, &earn, documents));
+    let text = written(|out| write_balance(out, &earn.identity, &Balance::of(&earn), documents.newest));
     golden("balance", &text);
     let (value, schema) = (serde_json::from_str(&text).unwrap(), schema("balance"));
     validate(&schema, &schema, &value, "balance");

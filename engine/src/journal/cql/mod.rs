@@ -18,7 +18,7 @@ pub mod machine;
 pub use appender::ShardJournal;
 pub use claim::{ClaimedShard, claim};
 pub use reader::{CqlReader, Extents};
-pub use registry::{LeaseHolder, NodeRow, Registry, ShardRow};
+pub use registry::{LeaseHolder, Registry};
 pub use schema::{KeyspaceIdentity, open_keyspace};
 pub use session::Cql;
 pub use statements::Statements;

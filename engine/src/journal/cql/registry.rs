@@ -10,7 +10,6 @@ use scylla::value::CqlTimestamp;
 use super::CqlConfig;
 use super::machine::Answer;
 use super::session::{Cql, Pause};
-use super::statements::Statements;
 use crate::error::{Error, Result};
 use crate::ownership::{LeaseRow, Ownership, Taker, boot_ms};
 
@@ -26,19 +25,6 @@ const RENEWALS_PER_LEASE: u32 = 6;
 /// Looks at the lease in the time of one lease, for who waits for it.
 const LOOKS_PER_LEASE: u32 = 20;
 
-/// One node, as the registry shows it.
-#[derive(Debug, Clone)]
-pub struct NodeRow {
-    /// What it is called.
-    pub name: String,
-    /// Random, of this start.
-    pub incarnation: u128,
-    /// `owner` or `standby`.
-    pub role: String,
-    /// When it started.
-    pub started_at: Millis,
-}
-
 /// Who holds the lease.
 #[derive(Debug, Clone)]
 pub struct LeaseHolder {
@@ -46,17 +32,6 @@ pub struct LeaseHolder {
     pub name: String,
     /// The row itself.
     pub row: LeaseRow,
-}
-
-/// One shard, as its journal shows it.
-#[derive(Debug, Clone, Copy)]
-pub struct ShardRow {
-    /// Which.
-    pub shard: u16,
-    /// The bucket that claimants begin at.
-    pub bucket: i64,
-    /// Sequence of the last record there.
-    pub last_sequence: u64,
 }
 
 /// The registry, for one node.
@@ -74,7 +49,6 @@ pub struct Registry {
     release: PreparedStatement,
     put_node: PreparedStatement,
     drop_node: PreparedStatement,
-    nodes: PreparedStatement,
 }
 
 fn milliseconds(duration: Duration) -> i32 {
@@ -124,7 +98,6 @@ impl Registry {
                     )
                     .await?,
                 drop_node: cql.prepare("DELETE FROM nodes WHERE cluster = ? AND incarnation = ?").await?,
-                nodes: cql.prepare("SELECT name, incarnation, role, started_at FROM nodes WHERE cluster = ?").await?,
             })
         })
     }
@@ -252,35 +225,5 @@ impl Registry {
         let own = &self.incarnation[..];
         let values = (CLUSTER, own, self.name.as_str(), role, boot_ms(), started_at, ROW_SECONDS);
         self.cql.try_write("show this node in the registry", &self.put_node, values).await.map(|_| ())
-    }
-
-    /// The nodes that run.
-    ///
-    /// # Errors
-    /// The node stops.
-    pub async fn nodes(&self) -> Result<Vec<NodeRow>> {
-        type Row = (Option<String>, Vec<u8>, Option<String>, Option<CqlTimestamp>);
-        let rows: Vec<Row> = self.cql.read("read the registry", &self.nodes, (CLUSTER,)).await?;
-        let node = |(name, incarnation, role, started_at): Row| NodeRow {
-            name: name.unwrap_or_default(),
-            incarnation: incarnation.try_into().map_or(0, u128::from_be_bytes),
-            role: role.unwrap_or_default(),
-            started_at: started_at.map_or(0, |at| at.0),
-        };
-        Ok(rows.into_iter().map(node).collect())
-    }
-
-    /// Where the journals of the shards are.
-    ///
-    /// # Errors
-    /// The node stops.
-    pub async fn shards(&self, statements: &Statements, shards: u16) -> Result<Vec<ShardRow>> {
-        let mut rows = Vec::new();
-        for shard in 0..shards {
-            let Some((_, bucket)) = statements.shard(&self.cql, i32::from(shard)).await? else { continue };
-            let tail = statements.tail(&self.cql, i32::from(shard), bucket).await?;
-            rows.push(ShardRow { shard, bucket, last_sequence: tail.map_or(0, |tail| tail.last_sequence) });
-        }
-        Ok(rows)
     }
 }

@@ -454,3 +454,20 @@ fn dirty_accounts_stay_whatever_the_bound() {
     assert_eq!(b.shard.report().resident, 100);
     assert_eq!(b.store.shard_state(SHARD).unwrap().unwrap().accounts, 1);
 }
+
+/// A start with a wrong clock must not execute every retry again.
+#[test]
+fn a_key_is_found_however_late_it_seems_to_be_while_the_clock_is_not_trusted() {
+    let mut b = Bench::new(limits());
+    let slot = b.send_keyed("m-1", earn(1), Some(7));
+    b.settle_down();
+    let first = b.executed(slot);
+    for key in 0..OPERATIONS_RESIDENT as u128 {
+        b.ask_keyed("m-1", earn(1), Some(100 + key));
+    }
+    b.evict();
+    let mut b = b.restart(limits());
+    b.world.settle_until = b.world.now;
+    b.world.now += 400 * meed_schemas::time::DAY_MS;
+    assert_eq!(*replayed(&b.ask_keyed("m-1", earn(1), Some(7))), first);
+}

@@ -1,0 +1,322 @@
+//! Kafka's client: an idempotent producer whose messages never time out, so that nothing is skipped and
+//! nothing overtakes. It knows no journal.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use meed_schemas::event::{Attributes, MEDIA_TYPE, SPEC_VERSION};
+use meed_schemas::ids::Position;
+use meed_schemas::time::Millis;
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+
+use super::mark::TopicMark;
+use crate::config::KafkaOptions;
+
+/// Longest wait for the description of a topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
+/// Messages and kilobytes that the client may hold: the bound of memory while a broker is slow or gone.
+const QUEUE_MESSAGES_MAX: &str = "100000";
+const QUEUE_KILOBYTES_MAX: &str = "65536";
+/// Most attributes of an event, with version and media type.
+const HEADERS_MAX: usize = 12;
+/// Opaque of a balance: no record has sequence 0.
+const BALANCE: usize = 0;
+
+/// What the client is told whatever the settings say: without these the stream could have a gap, be out of
+/// order or grow without bound. A message that timed out would be overtaken by the one behind it.
+const FIXED: &[(&str, &str)] = &[
+    ("enable.idempotence", "true"),
+    ("enable.gapless.guarantee", "true"),
+    ("acks", "all"),
+    ("message.timeout.ms", "0"),
+    ("allow.auto.create.topics", "false"),
+    ("queue.buffering.max.messages", QUEUE_MESSAGES_MAX),
+    ("queue.buffering.max.kbytes", QUEUE_KILOBYTES_MAX),
+];
+/// What it is told unless the settings say otherwise.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("client.id", "meed"),
+    ("compression.type", "lz4"),
+    ("linger.ms", "20"),
+    ("batch.num.messages", "20000"),
+    ("batch.size", "1000000"),
+    ("reconnect.backoff.max.ms", "2000"),
+    ("topic.metadata.propagation.max.ms", "5000"),
+];
+/// Other names of what is fixed.
+const FIXED_TOO: &[&str] = &[
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "request.required.acks",
+    "delivery.timeout.ms",
+    "retries",
+    "message.send.max.retries",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "partitioner",
+];
+
+/// Why nothing is published at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Trouble {
+    /// No broker answers.
+    #[error("no broker answers: {0}; publishing goes on when one does")]
+    Unreachable(String),
+    /// The topic is not there.
+    #[error("the topic {0} does not exist; create it, and publishing goes on")]
+    TopicMissing(String),
+    /// The topic has another number of partitions than at the first publication.
+    #[error(
+        "the topic {topic} has {found} partitions and had {pinned} at the first publication; accounts would change \
+         their partition, so publish into a topic of another name"
+    )]
+    Partitions {
+        /// Its name.
+        topic: String,
+        /// How many it has.
+        found: u32,
+        /// How many it had.
+        pinned: u32,
+    },
+    /// A property of the client cannot be used.
+    #[error("the Kafka client cannot be set up: {0}")]
+    Setting(String),
+    /// A message was refused for good; it is sent again.
+    #[error("Kafka refused a message: {0}; it is sent again")]
+    Refused(String),
+    /// The journal cannot be read.
+    #[error("{0}")]
+    Journal(String),
+}
+
+/// What the client's own thread tells.
+#[derive(Debug, Default)]
+struct State {
+    confirmed: Mutex<Vec<usize>>,
+    balances: AtomicUsize,
+    refused: Mutex<Option<String>>,
+}
+
+#[derive(Clone, Debug)]
+struct Context(Arc<State>);
+
+impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(facility, message, "kafka client");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // A broker that is gone says so many times a second; the lag is a metric.
+        tracing::debug!(%error, reason, "kafka client");
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        match result {
+            Ok(_) if opaque == BALANCE => {
+                self.0.balances.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(_) => self.0.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(opaque),
+            Err((error, _)) => {
+                let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+                refused.get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+}
+
+/// A topic, and over how many partitions the shards are spread.
+#[derive(Clone, Debug)]
+struct Topic {
+    name: String,
+    partitions: u32,
+}
+
+impl Topic {
+    fn partition_of(&self, shard: u16) -> i32 {
+        i32::try_from(u32::from(shard) % self.partitions.max(1)).unwrap_or(0)
+    }
+}
+
+/// Whether a message was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is on its way.
+    Taken,
+    /// The client holds as much as it may.
+    Full,
+    /// The client is of no use any more.
+    Refused(String),
+}
+
+/// A connection to brokers that have the topics.
+pub(super) struct Link {
+    producer: ThreadedProducer<Context>,
+    state: Arc<State>,
+    events: Topic,
+    balances: Option<Topic>,
+}
+
+impl Link {
+    /// Connects, and looks at the topics: `events` and, when it has a name, `balances`.
+    pub(super) fn connect(options: &KafkaOptions, events: &TopicMark, balances: &TopicMark) -> Result<Self, Trouble> {
+        let state = Arc::new(State::default());
+        let context = Context(Arc::clone(&state));
+        let producer: ThreadedProducer<Context> = client_config(options)?
+            .create_with_context(context)
+            .map_err(|error| Trouble::Setting(error.to_string()))?;
+        let events = describe(&producer, events)?;
+        let balances = if balances.name.is_empty() { None } else { Some(describe(&producer, balances)?) };
+        Ok(Self { producer, state, events, balances })
+    }
+
+    /// The partitions of the two topics; 0 for none.
+    pub(super) fn partitions(&self) -> (u32, u32) {
+        (self.events.partitions, self.balances.as_ref().map_or(0, |topic| topic.partitions))
+    }
+
+    /// Hands over an event.
+    pub(super) fn send_event(&self, position: Position, at: Millis, attributes: &Attributes, data: &[u8]) -> Sent {
+        let mut headers = OwnedHeaders::new_with_capacity(HEADERS_MAX)
+            .insert(Header { key: "ce_specversion", value: Some(SPEC_VERSION) })
+            .insert(Header { key: "content-type", value: Some(MEDIA_TYPE) });
+        for attribute in attributes.iter() {
+            headers = headers.insert(Header { key: header_name(attribute.name), value: Some(attribute.value) });
+        }
+        let opaque = usize::try_from(position.to_u64()).unwrap_or(BALANCE);
+        let record = BaseRecord::with_opaque_to(&self.events.name, opaque)
+            .partition(self.events.partition_of(position.shard()))
+            .timestamp(at)
+            .key(attributes.key())
+            .payload(data)
+            .headers(headers);
+        taken(self.producer.send(record).map_err(|(error, _)| error))
+    }
+
+    /// Hands over a balance of an account in this shard.
+    pub(super) fn send_balance(&self, shard: u16, at: Millis, key: &[u8], value: &[u8]) -> Sent {
+        let Some(topic) = &self.balances else { return Sent::Refused("there is no topic of balances".into()) };
+        let record = BaseRecord::with_opaque_to(&topic.name, BALANCE)
+            .partition(topic.partition_of(shard))
+            .timestamp(at)
+            .key(key)
+            .payload(value);
+        taken(self.producer.send(record).map_err(|(error, _)| error))
+    }
+
+    /// The events confirmed since the last call.
+    pub(super) fn take_confirmed(&self, into: &mut Vec<usize>) {
+        into.clear();
+        std::mem::swap(into, &mut self.state.confirmed.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// How many balances were confirmed since the last call.
+    pub(super) fn take_confirmed_balances(&self) -> usize {
+        self.state.balances.swap(0, Ordering::Relaxed)
+    }
+
+    /// Why a message was refused for good, if one was.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.state.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn taken(sent: Result<(), KafkaError>) -> Sent {
+    match sent {
+        Ok(()) => Sent::Taken,
+        Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => Sent::Full,
+        Err(error) => Sent::Refused(error.to_string()),
+    }
+}
+
+/// The header of an attribute in the Kafka binding of CloudEvents.
+fn header_name(attribute: &'static str) -> &'static str {
+    match attribute {
+        "id" => "ce_id",
+        "source" => "ce_source",
+        "type" => "ce_type",
+        "subject" => "ce_subject",
+        "time" => "ce_time",
+        "recordedtime" => "ce_recordedtime",
+        "sequence" => "ce_sequence",
+        "partitionkey" => "ce_partitionkey",
+        "traceparent" => "ce_traceparent",
+        other => other,
+    }
+}
+
+fn client_config(options: &KafkaOptions) -> Result<ClientConfig, Trouble> {
+    check_properties(&options.properties).map_err(Trouble::Setting)?;
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &options.brokers);
+    let given = options.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in DEFAULTS.iter().copied().chain(given).chain(FIXED.iter().copied()) {
+        config.set(name, value);
+    }
+    Ok(config)
+}
+
+/// Whether the client may have these properties.
+///
+/// # Errors
+/// One that is fixed, or given twice.
+pub(super) fn check_properties(properties: &[(String, String)]) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for (name, _) in properties {
+        if FIXED.iter().any(|(fixed, _)| fixed == name) || FIXED_TOO.contains(&name.as_str()) {
+            return Err(format!("the property {name} is fixed: the stream would not be what it promises"));
+        }
+        if !seen.insert(name) {
+            return Err(format!("the property {name} is given twice"));
+        }
+    }
+    Ok(())
+}
+
+fn describe(producer: &ThreadedProducer<Context>, mark: &TopicMark) -> Result<Topic, Trouble> {
+    let name = mark.name.clone();
+    let metadata = producer.client().fetch_metadata(Some(&name), METADATA_TIMEOUT);
+    let metadata = metadata.map_err(|error| Trouble::Unreachable(error.to_string()))?;
+    let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+    let found = topic.filter(|topic| topic.error().is_none()).map_or(0, |topic| topic.partitions().len());
+    let found = u32::try_from(found).unwrap_or(u32::MAX);
+    match (found, mark.partitions) {
+        (0, _) => Err(Trouble::TopicMissing(name)),
+        (_, 0) => Ok(Topic { name, partitions: found }),
+        (found, pinned) if found == pinned => Ok(Topic { name, partitions: found }),
+        (found, pinned) => Err(Trouble::Partitions { topic: name, found, pinned }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_the_stream_rests_on_cannot_be_set() {
+        let given = |name: &str| check_properties(&[(name.to_owned(), "1".to_owned())]);
+        for name in FIXED.iter().map(|f| f.0).chain(FIXED_TOO.iter().copied()) {
+            assert!(given(name).unwrap_err().contains(name));
+        }
+        assert_eq!(given("compression.type"), Ok(()));
+        let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
+        assert!(check_properties(&twice).is_err());
+    }
+
+    #[test]
+    fn every_attribute_has_its_header() {
+        for name in ["id", "source", "type", "subject", "time", "recordedtime", "sequence", "partitionkey"] {
+            assert_eq!(header_name(name), format!("ce_{name}"));
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The file `published`: how far each shard's records are published, and into which topics.
+//!
+//! Two slots are written in turn, so that a crash in the middle of one leaves the other. A slot, little-endian:
+//! magic (8 bytes) | format version u32 | length of the body u32 | generation u64 | body | zeros | CRC32C of
+//! all before it u32. The body: journal id u128, then with varints per topic (events, balances)
+//! its name, its partitions, and per shard the sequence.
+//!
+//! An older mark than the true one only makes duplicates. A damaged file is therefore not fatal: publishing
+//! begins again with the oldest record.
+
+use std::path::Path;
+
+use meed_schemas::codec::{Reader, put_bytes, put_varint};
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Error, Result};
+
+const MAGIC: [u8; 8] = *b"meedPUB\n";
+const FORMAT: u32 = 1;
+const HEAD_BYTES: usize = 24;
+const FILE: &str = "published";
+const SLOT_UNIT_BYTES: usize = 4_096;
+/// Bytes of a sequence as a varint, at most.
+const SEQUENCE_BYTES_MAX: usize = 10;
+/// Room for two names, ids and lengths.
+const NAMES_BYTES_MAX: usize = 1_024;
+
+/// One topic: how it was at the first publication, and how far it is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct TopicMark {
+    /// Its name; empty: nothing is published there.
+    pub name: String,
+    /// Its partitions at the first publication, by which shards are spread; 0 before that.
+    pub partitions: u32,
+    /// By shard, the last sequence that is published without a gap.
+    pub published: Vec<u64>,
+}
+
+/// What the file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The topic of events.
+    pub events: TopicMark,
+    /// The compacted topic.
+    pub balances: TopicMark,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct MarkFile {
+    file: DiskFile,
+    journal_id: u128,
+    slot_bytes: usize,
+    generation: u64,
+}
+
+impl MarkFile {
+    /// Opens the file in a data folder, or makes it; with what it says, if that is of this journal and as many
+    /// shards.
+    ///
+    /// # Errors
+    /// The disk; a file of a newer format.
+    pub fn open(disk: &Disk, folder: &Path, journal_id: u128, shards: u16) -> Result<(Self, Option<Mark>)> {
+        let needed = HEAD_BYTES + NAMES_BYTES_MAX + 2 * usize::from(shards) * SEQUENCE_BYTES_MAX + 4;
+        let slot_bytes = needed.next_multiple_of(SLOT_UNIT_BYTES);
+        let path = folder.join(FILE);
+        if !disk.exists(&path)? {
+            let unfinished = folder.join("published.new");
+            let file = disk.create(&unfinished)?;
+            file.write_at(&vec![0; 2 * slot_bytes], 0)?;
+            file.sync_data()?;
+            disk.rename(&unfinished, &path)?;
+            disk.sync_dir(folder)?;
+        }
+        let file = disk.open(&path)?;
+        let mut found: Option<(u64, Mark)> = None;
+        for slot in 0..2 {
+            let mut bytes = vec![0; slot_bytes];
+            if file.read_at(&mut bytes, (slot * slot_bytes) as u64)? < slot_bytes {
+                continue;
+            }
+            if bytes.starts_with(&MAGIC) && u32_at(&bytes, 8) > FORMAT {
+                return Err(Error::NewerFormat { path, found: u32_at(&bytes, 8), known: FORMAT });
+            }
+            let read = decode(&bytes, journal_id, shards);
+            found = match (found, read) {
+                (Some(older), Some(newer)) if newer.0 < older.0 => Some(older),
+                (_, Some(newer)) => Some(newer),
+                (older, None) => older,
+            };
+        }
+        let generation = found.as_ref().map_or(0, |found| found.0);
+        Ok((Self { file, journal_id, slot_bytes, generation }, found.map(|found| found.1)))
+    }
+
+    /// Saves a mark, durable when this returns.
+    ///
+    /// # Errors
+    /// The disk; names that are too long.
+    pub fn save(&mut self, mark: &Mark) -> Result<()> {
+        let mut body = Vec::with_capacity(self.slot_bytes);
+        body.extend_from_slice(&self.journal_id.to_le_bytes());
+        for topic in [&mark.events, &mark.balances] {
+            put_bytes(&mut body, topic.name.as_bytes());
+            put_varint(&mut body, u64::from(topic.partitions));
+            put_varint(&mut body, topic.published.len() as u64);
+            topic.published.iter().for_each(|sequence| put_varint(&mut body, *sequence));
+        }
+        if HEAD_BYTES + body.len() + 4 > self.slot_bytes {
+            return Err(Error::Setting("the names of the topics are too long".into()));
+        }
+        self.generation += 1;
+        let mut slot = Vec::with_capacity(self.slot_bytes);
+        slot.extend_from_slice(&MAGIC);
+        slot.extend_from_slice(&FORMAT.to_le_bytes());
+        slot.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        slot.extend_from_slice(&self.generation.to_le_bytes());
+        slot.extend_from_slice(&body);
+        slot.resize(self.slot_bytes - 4, 0);
+        let checksum = crc32c::crc32c(&slot);
+        slot.extend_from_slice(&checksum.to_le_bytes());
+        self.file.write_at(&slot, self.generation % 2 * self.slot_bytes as u64)?;
+        self.file.sync_data()
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
+}
+
+/// A slot's generation and mark; `None` when it is none of this journal.
+fn decode(slot: &[u8], journal_id: u128, shards: u16) -> Option<(u64, Mark)> {
+    let end = slot.len() - 4;
+    if !slot.starts_with(&MAGIC) || u32_at(slot, end) != crc32c::crc32c(&slot[..end]) {
+        return None;
+    }
+    let generation = u64::from_le_bytes(std::array::from_fn(|i| slot[16 + i]));
+    let mut body = Reader::new(slot.get(HEAD_BYTES..HEAD_BYTES + u32_at(slot, 12) as usize)?);
+    if body.u128("journal id").ok()? != journal_id {
+        return None;
+    }
+    let mut topic = || -> Option<TopicMark> {
+        let name = body.text("topic").ok()?.to_owned();
+        let partitions = u32::try_from(body.varint("partitions").ok()?).ok()?;
+        let count = body.varint("shards").ok()?;
+        let published = (0..count.min(u64::from(u16::MAX))).map(|_| body.varint("sequence").ok());
+        Some(TopicMark { name, partitions, published: published.collect::<Option<_>>()? })
+    };
+    let mark = Mark { events: topic()?, balances: topic()? };
+    let right = |topic: &TopicMark| topic.published.len() == usize::from(shards);
+    (right(&mark.events) && right(&mark.balances)).then_some((generation, mark))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn mark(shards: usize, at: u64) -> Mark {
+        let topic = |name: &str, partitions| TopicMark { name: name.into(), partitions, published: vec![at; shards] };
+        Mark { events: topic("events", 4), balances: topic("balances", 2) }
+    }
+
+    #[test]
+    fn the_newest_whole_slot_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        let open = || MarkFile::open(&disk, folder.path(), 7, 4_096).unwrap();
+        let (mut file, found) = open();
+        assert_eq!(found, None);
+        for at in [1, u64::MAX >> 12] {
+            file.save(&mark(4_096, at)).unwrap();
+            assert_eq!(open().1, Some(mark(4_096, at)));
+        }
+        file = open().0;
+        file.save(&mark(4_096, 9)).unwrap();
+        assert_eq!(open().1, Some(mark(4_096, 9)), "a mark goes back only by what is saved");
+        // Any byte of the newest slot that is damaged leaves the one before.
+        let path = folder.path().join(FILE);
+        let bytes = std::fs::read(&path).unwrap();
+        let slot = bytes.len() / 2;
+        for at in (0..slot).step_by(997) {
+            let mut torn = bytes.clone();
+            torn[slot + at] ^= 1;
+            std::fs::write(&path, &torn).unwrap();
+            assert_eq!(open().1, Some(mark(4_096, u64::MAX >> 12)), "byte {at}");
+        }
+        std::fs::write(&path, &bytes[..100]).unwrap();
+        assert_eq!(open().1, None);
+    }
+
+    #[test]
+    fn a_mark_of_another_journal_or_shape_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::default();
+        MarkFile::open(&disk, folder.path(), 7, 4).unwrap().0.save(&mark(4, 5)).unwrap();
+        assert_eq!(MarkFile::open(&disk, folder.path(), 8, 4).unwrap().1, None);
+        assert_eq!(MarkFile::open(&disk, folder.path(), 7, 5).unwrap().1, None);
+        assert_eq!(MarkFile::open(&disk, folder.path(), 7, 4).unwrap().1, Some(mark(4, 5)));
+    }
+}

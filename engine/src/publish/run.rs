@@ -1,0 +1,415 @@
+//! The publishing thread.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::mark::MarkFile;
+#[cfg(feature = "kafka")]
+use super::{
+    balances::Balances,
+    kafka::{Link, Sent, Trouble, check_properties},
+    mark::{Mark, TopicMark},
+    outbox::Outbox,
+};
+#[cfg(feature = "kafka")]
+use crate::clock::SystemTimes;
+use crate::config::KafkaOptions;
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+#[cfg(feature = "kafka")]
+use crate::feed::{Next, Reached, Rendering, read_on};
+use crate::journal::Records;
+use crate::metrics::PublishMetrics;
+use crate::program::Programs;
+#[cfg(feature = "kafka")]
+use meed_schemas::time::Millis;
+
+/// Messages that may wait for a confirmation.
+const WINDOW: usize = 65_536;
+/// Records that are read before confirmations are looked at again.
+const READ_RECORDS_MAX: usize = 8_192;
+/// Pace of looking for new records and confirmations when there was nothing to do.
+const POLL: Duration = Duration::from_millis(20);
+/// Pace of trying again when nothing can be published.
+const RETRY: Duration = Duration::from_secs(1);
+/// Time between two saves of the watermark.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two log lines about the same trouble.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Gives the programs as they are now.
+pub(super) type CurrentPrograms = Arc<dyn Fn() -> Arc<Programs> + Send + Sync>;
+
+/// The publishing thread, seen from the others.
+#[derive(Debug)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// When to end at the latest, once told to.
+    until: Mutex<Option<Instant>>,
+    told: Condvar,
+    published: Vec<AtomicU64>,
+}
+
+/// How far publishing is, for whoever removes what is published.
+#[derive(Clone, Debug)]
+pub struct Published(Arc<Shared>);
+
+impl Published {
+    /// Per shard, everything up to here is published, and that is saved.
+    pub fn sequences(&self) -> Vec<u64> {
+        self.0.published.iter().map(|sequence| sequence.load(Ordering::Acquire)).collect()
+    }
+}
+
+impl Shared {
+    fn until(&self) -> Option<Instant> {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits, or until told to end.
+    fn wait(&self, time: Duration) {
+        let until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        if until.is_none() {
+            // Woken early is as good.
+            let _ = self.told.wait_timeout(until, time);
+        } else {
+            drop(until);
+            std::thread::sleep(time.min(POLL));
+        }
+    }
+}
+
+impl Publisher {
+    /// Starts to publish what the journal has and Kafka lacks. Kafka need not be there.
+    ///
+    /// # Errors
+    /// Settings that cannot be used; the disk; a file of a newer format.
+    pub fn start(
+        options: KafkaOptions,
+        folder: &std::path::Path,
+        journal: Records,
+        programs: CurrentPrograms,
+        metrics: PublishMetrics,
+    ) -> Result<Self> {
+        let disk = Disk::default();
+        let (file, found) = MarkFile::open(&disk, folder, journal.journal_id(), journal.shards())?;
+        let published = (0..journal.shards()).map(|_| AtomicU64::new(0)).collect();
+        let shared = Arc::new(Shared { until: Mutex::default(), told: Condvar::new(), published });
+        #[cfg(feature = "kafka")]
+        let body = {
+            check_properties(&options.properties).map_err(Error::Setting)?;
+            let mark = mark_of(&options, &journal, found)?;
+            let shared = Arc::clone(&shared);
+            let run = Run { options, file, mark, journal, programs, shared, metrics };
+            move || run.run()
+        };
+        #[cfg(not(feature = "kafka"))]
+        let body = {
+            let _ = (options, file, found, programs, metrics);
+            return Err(Error::Setting("this build has no Kafka client; build it with the feature `kafka`".into()));
+            #[expect(unreachable_code, reason = "the type of the thread's body")]
+            || ()
+        };
+        let thread = std::thread::Builder::new().name("publisher".into()).spawn(body);
+        let thread = thread.map_err(|error| Error::io("start the publishing thread of", "the node", error))?;
+        Ok(Self { shared, thread })
+    }
+
+    /// How far it is.
+    pub fn published(&self) -> Published {
+        Published(Arc::clone(&self.shared))
+    }
+
+    /// Ends the thread. What is durable by now is published first, if that is done within `patience`; the rest
+    /// is the next start's.
+    pub fn stop(self, patience: Duration) {
+        *self.shared.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + patience);
+        self.shared.told.notify_all();
+        // It logged what went wrong.
+        let _ = self.thread.join();
+    }
+}
+
+/// The mark to begin with: the saved one where it is of these topics, else one before the oldest record.
+#[cfg(feature = "kafka")]
+fn mark_of(options: &KafkaOptions, journal: &Records, found: Option<Mark>) -> Result<Mark> {
+    let removed = journal.removed_sequence()?;
+    let begin = |name: &str, found: Option<TopicMark>| match found.filter(|found| found.name == name) {
+        Some(mut found) => {
+            // Nothing is removed before it is published, unless there was nowhere to publish to.
+            for (published, removed) in found.published.iter_mut().zip(&removed) {
+                *published = (*published).max(*removed);
+            }
+            found
+        }
+        None => TopicMark { name: name.to_owned(), partitions: 0, published: removed.clone() },
+    };
+    let (events, balances) = found.map_or((None, None), |mark| (Some(mark.events), Some(mark.balances)));
+    Ok(Mark {
+        events: begin(&options.events_topic, events),
+        balances: begin(options.balances_topic.as_deref().unwrap_or_default(), balances),
+    })
+}
+
+#[cfg(feature = "kafka")]
+struct Run {
+    options: KafkaOptions,
+    file: MarkFile,
+    mark: Mark,
+    journal: Records,
+    programs: CurrentPrograms,
+    shared: Arc<Shared>,
+    metrics: PublishMetrics,
+}
+
+/// What is under way over one link.
+#[cfg(feature = "kafka")]
+struct Flow {
+    from: Vec<u64>,
+    /// Events up to here were published before; only their balances may be missing.
+    begin: Vec<u64>,
+    outbox: Outbox,
+    balances: Option<Balances>,
+    flushed_at: Instant,
+    saved_at: Instant,
+    confirmed: Vec<usize>,
+    data: Vec<u8>,
+}
+
+#[cfg(feature = "kafka")]
+impl Flow {
+    fn new(mark: &Mark) -> Self {
+        let events = &mark.events.published;
+        let balances = (!mark.balances.name.is_empty()).then(|| mark.balances.published.clone());
+        let from = match &balances {
+            Some(balances) => events.iter().zip(balances).map(|(event, balance)| *event.min(balance)).collect(),
+            None => events.clone(),
+        };
+        Self {
+            from,
+            begin: events.clone(),
+            outbox: Outbox::new(events),
+            balances: balances.map(Balances::new),
+            flushed_at: Instant::now(),
+            saved_at: Instant::now(),
+            confirmed: Vec::new(),
+            data: Vec::with_capacity(1_024),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.outbox.waiting() + self.balances.as_ref().map_or(0, Balances::waiting)
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting() < WINDOW && !self.balances.as_ref().is_some_and(|b| b.is_full())
+    }
+}
+
+#[cfg(feature = "kafka")]
+impl Run {
+    fn run(mut self) {
+        let mut logged: Option<(Trouble, Instant)> = None;
+        self.show(&self.mark);
+        loop {
+            let linked = Link::connect(&self.options, &self.mark.events, &self.mark.balances);
+            let ended = linked.and_then(|link| {
+                if logged.take().is_some() {
+                    tracing::info!("events are published again");
+                }
+                self.metrics.up.set(1.0);
+                self.serve(&link)
+            });
+            self.metrics.up.set(0.0);
+            if self.shared.until().is_some() {
+                return;
+            }
+            let Err(trouble) = ended else { continue };
+            self.metrics.failures.increment(1);
+            if logged.as_ref().is_none_or(|(same, at)| *same != trouble || at.elapsed() >= LOG_INTERVAL) {
+                tracing::warn!(%trouble, "events are not published; the journal keeps them");
+                logged = Some((trouble, Instant::now()));
+            }
+            self.report(None);
+            self.shared.wait(RETRY);
+        }
+    }
+
+    /// Publishes over one link until told to end, or until something is refused.
+    fn serve(&mut self, link: &Link) -> std::result::Result<(), Trouble> {
+        // The partitions are pinned before the first message.
+        (self.mark.events.partitions, self.mark.balances.partitions) = link.partitions();
+        self.save(None)?;
+        let mut flow = Flow::new(&self.mark);
+        let served = loop {
+            self.confirm(link, &mut flow);
+            if let Some(refused) = link.refused() {
+                break Err(Trouble::Refused(refused));
+            }
+            let sent = if flow.has_room() { self.send_some(link, &mut flow) } else { Ok(Reached::Limit) };
+            let (reached, is_full) = match sent {
+                Ok(reached) => (reached, !flow.has_room()),
+                Err(None) => (Reached::Limit, true),
+                Err(Some(trouble)) => break Err(trouble),
+            };
+            self.flush_balances(link, &mut flow);
+            if flow.saved_at.elapsed() >= SAVE_INTERVAL {
+                flow.saved_at = Instant::now();
+                if let Err(trouble) = self.save(Some(&flow)) {
+                    break Err(trouble);
+                }
+                self.report(Some(&flow));
+            }
+            if let Some(until) = self.shared.until() {
+                let is_through = reached == Reached::End
+                    && flow.waiting() == 0
+                    && flow.balances.as_ref().is_none_or(|b| !b.is_flushing() && b.published() == flow.from);
+                if is_through || Instant::now() >= until {
+                    break Ok(());
+                }
+            }
+            if reached == Reached::End || is_full {
+                self.shared.wait(POLL);
+            }
+        };
+        self.confirm(link, &mut flow);
+        let saved = self.save(Some(&flow));
+        served.and(saved)
+    }
+
+    fn confirm(&mut self, link: &Link, flow: &mut Flow) {
+        link.take_confirmed(&mut flow.confirmed);
+        for opaque in &flow.confirmed {
+            let position = meed_schemas::ids::Position::from_u64(*opaque as u64);
+            flow.outbox.confirmed(position.shard(), position.sequence());
+        }
+        self.metrics.events.increment(flow.confirmed.len() as u64);
+        let balances = link.take_confirmed_balances();
+        if balances > 0 {
+            self.metrics.balances.increment(balances as u64);
+            if let Some(waiting) = &mut flow.balances {
+                waiting.confirmed(balances);
+            }
+        }
+    }
+
+    /// Reads on and hands over. `Err(None)`: the client takes no more for now.
+    fn send_some(&self, link: &Link, flow: &mut Flow) -> std::result::Result<Reached, Option<Trouble>> {
+        let programs = &*self.programs;
+        let mut rendering = Rendering::new(self.journal.journal_id(), &programs);
+        let Flow { from, begin, outbox, balances, data, .. } = flow;
+        let room = WINDOW.saturating_sub(outbox.waiting()).clamp(1, READ_RECORDS_MAX);
+        let mut ended = None;
+        let reached = read_on(&self.journal, from, room, &mut |record, _| {
+            if let Some(balances) = balances {
+                balances.note(record);
+            }
+            let (shard, sequence) = (record.position.shard(), record.position.sequence());
+            if sequence <= begin[usize::from(shard)] {
+                return Ok(Next::More);
+            }
+            let sent = rendering.of(record, |attributes, documents| {
+                data.clear();
+                meed_schemas::event::write_data(data, record, documents);
+                link.send_event(record.position, record.recorded_at, attributes, data)
+            })?;
+            match sent {
+                None => outbox.passed(shard, sequence),
+                Some(Sent::Taken) => outbox.sent(shard, sequence, record.recorded_at),
+                Some(Sent::Full) => {
+                    ended = Some(None);
+                    return Err(Error::Stopped(String::new()));
+                }
+                Some(Sent::Refused(detail)) => {
+                    ended = Some(Some(Trouble::Refused(detail)));
+                    return Err(Error::Stopped(String::new()));
+                }
+            }
+            Ok(if balances.as_ref().is_some_and(|b| b.is_full()) { Next::Stop } else { Next::More })
+        });
+        match (ended, reached) {
+            (Some(ended), _) => Err(ended),
+            (None, Ok(reached)) => Ok(reached),
+            (None, Err(error)) => Err(Some(Trouble::Journal(error.to_string()))),
+        }
+    }
+
+    fn flush_balances(&self, link: &Link, flow: &mut Flow) {
+        let interval = Duration::from_millis(self.options.balances_interval_ms);
+        let Some(balances) = &mut flow.balances else { return };
+        let is_due = flow.flushed_at.elapsed() >= interval || balances.is_full() || self.shared.until().is_some();
+        if is_due && !balances.is_flushing() {
+            flow.flushed_at = Instant::now();
+            balances.begin_flush(&flow.from);
+        }
+        let programs = (self.programs)();
+        let (mut key, data) = (Vec::new(), &mut flow.data);
+        let mut room = WINDOW.saturating_sub(flow.outbox.waiting() + balances.waiting());
+        balances.send(|identity, balance| {
+            let version = programs.get(identity.program()).and_then(|program| program.version(balance.newest_version));
+            // Every version that a record names is there; `send_some` looked.
+            let (Some(version), true) = (version, room > 0) else { return false };
+            room -= 1;
+            key.clear();
+            data.clear();
+            meed_schemas::event::write_key(&mut key, identity);
+            meed_schemas::event::write_balance(data, identity, balance, &version.document);
+            // What else is wrong with the client shows in its refusals.
+            link.send_balance(balance.position.shard(), balance.recorded_at, &key, data) == Sent::Taken
+        });
+    }
+
+    /// Saves how far the flow is, if it moved; then others may know it.
+    fn save(&mut self, flow: Option<&Flow>) -> std::result::Result<(), Trouble> {
+        let mut mark = self.mark.clone();
+        if let Some(flow) = flow {
+            mark.events.published = flow.outbox.published().collect();
+            if let Some(balances) = &flow.balances {
+                mark.balances.published = balances.published().to_owned();
+            }
+            if mark == self.mark {
+                return Ok(());
+            }
+        }
+        self.file.save(&mark).map_err(|error| Trouble::Journal(error.to_string()))?;
+        self.show(&mark);
+        self.mark = mark;
+        Ok(())
+    }
+
+    fn show(&self, mark: &Mark) {
+        for (shard, shown) in self.shared.published.iter().enumerate() {
+            let balances = if mark.balances.name.is_empty() { u64::MAX } else { mark.balances.published[shard] };
+            shown.store(mark.events.published[shard].min(balances), Ordering::Release);
+        }
+    }
+
+    fn report(&self, flow: Option<&Flow>) {
+        let last = self.journal.last_sequence();
+        let lag: u64 = last.iter().zip(&self.mark.events.published).map(|(last, at)| last.saturating_sub(*at)).sum();
+        let oldest = flow.and_then(|flow| flow.outbox.oldest()).or_else(|| self.oldest_unread(lag));
+        let age_ms = oldest.map_or(0, |oldest| SystemTimes::start().wall_ms().saturating_sub(oldest));
+        self.metrics.report(lag, flow.map_or(0, Flow::waiting), age_ms);
+    }
+
+    /// When the oldest record that is not even read was recorded.
+    fn oldest_unread(&self, lag_records: u64) -> Option<Millis> {
+        let (mut from, mut oldest) = (self.mark.events.published.clone(), None);
+        if lag_records > 0 {
+            let read = read_on(&self.journal, &mut from, 1, &mut |record, _| {
+                oldest = Some(record.recorded_at);
+                Ok(Next::Stop)
+            });
+            // Damage is told where the record is to be published.
+            let _ = read;
+        }
+        oldest
+    }
+}

@@ -1,0 +1,420 @@
+//! A node in one thread: the shards, lanes, journal and store of the real one, and in place of its threads a step
+//! for each thing that one of them would do next. Who moves when is the caller's to say.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use meed_schemas::ids::Position;
+use meed_schemas::outcome::Reply;
+use meed_schemas::record::{Detail, Record};
+use meed_schemas::time::Millis;
+
+use super::auditor::{self, Written};
+use super::profile::Profile;
+use crate::clock::Clock;
+use crate::commit::{Buffer, Lane};
+use crate::committer::{Batch, Rounds};
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records, Recovered};
+use crate::keeper::Tasks;
+use crate::node::with_version;
+use crate::program::Programs;
+use crate::reader;
+use crate::recovery::{self, Recovery, SettleGap};
+use crate::release::{Came, Outlet, came_of, release};
+use crate::shard::{Held, Input, Output, Purpose, ReplyTo, Shard, World};
+use crate::store::{ShardCheckpoint, Store};
+
+/// Where the journal of a simulated node lies.
+pub(super) const FOLDER: &str = "journal";
+
+/// Batches of one worker that the journal may have at once, as the real worker has it.
+const BATCHES_UNDER_WAY_MAX: usize = 1;
+
+/// What comes to a worker from other threads.
+#[derive(Debug)]
+enum Message {
+    Input(u16, Input),
+    Durable(u64, Buffer),
+}
+
+struct Worker {
+    lane: Lane<Held>,
+    clock: Clock,
+    ready: Vec<Held>,
+    messages: VecDeque<Message>,
+}
+
+/// The readings of the machine's clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) wall_ms: Millis,
+    /// Since the process began.
+    pub(super) elapsed_ms: i64,
+}
+
+/// One thing that a thread of a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A shard takes what lies in its inbox.
+    Turn(u16),
+    /// A worker lets go what is ready, and hands its batch to the journal.
+    Release(u16),
+    /// A worker takes what others have for it.
+    Receive(u16),
+    /// The journal's thread writes what the workers handed over.
+    Write,
+    /// It syncs, and tells them.
+    Sync,
+    /// The store's thread does its next round.
+    Store,
+    /// A reading thread reads one of the records asked for.
+    Read(usize),
+    /// The thread that prepares segments takes a step.
+    Prepare,
+}
+
+/// What one input did, as far as anybody outside can see.
+pub(super) struct Seen<'a> {
+    pub(super) now: Millis,
+    pub(super) settle_until: Millis,
+    /// The records that it decided.
+    pub(super) records: Vec<Written>,
+    /// What is held or ready now; who was answered earlier may be among them.
+    pub(super) held: Vec<(ReplyTo, Decided<'a>)>,
+}
+
+/// What a command came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Decided<'a> {
+    Reply(&'a Reply),
+    Replay { position: Position, outcome: bool },
+}
+
+/// Who watches what a node does.
+pub(super) trait Watch {
+    /// Before an input is handled.
+    fn input(&mut self, input: &Input);
+    /// After it.
+    fn seen(&mut self, seen: Seen<'_>) -> std::result::Result<(), String>;
+}
+
+/// Why a step ended: a fault of the node, or something that the watcher has found.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Fault(Error),
+    Found(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Fault(error)
+    }
+}
+
+pub(super) struct Node {
+    rounds: Rounds,
+    pub(super) reader: JournalReader,
+    pub(super) store: Store,
+    pub(super) recovered: Recovered,
+    tasks: Tasks,
+    shards: Vec<(Shard, Vec<Input>)>,
+    workers: Vec<Worker>,
+    programs: Arc<Programs>,
+    settle_until: Millis,
+    slots: Vec<Option<(u64, Buffer)>>,
+    written: Vec<Batch>,
+    mark: bool,
+    reads: Vec<(Position, Purpose)>,
+    may_prepare: bool,
+    /// Answers that have left.
+    pub(super) answers: Vec<(ReplyTo, Reply)>,
+}
+
+impl Node {
+    /// Starts on what disk and store hold, as the real one does.
+    ///
+    /// # Errors
+    /// What the real start would refuse.
+    pub(super) fn start(disk: Disk, mut store: Store, profile: &Profile, times: Times, seed: u64) -> Result<Self> {
+        let options = JournalOptions {
+            segment_bytes: profile.segment_bytes,
+            shards: profile.shards,
+            prepared_segments: profile.prepared_segments,
+            prepare: Prepare::Steps,
+            new_journal_id: Some(u128::from(profile.seed) | 1 << 64),
+        };
+        let (journal, reader, recovered) = Journal::open(disk, Path::new(FOLDER), options, Floor::default())?;
+        let gap = SettleGap { days: profile.settle_gap_days, ignored: false };
+        let Recovery { shards, programs, settles_until } = recovery::recover(
+            &mut store,
+            &Records::Embedded(reader.clone()),
+            &recovered.last_sequence,
+            1,
+            gap,
+            times.wall_ms,
+            &|| Ok(seed),
+        )?;
+        let worker = |_| Worker {
+            lane: Lane::new(recovered.last_sequence.clone()),
+            clock: Clock::new(times.wall_ms, times.elapsed_ms, profile.clock_jump_ms),
+            ready: Vec::new(),
+            messages: VecDeque::new(),
+        };
+        let begin = |recovery: recovery::ShardRecovery| (Shard::new(recovery.start, profile.limits()), Vec::new());
+        Ok(Self {
+            rounds: Rounds::new(journal),
+            reader,
+            store,
+            tasks: Tasks::default(),
+            shards: shards.into_iter().map(begin).collect(),
+            workers: (0..profile.workers).map(worker).collect(),
+            programs: Arc::new(programs),
+            settle_until: settles_until.unwrap_or(Millis::MAX),
+            slots: (0..profile.workers).map(|_| None).collect(),
+            written: Vec::new(),
+            mark: false,
+            reads: Vec::new(),
+            may_prepare: true,
+            answers: Vec::new(),
+            recovered,
+        })
+    }
+
+    fn worker_of(&self, shard: u16) -> usize {
+        usize::from(shard) % self.workers.len()
+    }
+
+    /// An input arrives in a shard's inbox.
+    pub(super) fn push(&mut self, shard: u16, input: Input) {
+        self.shards[usize::from(shard)].1.push(input);
+    }
+
+    /// Time passes for all shards.
+    pub(super) fn tick(&mut self) {
+        for (_, inbox) in &mut self.shards {
+            inbox.push(Input::Tick);
+        }
+    }
+
+    /// The store is to be synced, and old keys forgotten.
+    /// Returns the time up to which they are.
+    pub(super) fn sync_store(&mut self, times: Times) -> Millis {
+        let now = self.workers[0].clock.now(times.wall_ms, times.elapsed_ms);
+        self.tasks.sync(now, self.settle_until);
+        now.min(self.settle_until)
+    }
+
+    /// What could be done next, in a fixed order.
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (shard, (_, inbox)) in (0..).zip(&self.shards) {
+            if !inbox.is_empty() {
+                steps.push(Step::Turn(shard));
+            }
+        }
+        for (index, worker) in (0..).zip(&self.workers) {
+            if !worker.ready.is_empty() || self.may_submit(worker) {
+                steps.push(Step::Release(index));
+            }
+            if !worker.messages.is_empty() {
+                steps.push(Step::Receive(index));
+            }
+        }
+        match self.written.is_empty() {
+            true if self.slots.iter().any(Option::is_some) || self.mark => steps.push(Step::Write),
+            true => {}
+            false => steps.push(Step::Sync),
+        }
+        if !self.tasks.is_empty() {
+            steps.push(Step::Store);
+        }
+        steps.extend((0..self.reads.len()).map(Step::Read));
+        if self.may_prepare {
+            steps.push(Step::Prepare);
+        }
+        steps
+    }
+
+    fn may_submit(&self, worker: &Worker) -> bool {
+        worker.lane.filling_bytes() > 0 && worker.lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
+    }
+
+    /// Does one thing; nothing when there is no such thing to do.
+    pub(super) fn step(&mut self, step: Step, times: Times, watch: &mut impl Watch) -> std::result::Result<(), Stop> {
+        match step {
+            Step::Turn(shard) => return self.turn(shard, times, watch),
+            Step::Release(worker) => {
+                let ready = std::mem::take(&mut self.workers[usize::from(worker)].ready);
+                self.release(ready)?;
+                self.submit(usize::from(worker));
+            }
+            Step::Receive(worker) => self.receive(usize::from(worker))?,
+            Step::Write => self.write()?,
+            Step::Sync => self.sync()?,
+            Step::Store => {
+                let mut inputs = Vec::new();
+                let done = self.tasks.round().carry_out(&mut self.store, &mut |of| inputs.extend(of));
+                for (shard, input) in inputs {
+                    self.deliver(shard, input);
+                }
+                self.mark |= done?;
+            }
+            Step::Read(nth) => self.read(nth)?,
+            Step::Prepare => self.may_prepare = self.rounds.journal().prepare_step()?,
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, shard: u16, input: Input) {
+        let worker = self.worker_of(shard);
+        self.workers[worker].messages.push_back(Message::Input(shard, input));
+    }
+
+    fn turn(&mut self, shard: u16, times: Times, watch: &mut impl Watch) -> std::result::Result<(), Stop> {
+        let worker = self.worker_of(shard);
+        let Worker { lane, clock, ready, .. } = &mut self.workers[worker];
+        let (logic, inbox) = &mut self.shards[usize::from(shard)];
+        let now = clock.now(times.wall_ms, times.elapsed_ms);
+        let world = World {
+            now,
+            settle_until: self.settle_until,
+            elapsed_ms: times.elapsed_ms,
+            programs: Arc::clone(&self.programs),
+        };
+        let mut out = Output::default();
+        for input in inbox.drain(..) {
+            watch.input(&input);
+            let (bytes_before, ready_before) = (lane.filling_bytes(), out.ready.len());
+            logic.handle(input, &world, lane, &mut out)?;
+            let held = lane.waiting().chain(&out.ready[ready_before..]).filter_map(decided).collect();
+            let records = auditor::decode(lane.filling_since(bytes_before)).map_err(Stop::Found)?;
+            watch.seen(Seen { now, settle_until: self.settle_until, records, held }).map_err(Stop::Found)?;
+        }
+        self.tasks.ask(out.jobs);
+        ready.extend(out.ready);
+        Ok(())
+    }
+
+    fn release(&mut self, held: Vec<Held>) -> Result<()> {
+        let mut released = Released { node: self, fault: None };
+        release(held, &mut released);
+        released.fault.map_or(Ok(()), Err)
+    }
+
+    fn submit(&mut self, worker: usize) {
+        if self.may_submit(&self.workers[worker])
+            && let Some(batch) = self.workers[worker].lane.submit()
+        {
+            self.slots[worker] = Some(batch);
+        }
+    }
+
+    fn receive(&mut self, worker: usize) -> Result<()> {
+        let messages = std::mem::take(&mut self.workers[worker].messages);
+        let mut released = Vec::new();
+        for message in messages {
+            match message {
+                Message::Input(shard, input) => self.push(shard, input),
+                Message::Durable(number, buffer) => {
+                    let lane = &mut self.workers[worker].lane;
+                    lane.complete(number, buffer);
+                    released.extend(std::iter::from_fn(|| lane.release()));
+                }
+            }
+        }
+        self.release(released)
+    }
+
+    fn write(&mut self) -> Result<()> {
+        let slots = self.slots.iter_mut().enumerate();
+        self.written =
+            slots.filter_map(|(lane, slot)| slot.take().map(|(number, buffer)| (lane, number, buffer))).collect();
+        self.may_prepare = true;
+        self.rounds.write(&self.written, std::mem::take(&mut self.mark))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.rounds.sync()?;
+        for (lane, number, buffer) in self.written.drain(..) {
+            self.workers[lane].messages.push_back(Message::Durable(number, buffer));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, nth: usize) -> Result<()> {
+        if nth >= self.reads.len() {
+            return Ok(());
+        }
+        let (position, purpose) = self.reads.remove(nth);
+        let record = reader::read(&Records::Embedded(self.reader.clone()), position)?;
+        match came_of(position, purpose, record, self.shards.len() as u16) {
+            Came::Reply { to, reply, .. } => self.answers.push((to, reply)),
+            Came::Input(shard, input) => self.deliver(shard, input),
+        }
+        Ok(())
+    }
+
+    /// Nothing more falls due for it, and everything goes to the store: the node is stopping.
+    pub(super) fn ask_flush(&mut self) {
+        self.settle_until = Millis::MIN;
+        for (_, inbox) in &mut self.shards {
+            inbox.push(Input::Flush);
+        }
+    }
+
+    /// Whether the store has everything.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.shards.iter().all(|(shard, _)| shard.is_checkpointed())
+    }
+
+    /// Ends in order.
+    pub(super) fn close(mut self) -> Result<()> {
+        self.store.sync()?;
+        self.rounds.into_journal().close()
+    }
+}
+
+/// Who is answered by something that is held, and with what.
+fn decided(held: &Held) -> Option<(ReplyTo, Decided<'_>)> {
+    match held {
+        Held::Reply { to, reply, .. } => Some((*to, Decided::Reply(reply))),
+        Held::Read { position, purpose: Purpose::Replay { to, outcome, .. } } => {
+            Some((*to, Decided::Replay { position: *position, outcome: *outcome }))
+        }
+        _ => None,
+    }
+}
+
+struct Released<'a> {
+    node: &'a mut Node,
+    fault: Option<Error>,
+}
+
+impl Outlet for Released<'_> {
+    fn publish_program(&mut self, record: &Record) -> Result<()> {
+        let Detail::Program { document } = &record.detail else { return Ok(()) };
+        let program = record.identity.program();
+        let next = with_version(&self.node.programs, program, record.program_version, record.recorded_at, document)?;
+        self.node.programs = Arc::new(next);
+        Ok(())
+    }
+
+    fn reply(&mut self, to: ReplyTo, _shard: u16, _bytes: u32, reply: Reply) {
+        self.node.answers.push((to, reply));
+    }
+
+    fn read(&mut self, position: Position, purpose: Purpose) {
+        self.node.reads.push((position, purpose));
+    }
+
+    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+        self.node.tasks.checkpoint(checkpoint, copied);
+    }
+
+    fn fault(&mut self, error: Error) {
+        self.fault = Some(error);
+    }
+}

@@ -1,0 +1,20 @@
+//! The fixed set of simulated worlds.
+
+use meed_engine::torture::{run, run_small};
+
+/// Worlds of every test run.
+const SEEDS: u64 = 1500;
+
+#[test]
+fn a_fixed_set_of_worlds_has_no_violation() {
+    let mut recoveries = 0;
+    for seed in 0..SEEDS {
+        let run = run(seed);
+        if let Some(failure) = run.failure {
+            let failure = run_small(seed).failure.unwrap_or(failure);
+            panic!("seed {seed}: {}\n  {}", failure.what, failure.events.join("\n  "));
+        }
+        recoveries += run.recoveries;
+    }
+    assert!(recoveries > SEEDS, "only {recoveries} recoveries");
+}
