@@ -4,6 +4,8 @@
 
 pub mod wrk;
 pub mod prefill;
+#[cfg(feature = "kafka")]
+pub mod consumer;
 pub mod server_process;
 pub mod figures;
 pub mod flags;

@@ -11,6 +11,8 @@ struct Slot<T> {
     open: bool,
     waker: Option<Waker>,
     missing: u32,
+    /// What is missing after this stays missing.
+    deadline_ms: i64,
     replies: Vec<Option<T>>,
     /// Of a slot that is open for any number of answers: those that came, each with its index.
     arrived: Option<Vec<(u32, T)>>,
@@ -39,6 +41,13 @@ impl<T> Slots<T> {
         (index, slot.generation)
     }
 
+    /// As [`Slots::open`], waited for until a deadline that [`Slots::give_up_late`] looks at.
+    pub fn open_until(&mut self, count: u32, deadline_ms: i64) -> (u32, u32) {
+        let (index, generation) = self.open(count);
+        self.slots[index as usize].deadline_ms = deadline_ms;
+        (index, generation)
+    }
+
     /// Opens a slot for any number of answers, taken with [`Slots::poll_arrived`] as they come.
     pub fn open_endless(&mut self) -> (u32, u32) {
         let (index, slot) = self.take();
@@ -51,12 +60,21 @@ impl<T> Slots<T> {
             Some(index) => index,
             None => {
                 let (waker, replies, arrived) = (None, Vec::new(), None);
-                self.slots.push(Slot { generation: 0, open: false, waker, missing: 0, replies, arrived });
+                self.slots.push(Slot {
+                    generation: 0,
+                    open: false,
+                    waker,
+                    missing: 0,
+                    deadline_ms: i64::MAX,
+                    replies,
+                    arrived,
+                });
                 self.slots.len() as u32 - 1
             }
         };
         let slot = &mut self.slots[index as usize];
         slot.open = true;
+        slot.deadline_ms = i64::MAX;
         (index, slot)
     }
 
@@ -100,6 +118,18 @@ impl<T> Slots<T> {
     /// The deadline has passed: what is missing stays missing.
     pub fn give_up(&mut self, index: u32, generation: u32) {
         if let Some(slot) = self.of(index, generation).filter(|slot| slot.missing > 0) {
+            slot.missing = 0;
+            if let Some(waker) = slot.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Time has passed: gives up whatever is late. Looks at every slot; there are never more than callers waited
+    /// at once.
+    pub fn give_up_late(&mut self, elapsed_ms: i64) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.open && slot.missing > 0 && slot.deadline_ms < elapsed_ms)
+        {
             slot.missing = 0;
             if let Some(waker) = slot.waker.take() {
                 waker.wake();

@@ -5,7 +5,6 @@
 //! buffer per batch to the journal thread for all its shards.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -66,7 +65,6 @@ struct Inner {
     slots: RefCell<Slots<Reply>>,
     outgoing: RefCell<Vec<Vec<Message>>>,
     outgoing_any: Cell<bool>,
-    deadlines: RefCell<VecDeque<(i64, u32, u32)>>,
     /// Batches that the journal has.
     batches_under_way: Cell<usize>,
     /// The lane whose turn it is.
@@ -85,7 +83,6 @@ impl Worker {
                 slots: RefCell::default(),
                 outgoing: RefCell::new(others),
                 outgoing_any: Cell::new(false),
-                deadlines: RefCell::default(),
                 batches_under_way: Cell::new(0),
                 next_lane: Cell::new(0),
             }),
@@ -128,9 +125,8 @@ impl Worker {
     pub fn call(&self, request: Request, admitted: &Admitted) -> Call {
         let shard = admitted.shards[0];
         let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
-        let (slot, generation) = self.inner.slots.borrow_mut().open(1);
+        let (slot, generation) = self.inner.slots.borrow_mut().open_until(1, deadline_ms);
         let to = ReplyTo { worker: self.index(), slot, generation, index: 0 };
-        self.inner.deadlines.borrow_mut().push_back((deadline_ms, slot, generation));
         self.send_input(shard, Input::Command(Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes }));
         self.flush_soon();
         Call { worker: self.clone(), slot, generation }
@@ -140,8 +136,7 @@ impl Worker {
     /// several windows.
     pub fn call_many(&self, requests: Vec<Request>, admitted: &Admitted) -> CallMany {
         let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
-        let (slot, generation) = self.inner.slots.borrow_mut().open(requests.len() as u32);
-        self.inner.deadlines.borrow_mut().push_back((deadline_ms, slot, generation));
+        let (slot, generation) = self.inner.slots.borrow_mut().open_until(requests.len() as u32, deadline_ms);
         // Local inputs are grouped by shard, so that each inbox is locked once.
         let mut local: Vec<(u16, Vec<Input>)> = Vec::new();
         for (index, (request, &shard)) in requests.into_iter().zip(&admitted.shards).enumerate() {
@@ -296,11 +291,7 @@ impl Worker {
             interval.tick().await;
             count = count.wrapping_add(1);
             let elapsed_ms = self.inner.node.times.elapsed_ms();
-            loop {
-                let due = self.inner.deadlines.borrow_mut().pop_front_if(|d| d.0 < elapsed_ms);
-                let Some((_, slot, generation)) = due else { break };
-                self.inner.slots.borrow_mut().give_up(slot, generation);
-            }
+            self.inner.slots.borrow_mut().give_up_late(elapsed_ms);
             for inbox in self.inner.shards.iter().flatten() {
                 inbox.push([Input::Tick]);
             }

@@ -7,6 +7,7 @@
 //! anew in an owner that was paused while the frame lay in its socket, and it would decide too late.
 
 pub(crate) mod clock;
+mod events;
 pub(crate) mod frame;
 pub(crate) mod handshake;
 pub(crate) mod message;

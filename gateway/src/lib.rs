@@ -19,6 +19,7 @@ pub mod context;
 pub mod reach;
 pub mod link;
 pub mod forward;
+pub mod feed;
 pub mod body;
 pub mod admit;
 pub mod auth;

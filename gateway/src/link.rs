@@ -7,13 +7,12 @@
 
 mod connect;
 mod outstanding;
+mod pending;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use meed_engine::aliases::PutOutcome;
@@ -31,6 +30,7 @@ use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
 use tokio::sync::Notify;
 
+use crate::feed::{Chunk, NoStart, Start, Wanted};
 use crate::forward::Unanswered;
 use crate::forward::clock::OwnerClock;
 use crate::forward::frame::Outgoing;
@@ -39,6 +39,8 @@ use crate::forward::message::{Answer, Body, WINDOW_ITEMS_MAX};
 use crate::peer::Peer;
 pub use connect::LinkError;
 use outstanding::{Content, Outstanding};
+pub use pending::Window;
+use pending::{Admission, Pending};
 
 /// Bytes of requests that go in one window.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -284,7 +286,7 @@ impl Link {
         if content.len() > 0 {
             parts.push(self.submit(content, admission));
         }
-        Ok(Window(parts))
+        Ok(Window::new(parts))
     }
 
     /// The account of an alias.
@@ -342,6 +344,27 @@ impl Link {
         }
     }
 
+    /// Where a stream of events begins.
+    pub(crate) async fn begin_events(&self, start: &Start) -> Result<Result<Vec<u64>, NoStart>, Unanswered> {
+        match self.one(Body::begin_events(start), true).await? {
+            Answer::EventsBegin(begins) => Ok(begins),
+            other => Err(refusal_of(&other)),
+        }
+    }
+
+    /// The next events.
+    pub(crate) async fn next_events(
+        &self,
+        wanted: &Wanted,
+        from: &[u64],
+        patience: Duration,
+    ) -> Result<Chunk, Unanswered> {
+        match self.one(Body::next_events(wanted, from, patience), true).await? {
+            Answer::Events(chunk) => Ok(chunk),
+            other => Err(refusal_of(&other)),
+        }
+    }
+
     /// Asks what has one answer. `again`: whether it may be sent twice.
     async fn one(&self, body: Body, again: bool) -> Result<Answer, Unanswered> {
         let admission = self.admit(1, 0, Duration::ZERO).await?;
@@ -355,7 +378,7 @@ impl Link {
             self.has_room()?;
             let commands = i64::try_from(commands).unwrap_or(i64::MAX);
             match self.inner.owner.permits.acquire(&shards, bytes) {
-                Ok(()) => return Ok(Admission { owner: Arc::clone(&self.inner.owner), commands, bytes }),
+                Ok(()) => return Ok(Admission::new(Arc::clone(&self.inner.owner), commands, bytes)),
                 Err(none) if Instant::now() >= until => return Err(Unanswered::NoPermit(none)),
                 Err(_) => tokio::time::sleep(ADMISSION_POLL).await,
             }
@@ -378,7 +401,7 @@ impl Link {
             places.resize_with(slot as usize + 1, || None);
         }
         places[slot as usize] = Some(outstanding);
-        Pending { link: self.clone(), slot, generation, _admission: admission }
+        Pending::new(self.clone(), slot, generation, admission)
     }
 
     /// Puts what is missing of a question into the next frame.
@@ -408,91 +431,5 @@ fn refusal_of(answer: &Answer) -> Unanswered {
         Answer::NoPermit(none) => Unanswered::NoPermit(*none),
         Answer::Overloaded => Unanswered::Overloaded,
         _ => Unanswered::Unknown,
-    }
-}
-
-/// Permits of the front, given back when it is dropped.
-struct Admission {
-    owner: Arc<Owner>,
-    commands: i64,
-    bytes: i64,
-}
-
-impl Admission {
-    /// The part of the first `commands`.
-    fn split(&mut self, commands: usize) -> Self {
-        let commands = i64::try_from(commands).unwrap_or(i64::MAX).min(self.commands);
-        let bytes = self.bytes / self.commands.max(1) * commands;
-        self.commands -= commands;
-        self.bytes -= bytes;
-        Self { owner: Arc::clone(&self.owner), commands, bytes }
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.owner.permits.release_shard(0, self.commands);
-        self.owner.permits.release_node(self.commands, self.bytes);
-    }
-}
-
-/// Answers to come.
-struct Pending {
-    link: Link,
-    slot: u32,
-    generation: u32,
-    _admission: Admission,
-}
-
-impl Pending {
-    async fn wait<T>(&mut self, take: impl Fn(&mut Vec<Option<Arrived>>) -> T) -> T {
-        poll_fn(|cx| {
-            let mut slots = self.link.inner.slots.borrow_mut();
-            match slots.poll(self.slot, self.generation, cx.waker()) {
-                Some(answers) => Poll::Ready(take(answers)),
-                None => Poll::Pending,
-            }
-        })
-        .await
-    }
-
-    async fn answer(&mut self) -> Arrived {
-        self.wait(|answers| answers.pop().flatten().unwrap_or(Err(Unanswered::Unknown))).await
-    }
-
-    async fn answers(&mut self) -> Vec<Arrived> {
-        let take = |answers: &mut Vec<Option<Arrived>>| -> Vec<Arrived> {
-            std::mem::take(answers).into_iter().map(|answer| answer.unwrap_or(Err(Unanswered::Unknown))).collect()
-        };
-        self.wait(take).await
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let inner = &self.link.inner;
-        inner.slots.borrow_mut().close(self.slot, self.generation);
-        inner.outstanding.borrow_mut()[self.slot as usize] = None;
-        let mut pages = inner.pages.borrow_mut();
-        if !pages.is_empty() {
-            pages.remove(&(self.slot, self.generation));
-        }
-    }
-}
-
-/// The answers to come of many requests.
-pub struct Window(Vec<Pending>);
-
-impl Window {
-    /// Waits for the answers, in the order of the requests.
-    pub async fn answers(self) -> Vec<Result<Reply, Unanswered>> {
-        let mut all = Vec::new();
-        for mut pending in self.0 {
-            all.extend(pending.answers().await.into_iter().map(|answer| match answer? {
-                Answer::Reply(reply) => Ok(reply),
-                other => Err(refusal_of(&other)),
-            }));
-        }
-        all
     }
 }

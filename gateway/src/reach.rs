@@ -14,6 +14,7 @@ use meed_schemas::command::Request;
 use meed_schemas::outcome::Reply;
 use meed_schemas::record::Record;
 
+use crate::feed::{self, Chunk, NoStart, Start, Wanted};
 use crate::forward::Unanswered;
 use crate::link::{self, Link};
 
@@ -190,6 +191,29 @@ impl Backend {
         match self {
             Self::Local(local) => local.of_aliases(local.aliases.list(program, account).await),
             Self::Owner(link) => link.aliases(program, account).await,
+        }
+    }
+
+    /// Where a stream of events begins.
+    pub(crate) async fn begin_events(&self, start: &Start) -> Result<Result<Vec<u64>, NoStart>, Unanswered> {
+        match self {
+            Self::Local(local) => Ok(feed::begin(local.worker.node(), start).await),
+            Self::Owner(link) => link.begin_events(start).await,
+        }
+    }
+
+    /// The next events behind `from`, after at most `patience` at the end.
+    pub(crate) async fn next_events(
+        &self,
+        wanted: &Wanted,
+        from: Vec<u64>,
+        patience: Duration,
+    ) -> Result<Chunk, Unanswered> {
+        match self {
+            Self::Local(local) => {
+                feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::NotReady)
+            }
+            Self::Owner(link) => link.next_events(wanted, &from, patience).await,
         }
     }
 

@@ -196,11 +196,12 @@ fn a_reader_sees_its_program_only() {
 fn what_cannot_be_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start(&folder.path().join("data"), &["--event-readers", "1", "--idle-timeout-ms", "1000"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let younger = Node::start(&elsewhere.path().join("data"), &["--shards", "4"]);
+    // A connection that is idle while another node starts would be cut.
     let mut client = node.client();
     earn(&mut client, "", "m-1", "a");
     let (_, ahead) = events(&mut client, "", "");
-    let elsewhere = tempfile::tempdir().unwrap();
-    let younger = Node::start(&elsewhere.path().join("data"), &["--shards", "4"]);
     for query in ["?after=x", "?after=", "?follow=yes", "?limit=0", "?limit=x", "?types=points.lost", "?from=1"] {
         let answer = client.ask("GET", &format!("/api/v1/events{query}"), "", "");
         assert_eq!(answer.status, 400, "{query}: {answer:?}");

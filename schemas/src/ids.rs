@@ -1,6 +1,8 @@
 //! Identities of accounts and positions of records.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -55,19 +57,46 @@ impl AccountKind {
 
 /// Who an account is: (program, kind, id), in the one byte form that is hashed, journaled and stored:
 /// kind byte, program length byte, program, id.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identity(Box<[u8]>);
+///
+/// It is copied with every record and kept with every account, so the usual lengths need no allocation.
+#[derive(Clone)]
+pub struct Identity(Bytes);
+
+/// Longest byte form that lies in the identity itself: with the length and the variant it fills 24 bytes.
+const INLINE_BYTES_MAX: usize = 22;
+
+#[derive(Clone)]
+enum Bytes {
+    Inline(u8, [u8; INLINE_BYTES_MAX]),
+    Heap(Box<[u8]>),
+}
 
 impl Identity {
     /// An identity of parts that [`check_id`] accepts (a program may be at most [`ID_BYTES_MAX`] long).
     pub fn new(program: &str, kind: AccountKind, id: &str) -> Self {
         debug_assert!(program.len() <= ID_BYTES_MAX && id.len() <= ID_BYTES_MAX);
-        let mut bytes = Vec::with_capacity(2 + program.len() + id.len());
-        bytes.push(kind as u8);
-        bytes.push(program.len() as u8);
-        bytes.extend_from_slice(program.as_bytes());
-        bytes.extend_from_slice(id.as_bytes());
-        Self(bytes.into_boxed_slice())
+        Self::of_parts(&[&[kind as u8, program.len() as u8], program.as_bytes(), id.as_bytes()])
+    }
+
+    fn of_parts(parts: &[&[u8]]) -> Self {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > INLINE_BYTES_MAX {
+            return Self(Bytes::Heap(parts.concat().into_boxed_slice()));
+        }
+        let (mut inline, mut at) = ([0; INLINE_BYTES_MAX], 0);
+        for part in parts {
+            inline[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Self(Bytes::Inline(length as u8, inline))
+    }
+
+    /// Bytes that it takes beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        match &self.0 {
+            Bytes::Inline(..) => 0,
+            Bytes::Heap(bytes) => bytes.len(),
+        }
     }
 
     /// A member's account.
@@ -89,32 +118,63 @@ impl Identity {
             return None;
         }
         std::str::from_utf8(&rest[..program_length as usize]).ok()?;
-        Some(Self(bytes.into()))
+        Some(Self::of_parts(&[bytes]))
     }
 
     /// The byte form.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Bytes::Inline(length, bytes) => &bytes[..usize::from(*length).min(INLINE_BYTES_MAX)],
+            Bytes::Heap(bytes) => bytes,
+        }
     }
 
     /// The kind of account.
     pub fn kind(&self) -> AccountKind {
-        AccountKind::from_byte(self.0[0]).unwrap_or(AccountKind::Member)
+        AccountKind::from_byte(self.as_bytes()[0]).unwrap_or(AccountKind::Member)
     }
 
     /// The program (tenant).
     pub fn program(&self) -> &str {
-        std::str::from_utf8(&self.0[2..2 + self.0[1] as usize]).unwrap_or_default()
+        let bytes = self.as_bytes();
+        std::str::from_utf8(&bytes[2..2 + bytes[1] as usize]).unwrap_or_default()
     }
 
     /// The account's id within its program and kind.
     pub fn id(&self) -> &str {
-        std::str::from_utf8(&self.0[2 + self.0[1] as usize..]).unwrap_or_default()
+        let bytes = self.as_bytes();
+        std::str::from_utf8(&bytes[2 + bytes[1] as usize..]).unwrap_or_default()
     }
 
     /// The shard that owns this account among `shards`.
     pub fn shard(&self, shards: u16) -> u16 {
-        (xxh3_64(&self.0) % u64::from(shards)) as u16
+        (xxh3_64(self.as_bytes()) % u64::from(shards)) as u16
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Identity {}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
+
+impl PartialOrd for Identity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Identity {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
@@ -204,5 +264,37 @@ impl fmt::Display for Position {
 impl fmt::Debug for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hash::{BuildHasher, RandomState};
+
+    /// Identities that fit, that just do not, and of the longest program: the form tells nobody where it lies.
+    #[test]
+    fn an_identity_is_its_bytes_wherever_they_lie() {
+        let hasher = RandomState::new();
+        let mut all = Vec::new();
+        for program in ["p", &"q".repeat(ID_BYTES_MAX)] {
+            for length in 1..=ID_BYTES_MAX {
+                let id = "x".repeat(length);
+                let identity = Identity::new(program, AccountKind::Stock, &id);
+                let mut bytes = vec![AccountKind::Stock as u8, program.len() as u8];
+                bytes.extend_from_slice(program.as_bytes());
+                bytes.extend_from_slice(id.as_bytes());
+                assert_eq!(identity.as_bytes(), bytes);
+                assert_eq!((identity.program(), identity.kind(), identity.id()), (program, AccountKind::Stock, &*id));
+                let read = Identity::from_bytes(&bytes).unwrap_or_else(|| panic!("{identity:?} is not read"));
+                assert_eq!(read, identity);
+                assert_eq!(hasher.hash_one(&read), hasher.hash_one(&identity));
+                assert_eq!(identity.heap_bytes() == 0, bytes.len() <= INLINE_BYTES_MAX);
+                all.push((bytes, identity));
+            }
+        }
+        assert_eq!(size_of::<Identity>(), 24);
+        all.sort_by(|a, b| a.1.cmp(&b.1));
+        assert!(all.is_sorted_by(|a, b| a.0 < b.0), "identities have the order of their bytes");
     }
 }

@@ -27,7 +27,7 @@ use self::facts::{ClosedHold, Overlay};
 use self::wallet::Wallet;
 
 pub use self::facts::{FactKey, FactValue, Facts, Fetch, Fetches, Outcome, Spilled};
-pub use self::session::{Context, Turn, Verdict};
+pub use self::session::{Context, Records, Turn, Verdict};
 pub use self::totals::{Sums, Totals};
 pub use self::turn::{needs, turn};
 pub use self::wallet::LOTS_MAX;

@@ -31,12 +31,15 @@ pub struct Context<'a> {
     pub next_sequence: u64,
 }
 
+/// The records of a turn; boxed where they are made, because they are handed on several times.
+pub type Records = SmallVec<[Box<Record>; 2]>;
+
 /// What a turn came to.
 #[derive(Debug)]
 pub struct Turn {
     /// What to journal, in order, already applied to the account: what was due first, whatever the verdict
     /// (a load included).
-    pub records: SmallVec<[Record; 1]>,
+    pub records: Records,
     /// What to answer.
     pub verdict: Verdict,
 }
@@ -92,7 +95,7 @@ pub(super) struct Session<'a> {
     pub(super) settle_until: Millis,
     pub(super) shard: u16,
     next_sequence: u64,
-    pub(super) records: SmallVec<[Record; 1]>,
+    pub(super) records: Records,
 }
 
 impl<'a> Session<'a> {
@@ -133,7 +136,7 @@ impl<'a> Session<'a> {
         self.next_sequence += 1;
         self.account.apply(&record);
         record.balances = self.account.balances();
-        self.records.push(record);
+        self.records.push(Box::new(record));
         self.records.len() - 1
     }
 

@@ -11,7 +11,14 @@
 //! - [`mark`] is the file.
 //! - `kafka` is the only place that knows rdkafka; `run` is the thread.
 
+use std::sync::Arc;
+
+use crate::program::Programs;
+
+#[cfg(feature = "kafka")]
 mod run;
+#[cfg(not(feature = "kafka"))]
+mod absent;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "kafka")]
@@ -19,7 +26,13 @@ mod balances;
 pub mod mark;
 pub mod outbox;
 
+#[cfg(not(feature = "kafka"))]
+pub use absent::Publisher;
+#[cfg(feature = "kafka")]
 pub use run::{Published, Publisher};
+
+/// Gives the programs as they are now.
+pub type CurrentPrograms = Arc<dyn Fn() -> Arc<Programs> + Send + Sync>;
 
 #[cfg(all(test, feature = "kafka"))]
 mod tests;

@@ -5,26 +5,20 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::mark::MarkFile;
-#[cfg(feature = "kafka")]
-use super::{
-    balances::Balances,
-    kafka::{Link, Sent, Trouble, check_properties},
-    mark::{Mark, TopicMark},
-    outbox::Outbox,
-};
-#[cfg(feature = "kafka")]
+use meed_schemas::time::Millis;
+
+use super::CurrentPrograms;
+use super::balances::Balances;
+use super::kafka::{Link, Sent, Trouble, check_properties};
+use super::mark::{Mark, MarkFile, TopicMark};
+use super::outbox::Outbox;
 use crate::clock::SystemTimes;
 use crate::config::KafkaOptions;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-#[cfg(feature = "kafka")]
 use crate::feed::{Next, Reached, Rendering, read_on};
 use crate::journal::Records;
 use crate::metrics::PublishMetrics;
-use crate::program::Programs;
-#[cfg(feature = "kafka")]
-use meed_schemas::time::Millis;
 
 /// Messages that may wait for a confirmation.
 const WINDOW: usize = 65_536;
@@ -38,9 +32,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two log lines about the same trouble.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Gives the programs as they are now.
-pub(super) type CurrentPrograms = Arc<dyn Fn() -> Arc<Programs> + Send + Sync>;
 
 /// The publishing thread, seen from the others.
 #[derive(Debug)]
@@ -102,21 +93,10 @@ impl Publisher {
         let (file, found) = MarkFile::open(&disk, folder, journal.journal_id(), journal.shards())?;
         let published = (0..journal.shards()).map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared { until: Mutex::default(), told: Condvar::new(), published });
-        #[cfg(feature = "kafka")]
-        let body = {
-            check_properties(&options.properties).map_err(Error::Setting)?;
-            let mark = mark_of(&options, &journal, found)?;
-            let shared = Arc::clone(&shared);
-            let run = Run { options, file, mark, journal, programs, shared, metrics };
-            move || run.run()
-        };
-        #[cfg(not(feature = "kafka"))]
-        let body = {
-            let _ = (options, file, found, programs, metrics);
-            return Err(Error::Setting("this build has no Kafka client; build it with the feature `kafka`".into()));
-            #[expect(unreachable_code, reason = "the type of the thread's body")]
-            || ()
-        };
+        check_properties(&options.properties).map_err(Error::Setting)?;
+        let mark = mark_of(&options, &journal, found)?;
+        let run = Run { options, file, mark, journal, programs, shared: Arc::clone(&shared), metrics };
+        let body = move || run.run();
         let thread = std::thread::Builder::new().name("publisher".into()).spawn(body);
         let thread = thread.map_err(|error| Error::io("start the publishing thread of", "the node", error))?;
         Ok(Self { shared, thread })
@@ -138,7 +118,6 @@ impl Publisher {
 }
 
 /// The mark to begin with: the saved one where it is of these topics, else one before the oldest record.
-#[cfg(feature = "kafka")]
 fn mark_of(options: &KafkaOptions, journal: &Records, found: Option<Mark>) -> Result<Mark> {
     let removed = journal.removed_sequence()?;
     let begin = |name: &str, found: Option<TopicMark>| match found.filter(|found| found.name == name) {
@@ -158,7 +137,6 @@ fn mark_of(options: &KafkaOptions, journal: &Records, found: Option<Mark>) -> Re
     })
 }
 
-#[cfg(feature = "kafka")]
 struct Run {
     options: KafkaOptions,
     file: MarkFile,
@@ -170,7 +148,6 @@ struct Run {
 }
 
 /// What is under way over one link.
-#[cfg(feature = "kafka")]
 struct Flow {
     from: Vec<u64>,
     /// Events up to here were published before; only their balances may be missing.
@@ -183,7 +160,6 @@ struct Flow {
     data: Vec<u8>,
 }
 
-#[cfg(feature = "kafka")]
 impl Flow {
     fn new(mark: &Mark) -> Self {
         let events = &mark.events.published;
@@ -213,7 +189,6 @@ impl Flow {
     }
 }
 
-#[cfg(feature = "kafka")]
 impl Run {
     fn run(mut self) {
         let mut logged: Option<(Trouble, Instant)> = None;

@@ -20,7 +20,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::mark::{Mark, MarkFile};
-use super::{Publisher, run};
+use super::{CurrentPrograms, Publisher};
 use crate::commit::Lane;
 use crate::config::KafkaOptions;
 use crate::disk::Disk;
@@ -185,7 +185,7 @@ impl Stage {
 fn publisher(options: KafkaOptions, folder: &Path, reader: &JournalReader) -> Publisher {
     let document = Document::parse(BUILT_IN_DOCUMENT.as_bytes()).unwrap();
     let programs = Arc::new(Programs::default().with(Program::create(BUILT_IN_NAME, 0, document).unwrap()));
-    let programs: run::CurrentPrograms = Arc::new(move || Arc::clone(&programs));
+    let programs: CurrentPrograms = Arc::new(move || Arc::clone(&programs));
     Publisher::start(options, folder, Records::Embedded(reader.clone()), programs, PublishMetrics::register()).unwrap()
 }
 

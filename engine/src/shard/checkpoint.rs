@@ -178,7 +178,7 @@ impl Shard {
                     self.resident_bytes = (self.resident_bytes + now).saturating_sub(before);
                 }
                 Resident::Packed(blob) if short => {
-                    let freed = blob.len() + Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
+                    let freed = blob.len() + Table::ENTRY_BYTES + identity.heap_bytes() + size_of::<u64>();
                     let identity = identity.clone();
                     self.table.remove(hash, &identity);
                     self.resident_accounts -= 1;

@@ -26,15 +26,12 @@ pub use messages::{
     StoreJob, World,
 };
 
-use crate::account::{Account, Context, FactKey, Facts, Fetch, Totals, Turn, Verdict, needs, turn};
+use crate::account::{Account, Context, FactKey, Facts, Fetch, Records, Totals, Turn, Verdict, needs, turn};
 use crate::commit::Lane;
 use crate::error::{Error, Result};
 use fetch::{absent_keys, fetch};
 use filter::KeyFilter;
-use smallvec::SmallVec;
 use table::{Live, Parked, Resident, Table, scope};
-
-type Records = SmallVec<[Record; 1]>;
 
 /// One shard.
 #[derive(Debug)]
@@ -266,7 +263,7 @@ impl Shard {
     ) {
         match verdict {
             Verdict::Executed(index) => {
-                let reply = Reply::Executed { record: Box::new(records.swap_remove(index)), replayed: false };
+                let reply = Reply::Executed { record: records.swap_remove(index), replayed: false };
                 Self::hold_reply(self.id, envelope, saw, reply, lane, out);
             }
             Verdict::Reply(reply) => Self::hold_reply(self.id, envelope, saw, reply, lane, out),
@@ -284,7 +281,7 @@ impl Shard {
     }
 
     /// Hands records that a turn has applied to the worker's batch.
-    fn journal(&mut self, records: &[Record], now: Millis, lane: &mut Lane<Held>) -> Result<()> {
+    fn journal(&mut self, records: &[Box<Record>], now: Millis, lane: &mut Lane<Held>) -> Result<()> {
         for record in records {
             lane.append(record)?;
             self.totals.add(record);
@@ -407,7 +404,7 @@ impl Shard {
     }
 
     fn add_resident(&mut self, hash: u64, identity: Identity, resident: Resident) {
-        self.resident_bytes += Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>();
+        self.resident_bytes += Table::ENTRY_BYTES + identity.heap_bytes() + size_of::<u64>();
         self.resident_bytes += match &resident {
             Resident::Live(live) => live.counted_bytes,
             Resident::Packed(blob) => blob.len(),
@@ -441,7 +438,7 @@ impl Shard {
             self.resident_bytes = self.resident_bytes.saturating_sub(live.counted_bytes);
             self.table.remove(hash, identity);
             self.resident_bytes =
-                self.resident_bytes.saturating_sub(Table::ENTRY_BYTES + identity.as_bytes().len() + size_of::<u64>());
+                self.resident_bytes.saturating_sub(Table::ENTRY_BYTES + identity.heap_bytes() + size_of::<u64>());
         }
     }
 }

@@ -145,7 +145,7 @@ impl World {
             let turn = turn(&mut self.account, &mut request, &facts, &context);
             let first = self.journal.len();
             for record in turn.records {
-                self.journalize(record);
+                self.journalize(*record);
             }
             match turn.verdict {
                 Verdict::Executed(index) => return Came::Executed(self.journal[first + index].clone()),

@@ -1,6 +1,8 @@
 //! Messages in frames. A message to the owner asks, for a place where the front waits; one to a front answers,
 //! or tells it what it needs to know.
 
+use std::time::Duration;
+
 use meed_engine::aliases::PutOutcome;
 use meed_engine::permits::NoPermit;
 use meed_engine::reader::PageQuery;
@@ -12,10 +14,15 @@ use meed_schemas::outcome::Reply;
 use meed_schemas::record::{Record, RecordKind};
 use meed_schemas::time::Millis;
 
+use super::events;
+use crate::feed::{Chunk, NoStart, Start, Wanted};
+
 type Result<T> = std::result::Result<T, CodecError>;
 
 /// Most requests of one message: they get their permits together.
 pub(crate) const WINDOW_ITEMS_MAX: usize = 1_000;
+/// Longest time that events may be waited for.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// Longest page that a front may ask for, one record more than the contract's longest.
 const PAGE_RECORDS_MAX: u64 = 501;
 
@@ -52,6 +59,8 @@ mod ask {
     pub(super) const PAGE: u8 = 6;
     pub(super) const PROGRAMS: u8 = 7;
     pub(super) const KEEP_ALIVE: u8 = 8;
+    pub(super) const BEGIN_EVENTS: u8 = 9;
+    pub(super) const NEXT_EVENTS: u8 = 10;
 }
 
 /// What a front asks.
@@ -80,6 +89,14 @@ pub(crate) enum Ask {
     Page(PageQuery),
     /// That every version of a program there is now has been told.
     Programs,
+    /// Where a stream of events begins.
+    BeginEvents(Start),
+    /// The next events.
+    NextEvents {
+        wanted: Wanted,
+        from: Vec<u64>,
+        patience: Duration,
+    },
 }
 
 /// A message to the owner.
@@ -120,6 +137,20 @@ impl Body {
 
     pub(crate) fn programs() -> Self {
         Self::of(ask::PROGRAMS, &[])
+    }
+
+    pub(crate) fn begin_events(start: &Start) -> Self {
+        let mut out = vec![ask::BEGIN_EVENTS];
+        events::put_start(&mut out, start);
+        Self(out)
+    }
+
+    pub(crate) fn next_events(wanted: &Wanted, from: &[u64], patience: Duration) -> Self {
+        let mut out = vec![ask::NEXT_EVENTS];
+        events::put_wanted(&mut out, wanted);
+        events::put_sequences(&mut out, from);
+        put_varint(&mut out, u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+        Self(out)
     }
 
     pub(crate) fn page(query: &PageQuery) -> Self {
@@ -194,6 +225,11 @@ pub(crate) fn read_to_owner(r: &mut Reader<'_>) -> Result<ToOwner> {
         ask::ALIASES => Ask::Aliases { program: text(r)?, account: text(r)? },
         ask::PAGE => Ask::Page(read_page_query(r)?),
         ask::PROGRAMS => Ask::Programs,
+        ask::BEGIN_EVENTS => Ask::BeginEvents(events::read_start(r)?),
+        ask::NEXT_EVENTS => {
+            let (wanted, from) = (events::read_wanted(r)?, events::read_sequences(r)?);
+            Ask::NextEvents { wanted, from, patience: Duration::from_millis(r.varint("patience")?).min(PATIENCE_MAX) }
+        }
         _ => return Err(CodecError::Invalid("message")),
     };
     Ok(ToOwner::Ask { place, deadline_ms, ask })
@@ -228,6 +264,8 @@ mod tell {
     pub(super) const PAGE_RECORD: u8 = 23;
     pub(super) const PAGE_END: u8 = 24;
     pub(super) const PROGRAMS: u8 = 25;
+    pub(super) const EVENTS_BEGIN: u8 = 26;
+    pub(super) const EVENTS: u8 = 27;
 }
 
 /// An answer of the owner.
@@ -251,6 +289,10 @@ pub(crate) enum Answer {
     Page(Vec<Record>),
     /// All programs have been told.
     Programs,
+    /// Where a stream of events begins.
+    EventsBegin(std::result::Result<Vec<u64>, NoStart>),
+    /// A part of one.
+    Events(Chunk),
 }
 
 /// A message to a front.
@@ -348,6 +390,14 @@ pub(crate) fn put_answer(out: &mut Vec<u8>, place: Place, answer: &Answer) {
             put_answer_head(out, tell::PAGE_END, place);
         }
         Answer::Programs => put_answer_head(out, tell::PROGRAMS, place),
+        Answer::EventsBegin(begins) => {
+            put_answer_head(out, tell::EVENTS_BEGIN, place);
+            events::put_begins(out, begins);
+        }
+        Answer::Events(chunk) => {
+            put_answer_head(out, tell::EVENTS, place);
+            events::put_chunk(out, chunk);
+        }
     }
 }
 
@@ -403,6 +453,8 @@ pub(crate) fn read_to_front(r: &mut Reader<'_>) -> Result<ToFront> {
         tell::PAGE_RECORD => return Ok(ToFront::PageRecord(place, read_record(r)?)),
         tell::PAGE_END => Answer::Page(Vec::new()),
         tell::PROGRAMS => Answer::Programs,
+        tell::EVENTS_BEGIN => Answer::EventsBegin(events::read_begins(r)?),
+        tell::EVENTS => Answer::Events(events::read_chunk(r)?),
         _ => return Err(CodecError::Invalid("message")),
     };
     Ok(ToFront::Answer(place, answer))

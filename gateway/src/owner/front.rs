@@ -20,6 +20,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::context::Shared;
+use crate::feed;
 use crate::forward::Unanswered;
 use crate::forward::frame::{Incoming, Outgoing};
 use crate::forward::message::{
@@ -212,6 +213,15 @@ impl Front {
                 self.local.of_aliases(aliases.list(&program, &account).await).map(Answer::Aliases)
             }
             Ask::Page(query) => self.local.page(query).await.map(Answer::Page),
+            Ask::BeginEvents(start) => Ok(Answer::EventsBegin(feed::begin(self.local.worker.node(), &start).await)),
+            Ask::NextEvents { wanted, from, patience } => {
+                let next = feed::next(self.local.worker.node(), &wanted, from, patience);
+                tokio::select! {
+                    chunk = next => chunk.map(Answer::Events).ok_or(Unanswered::Overloaded),
+                    // A front waits for nothing of an owner that stops.
+                    () = self.shared.drained() => Err(Unanswered::Overloaded),
+                }
+            }
             // What there is to tell stands before every answer.
             Ask::Programs => Ok(Answer::Programs),
             Ask::Commands(_) => return None,

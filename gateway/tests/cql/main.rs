@@ -27,8 +27,7 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        let variable =
-            |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
+        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
         Self {
             address: variable("MEED_TEST_CQL"),
             script: variable("MEED_TEST_CASSANDRA"),

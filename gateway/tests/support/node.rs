@@ -17,6 +17,7 @@ pub(crate) struct Node {
     child: Child,
     pub(crate) address: String,
     pub(crate) metrics_address: String,
+    announced: Vec<String>,
     /// Open as long as the node lives: it must be able to print.
     _output: BufReader<ChildStdout>,
 }
@@ -27,8 +28,9 @@ impl Node {
         let log_path = data.with_file_name("node.log");
         let log = std::fs::File::options().create(true).append(true).open(&log_path).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_meed"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data"])
+            .args(["serve", "--metrics-listen", "127.0.0.1:0", "--data"])
             .arg(data)
+            .args(if arguments.contains(&"--listen") { &[][..] } else { &["--listen", "127.0.0.1:0"] })
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(log)
@@ -36,7 +38,9 @@ impl Node {
             .unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let [mut address, mut metrics_address] = [String::new(), String::new()];
-        while address.is_empty() || metrics_address.is_empty() {
+        let mut announced = Vec::new();
+        // The last line of what it announces.
+        while !announced.last().is_some_and(|line: &String| line.starts_with("try: ")) {
             let mut line = String::new();
             if output.read_line(&mut line).unwrap() == 0 {
                 let log = std::fs::read_to_string(&log_path).unwrap_or_default();
@@ -47,8 +51,14 @@ impl Node {
             } else if let Some(found) = line.strip_prefix("metrics on http://") {
                 metrics_address = found.trim().to_owned();
             }
+            announced.push(line);
         }
-        Self { child, address, metrics_address, _output: output }
+        Self { child, address, metrics_address, announced, _output: output }
+    }
+
+    /// What it announced behind this prefix.
+    pub(crate) fn announced(&self, prefix: &str) -> String {
+        self.announced.iter().find_map(|line| line.strip_prefix(prefix)).unwrap().trim().to_owned()
     }
 
     pub(crate) fn client(&self) -> Client {

@@ -31,7 +31,7 @@ pub(in super::super) fn turn(
                     draft(&request.identity, RecordKind::Program, context.now, context.now, versions, detail);
                 place(account, &mut record, Position::new(context.shard, context.next_sequence));
                 account.apply(&record);
-                records.push(record);
+                records.push(Box::new(record));
                 Verdict::Executed(0)
             }
             Ok(None) => {

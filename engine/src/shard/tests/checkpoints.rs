@@ -416,7 +416,7 @@ fn what_is_counted_is_what_is_there() {
             Resident::Loading(_) => 0,
         };
         let fixed = Table::ENTRY_BYTES + size_of::<u64>();
-        b.shard.table.iter().map(|(identity, r)| fixed + identity.as_bytes().len() + heap(r)).sum()
+        b.shard.table.iter().map(|(identity, r)| fixed + identity.heap_bytes() + heap(r)).sum()
     };
     b.flush();
     b.tick(5_000);

@@ -1,0 +1,58 @@
+//! Consumes meed's topics to their ends and says whether the stream is what it promises to be.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use meed_benches::consumer::check_topics;
+use meed_benches::flags::Flags;
+use meed_schemas::event::{BALANCES_TOPIC, EVENTS_TOPIC};
+
+const USAGE: &str = "\
+consume: proves that no event is missing, out of order or changed, and rebuilds every balance
+
+  --brokers HOST:PORT,…   brokers (127.0.0.1:19092)
+  --events TOPIC          the topic of events (loyalty.account.events.v1)
+  --balances TOPIC|off    the compacted topic (loyalty.account.balances.v1)
+  --journal FILE          compare with a program's events as `curl …/api/v1/events` wrote them
+";
+
+fn run(mut flags: Flags) -> Result<(), String> {
+    let brokers: String = flags.value("brokers", "127.0.0.1:19092".to_owned())?;
+    let events: String = flags.value("events", EVENTS_TOPIC.to_owned())?;
+    let balances: String = flags.value("balances", BALANCES_TOPIC.to_owned())?;
+    let journal: Option<String> = flags.optional("journal")?;
+    flags.finish()?;
+    let balances = Some(balances.as_str()).filter(|topic| *topic != "off");
+    let began = Instant::now();
+    let check = check_topics(&brokers, &events, balances)?;
+    let took = began.elapsed();
+    println!(
+        "{} events of {} accounts, {} that came again, all the same; no gap; every balance rebuilt; {} messages of \
+         balances agree: {} ms",
+        check.events,
+        check.accounts(),
+        check.again,
+        check.balance_messages,
+        took.as_millis()
+    );
+    if let Some(file) = journal {
+        let lines = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+        println!("{} events of the journal were consumed with the same bytes", check.compare(&lines)?);
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    match Flags::parse(arguments, &[]).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}\n\n{USAGE}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! A build without Kafka's client publishes nowhere, and says so when it is asked to.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::CurrentPrograms;
+use crate::config::KafkaOptions;
+use crate::error::{Error, Result};
+use crate::journal::Records;
+use crate::metrics::PublishMetrics;
+
+/// The publishing thread, of which there is none.
+#[derive(Debug)]
+pub enum Publisher {}
+
+impl Publisher {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn start(
+        _options: KafkaOptions,
+        _folder: &Path,
+        _journal: Records,
+        _programs: CurrentPrograms,
+        _metrics: PublishMetrics,
+    ) -> Result<Self> {
+        Err(Error::Setting("this build has no Kafka client; build it with the feature `kafka`".into()))
+    }
+
+    /// There is none to stop.
+    pub fn stop(self, _patience: Duration) {
+        match self {}
+    }
+}

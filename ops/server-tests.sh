@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# The tests that need real servers. Each starts its own on free ports, in a temporary folder, and stops them.
+# Where a server cannot be had, this says which tests did not run, and ends with 0; with --all it then ends with 1.
+#
+#   ops/server-tests.sh [--all]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+all=${1:-}
+missing=()
+
+if ops/kafka.sh available; then
+    cargo build --package meed-gateway --bin meed
+    cargo test --package meed-benches --features server-tests --test kafka -- --test-threads 1 --nocapture
+else
+    missing+=("Kafka (benches/tests/kafka.rs: broker killed, paused, topic missing, node killed)")
+fi
+
+status=0
+ops/cql-tests.sh || status=$?
+case $status in
+0) ;;
+69) missing+=("Cassandra (ops/cql-tests.sh: nodes and servers killed and paused, the contract on CQL)") ;;
+*) exit "$status" ;;
+esac
+
+for which in "${missing[@]}"; do
+    printf 'DID NOT RUN: the tests on %s\n' "$which"
+done
+if [ ${#missing[@]} -gt 0 ] && [ "$all" = --all ]; then exit 1; fi
