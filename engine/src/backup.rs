@@ -42,7 +42,7 @@ pub fn take(data: &Path, to: &Path, now: Millis) -> Result<SnapshotSummary> {
     }
     let store = Store::open(&data.join(STATE), folder.journal_id.to_le_bytes(), &StoreOptions::default())?;
     let header = SnapshotHeader { journal_id: folder.journal_id.to_le_bytes(), shards: folder.shards, taken_at: now };
-    match snapshots::write(&disk, to, &store.view(), &header, &mut |_| true)? {
+    match snapshots::write(&disk, to, &store.view()?, &header, &mut |_| true)? {
         Some(summary) => Ok(summary),
         None => Err(Error::Stopped("the snapshot was not finished".to_owned())),
     }

@@ -4,6 +4,7 @@
 //! called from one thread only, its own; nothing in it is shared. A write that failed poisons it: every later
 //! call is an error, and the recovery is the restart.
 
+pub mod cql;
 mod database;
 mod fjall;
 mod keys;
@@ -176,6 +177,8 @@ pub enum Store {
     Memory(MemoryStore),
     /// In memory, with a medium that outlives the process.
     Simulated(SimulatedStore),
+    /// In a CQL cluster.
+    Cql(cql::CqlStore),
 }
 
 macro_rules! dispatch {
@@ -190,6 +193,7 @@ macro_rules! dispatch {
             Store::Fjall($store) => $call,
             Store::Memory($store) => $call,
             Store::Simulated($store) => $call,
+            Store::Cql($store) => $call,
         }
     };
 }
@@ -226,7 +230,13 @@ impl Store {
 
     /// Makes everything written before it survive power loss.
     pub fn sync(&mut self) -> Result<()> {
-        dispatch!(self, store => store.sync())
+        match self {
+            Self::Fjall(store) => store.sync(),
+            Self::Memory(store) => store.sync(),
+            Self::Simulated(store) => store.sync(),
+            // Every write was durable when it returned.
+            Self::Cql(_) => Ok(()),
+        }
     }
 
     /// The blob of an account.
@@ -234,9 +244,33 @@ impl Store {
         dispatch!(self, store => store.load(shard, identity))
     }
 
+    /// As [`Store::load`] for each, in order; many at once where that is quicker.
+    pub fn load_many(&self, wanted: &[(u16, Identity)]) -> Result<Vec<Option<Vec<u8>>>> {
+        match self {
+            Self::Cql(store) => store.load_many(wanted),
+            _ => wanted.iter().map(|(shard, identity)| self.load(*shard, identity)).collect(),
+        }
+    }
+
     /// A fact that an account's blob no longer holds.
     pub fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
-        dispatch!(self, store => store.spilled(shard, identity, query))
+        match self {
+            Self::Fjall(store) => store.spilled(shard, identity, query),
+            Self::Memory(store) => store.spilled(shard, identity, query),
+            Self::Simulated(store) => store.spilled(shard, identity, query),
+            Self::Cql(store) => {
+                let wanted = (shard, identity.clone(), query.clone());
+                Ok(store.spilled_many(&[wanted])?.pop().flatten())
+            }
+        }
+    }
+
+    /// As [`Store::spilled`] for each, in order; many at once where that is quicker.
+    pub fn spilled_many(&self, wanted: &[(u16, Identity, FactQuery)]) -> Result<Vec<Option<Vec<u8>>>> {
+        match self {
+            Self::Cql(store) => store.spilled_many(wanted),
+            _ => wanted.iter().map(|(shard, identity, query)| self.spilled(*shard, identity, query)).collect(),
+        }
     }
 
     /// Hashes of the keys that a shard has spilled, from a place on: at least `limit` if there are as many; and
@@ -278,21 +312,39 @@ impl Store {
     /// Drops all keys of `class` of the weeks before `week`, for all shards, and refuses to keep any later.
     /// Durable when it returns. Going back is ignored.
     pub fn drop_fact_weeks_before(&mut self, class: KeyClass, week: u32) -> Result<()> {
-        dispatch!(self, store => store.drop_fact_weeks_before(class, week))
-    }
-
-    /// Everything as of now, to be read beside what is written from now on, by any thread.
-    pub fn view(&self) -> StoreView {
         match self {
-            Self::Fjall(store) => StoreView::Fjall(store.view()),
-            Self::Memory(store) => StoreView::Memory(store.clone()),
-            Self::Simulated(store) => StoreView::Memory(store.view()),
+            Self::Fjall(store) => store.drop_fact_weeks_before(class, week),
+            Self::Memory(store) => store.drop_fact_weeks_before(class, week),
+            Self::Simulated(store) => store.drop_fact_weeks_before(class, week),
+            // There they go by their time to live.
+            Self::Cql(_) => Ok(()),
         }
     }
 
+    /// Everything as of now, to be read beside what is written from now on, by any thread.
+    ///
+    /// # Errors
+    /// A store in CQL has no views.
+    pub fn view(&self) -> Result<StoreView> {
+        Ok(match self {
+            Self::Fjall(store) => StoreView::Fjall(store.view()),
+            Self::Memory(store) => StoreView::Memory(store.clone()),
+            Self::Simulated(store) => StoreView::Memory(store.view()),
+            Self::Cql(_) => return Err(not_in_cql("view")),
+        })
+    }
+
     /// Puts facts in that a snapshot has.
+    ///
+    /// # Errors
+    /// A store in CQL takes none.
     pub fn put_facts(&mut self, shard: u16, facts: &[(Identity, FactKey, Vec<u8>)]) -> Result<()> {
-        dispatch!(self, store => store.put_facts(shard, facts))
+        match self {
+            Self::Fjall(store) => store.put_facts(shard, facts),
+            Self::Memory(store) => store.put_facts(shard, facts),
+            Self::Simulated(store) => store.put_facts(shard, facts),
+            Self::Cql(_) => Err(not_in_cql("put facts into")),
+        }
     }
 
     /// A value by name.
@@ -304,6 +356,10 @@ impl Store {
     pub fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
         dispatch!(self, store => store.put_meta(name, value))
     }
+}
+
+fn not_in_cql(action: &'static str) -> Error {
+    Error::Store { action, detail: "snapshots are of a state in a folder, not of one in CQL".into() }
 }
 
 /// Takes a fact and its value.
