@@ -13,6 +13,7 @@ use meed_schemas::record::Record;
 
 use crate::error::Result;
 use crate::journal::{Part, Run, frame};
+use crate::planted::{Fault, planted};
 
 /// Framed records of a worker's shards, in the order in which they were decided.
 #[derive(Debug, Default)]
@@ -162,6 +163,10 @@ impl<H> Lane<H> {
         for run in &buffer.runs {
             self.run_of[run.shard as usize] = 0;
             lasts.push((run.shard, run.first_sequence + u64::from(run.count) - 1));
+        }
+        if planted(Fault::AcknowledgeBeforeSync) {
+            self.durable = number;
+            lasts.iter().for_each(|(shard, last)| self.durable_sequence[usize::from(*shard)] = *last);
         }
         self.submitted.push_back((number, lasts));
         Some((number, buffer))

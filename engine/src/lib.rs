@@ -34,5 +34,6 @@ pub mod disk;
 pub mod secrets;
 pub mod clock;
 pub mod metrics;
+pub mod planted;
 pub mod random;
 pub mod error;

@@ -13,6 +13,7 @@ use crate::account::{Account, Totals};
 use crate::error::{Error, Result};
 use crate::journal::JournalReader;
 use crate::node::with_version;
+use crate::planted::{Fault, planted};
 use crate::program::Programs;
 use crate::shard::{ShardStart, decode_state};
 use crate::store::Store;
@@ -123,7 +124,7 @@ impl Replay {
         let due_in_store = account.next_due();
         let mut since = 0;
         for (sequence, range) in tail {
-            if *sequence > account.applied() {
+            if *sequence > account.applied() || planted(Fault::ApplyTwiceOnReplay) {
                 account.apply(&decode(Position::new(self.shard, *sequence), &self.bytes[range.clone()])?);
                 since = if since == 0 { *sequence } else { since };
             }
@@ -236,7 +237,8 @@ fn replay(store: &Store, reader: &JournalReader, last_sequence: &[u64], threads:
     let mut from = Vec::new();
     for (shard, last) in last_sequence.iter().enumerate() {
         let replay = Replay::begin(store, shard as u16, *last)?;
-        from.push(replay.replay_start - 1);
+        let again = u64::from(planted(Fault::ApplyTwiceOnReplay));
+        from.push((replay.replay_start - 1).saturating_sub(again));
         by_thread[shard % threads.max(1)].push(replay);
     }
     if by_thread.len() == 1
