@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(http record state journal)
+all=(http forward record state journal)
 minimize=false
 seconds=15
 if [[ ${1:-} == --minimize ]]; then
@@ -28,9 +28,9 @@ flags="-C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 -C llvm-
 flags+=" -C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table"
 flags+=" -C debug-assertions=on -C overflow-checks=on -C codegen-units=4"
 host=$(rustc -vV | sed -n 's/^host: //p')
-RUSTFLAGS="$flags" cargo build --quiet --profile fuzz --package meed-fuzz --features fuzzer "${targets[@]/#/--bin=fuzz_}" \
+RUSTFLAGS="$flags" cargo build --quiet --profile checked --package meed-fuzz --features fuzzer "${targets[@]/#/--bin=fuzz_}" \
     --target "$host" --target-dir target/fuzz
-programs="target/fuzz/$host/fuzz"
+programs="target/fuzz/$host/checked"
 # The committed file to the fuzzer's folder and back; not instrumented.
 corpus() {
     cargo run --quiet --package meed-fuzz --bin corpus -- "$@"

@@ -1,3 +1,4 @@
+use meed_schemas::event::cursor;
 use meed_schemas::http::{
     BATCH_ITEMS_MAX, BadRequest, BatchFormat, Decoded, Operation, decode, decode_batch, decode_list_query,
     decode_lookup, decode_nothing, decode_outcome_query, decode_version_query, idempotency_key, subject,
@@ -144,6 +145,9 @@ fn queries(body: &[u8]) {
         Err(refusal) => refused(&refusal),
     }
     let _ = decode_version_query(&pairs);
+    if let Some(sequences) = cursor::decode(text, 1, 3) {
+        assert_eq!(cursor::decode(&cursor::encode(1, &sequences), 1, 3), Some(sequences));
+    }
     if let Some(position) = Position::parse(text) {
         assert_eq!(Position::parse(&position.to_string()), Some(position));
     }

@@ -5,10 +5,12 @@
 
 pub mod corpus;
 mod http;
+mod forward;
 mod state;
 mod record;
 mod journal;
 
+pub use forward::forward;
 pub use http::http;
 pub use journal::journal;
 pub use record::record;
@@ -18,4 +20,5 @@ pub use state::state;
 pub type Target = fn(&[u8]);
 
 /// Every target with the name of its corpus.
-pub const TARGETS: [(&str, Target); 4] = [("http", http), ("record", record), ("state", state), ("journal", journal)];
+pub const TARGETS: [(&str, Target); 5] =
+    [("http", http), ("forward", forward), ("record", record), ("state", state), ("journal", journal)];

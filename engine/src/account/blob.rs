@@ -12,6 +12,7 @@ use meed_schemas::time::NEVER;
 use super::facts::ClosedHold;
 use super::wallet::{Lot, Pending, Wallet};
 use super::{Account, Hold, KindCount, Manual, Operation, ProgramVersion, Rare, Reversed};
+use crate::planted::{Fault, planted};
 
 /// The version byte that this module writes and reads.
 const FORMAT: u8 = 1;
@@ -130,8 +131,9 @@ impl Account {
     }
 
     fn encode_operations(&self, out: &mut Vec<u8>) {
-        put_varint(out, self.operations.len() as u64);
-        for operation in &self.operations {
+        let forgotten = usize::from(planted(Fault::ForgetKeyAtCheckpoint));
+        put_varint(out, (self.operations.len() - forgotten) as u64);
+        for operation in &self.operations[forgotten..] {
             put_varint(out, self.applied - operation.target);
             put_signed(out, self.updated_at.wrapping_sub(operation.recorded_at));
             out.extend_from_slice(&operation.fingerprint.to_le_bytes());

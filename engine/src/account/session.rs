@@ -13,6 +13,7 @@ use super::keys::Found;
 use super::tier::TierBasis;
 use super::wallet::live;
 use super::{Account, Reversed, add_spend};
+use crate::planted::{Fault, planted};
 use crate::program::{Program, Programs, Version};
 
 /// What a turn is given besides account and request.
@@ -237,6 +238,9 @@ impl<'a> Session<'a> {
     /// Remembers that points were missing, under the request's `Idempotency-Key`.
     pub(super) fn remember_refusal(&mut self, refusal: &Refusal, hash: u128, fingerprint: u64, request_id: &RequestId) {
         let Refusal::InsufficientPoints { available_points, requested_points } = *refusal else { return };
+        if planted(Fault::ForgetRefusal) {
+            return;
+        }
         let detail = Detail::Refusal { available_points, requested_points, request_id: request_id.clone() };
         let mut record = self.draft(RecordKind::Refusal, self.now, self.newest.number, detail);
         record.keys.push(KeyBinding { hash, business: false });
@@ -365,8 +369,8 @@ pub(super) fn transaction<'a>(session: &Session<'a>, position: Position) -> Step
 /// How much of an original was reversed so far.
 pub(super) fn reversed_so_far(session: &Session<'_>, original: u64) -> Step<Reversed> {
     match session.account.reversed_of(original, session.facts) {
-        Found::Yes(reversed) => Ok(reversed),
-        Found::No => Ok(Reversed { original, points: 0, amount: 0 }),
+        Found::Yes(reversed) if !planted(Fault::ForgetReversed) => Ok(reversed),
+        Found::Yes(_) | Found::No => Ok(Reversed { original, points: 0, amount: 0 }),
         Found::Unknown => Err(Stop::load(Fetch::Fact(FactKey::Reversed(original)))),
     }
 }

@@ -9,6 +9,7 @@ use meed_schemas::time::{Millis, NEVER};
 
 use super::session::{Session, Step};
 use super::wallet::{Moves, live};
+use crate::planted::{Fault, planted};
 
 /// Settles everything due at or before now.
 pub(super) fn settle(session: &mut Session<'_>) -> Step<()> {
@@ -17,7 +18,11 @@ pub(super) fn settle(session: &mut Session<'_>) -> Step<()> {
     loop {
         let wallet = &session.account.wallet;
         let (activation, expiry) = (wallet.next_activation(), wallet.next_expiry());
-        let (hold, tier) = (session.account.hold_due, session.account.tier_due);
+        let (mut hold, tier) = (session.account.hold_due, session.account.tier_due);
+        if planted(Fault::ExpireHeldPoints) {
+            let pins = session.account.holds().iter().flat_map(|hold| &hold.pins);
+            hold = pins.map(|(expires_at, _)| *expires_at).fold(hold, Millis::min);
+        }
         let due = activation.min(hold).min(expiry).min(tier);
         if due > session.settle_until || due == NEVER {
             return Ok(());
@@ -56,7 +61,9 @@ fn activate(session: &mut Session<'_>, at: Millis) {
 
 fn end_hold(session: &mut Session<'_>, at: Millis) {
     let due = session.account.hold_due;
-    let Some(hold) = session.account.holds().iter().find(|hold| hold.expires_at == due) else { return };
+    let is_expired = |pin: &(Millis, i64)| pin.0 <= at && planted(Fault::ExpireHeldPoints);
+    let is_due = |hold: &&super::Hold| hold.expires_at == due || hold.pins.iter().any(is_expired);
+    let Some(hold) = session.account.holds().iter().find(is_due) else { return };
     let moves = release(session, &hold.pins, at);
     let hold = Position::new(session.shard, hold.id);
     commit(session, RecordKind::Void, at, Detail::Void { hold, reason: VoidReason::Expired }, moves);

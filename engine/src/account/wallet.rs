@@ -3,6 +3,7 @@
 //! While there is debt, no live lot has available points: whatever becomes available pays debt first, and
 //! nothing is owed before everything available was taken.
 
+use crate::planted::{Fault, planted};
 use meed_schemas::record::{Balances, LotKey, Move, MoveOp};
 use meed_schemas::time::{Millis, NEVER};
 use smallvec::SmallVec;
@@ -65,7 +66,8 @@ impl Wallet {
 
     /// What may be spent; negative while there is debt.
     pub(super) fn spendable(&self) -> i64 {
-        self.available - self.debt
+        let pending = if planted(Fault::CountPendingAsAvailable) { self.pending_points } else { 0 };
+        self.available - self.debt + pending
     }
 
     /// Total and pending points.
@@ -105,7 +107,9 @@ impl Wallet {
     /// Plans to take up to `points` available points in burn order, except from the lot `except`; returns
     /// how many are missing.
     pub(super) fn take(&self, op: MoveOp, mut points: i64, except: Option<Millis>, moves: &mut Moves) -> i64 {
-        for lot in &self.lots {
+        let latest_first = planted(Fault::BurnLatestFirst);
+        for index in 0..self.lots.len() {
+            let lot = &self.lots[if latest_first { self.lots.len() - 1 - index } else { index }];
             if points == 0 {
                 break;
             }

@@ -35,6 +35,7 @@ use super::walk::{Step, Walker};
 use super::{Floor, JournalOptions, Recovered};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::planted::{Fault, planted};
 
 /// A journal that is ready to be written to.
 pub(super) struct Started {
@@ -87,13 +88,17 @@ pub(super) fn start(disk: &Disk, dir: &Path, options: &JournalOptions, floor: &F
     let mut chain = examined.chain.clone();
     chain.last_checksum = active.1;
     let closed = retire(disk, dir, &examined, &tail)?;
+    let mut last_sequence = chain.last_sequence.clone();
+    if planted(Fault::ReuseSequenceAfterTornTail) && examined.cut.is_some() {
+        last_sequence.iter_mut().for_each(|last| *last = last.saturating_sub(1));
+    }
     let recovered = Recovered {
         journal_id,
         incarnation,
         created,
         clean: mark.mark.clean,
         last_batch: chain.last_batch,
-        last_sequence: chain.last_sequence.clone(),
+        last_sequence,
         copied_batches,
         cut: examined.cut,
     };
@@ -211,10 +216,14 @@ impl Tail {
                 prepared.file.write_at(builder.rebuild(copy, batch.contents()), index.end)?;
                 index.add(&header, copy.total_bytes(), batch.runs());
             }
-            prepared.file.sync_data()?;
+            if !planted(Fault::AcknowledgeUnsyncedTail) {
+                prepared.file.sync_data()?;
+            }
         }
         prepared.file.write_at(&header.encode(), 0)?;
-        prepared.file.sync_data()?;
+        if !planted(Fault::AcknowledgeUnsyncedTail) {
+            prepared.file.sync_data()?;
+        }
         Ok((Active { header, file: prepared.file, bytes: prepared.bytes, index }, checksum))
     }
 }

@@ -13,6 +13,7 @@ use super::{Held, Output, Shard, World};
 use crate::account::{FactKey, FactValue, Totals};
 use crate::commit::Lane;
 use crate::error::Result;
+use crate::planted::{Fault, planted};
 use crate::store::{self, AccountWrite, KeyClass, ShardCheckpoint, ShardState, SpilledKey};
 
 /// Rows in one store batch, blobs and spilled facts together. A question to the store waits for one batch
@@ -121,7 +122,8 @@ impl Shard {
             let batch = ShardCheckpoint { shard: self.id, accounts, keys, state };
             // Held until the journal has the last record decided: blobs, totals and count are of now.
             let held = Held::Checkpoint(Box::new(batch), copied);
-            out.ready.extend(lane.hold(self.id, self.next_sequence - 1, held));
+            let saw = if planted(Fault::CheckpointAhead) { 0 } else { self.next_sequence - 1 };
+            out.ready.extend(lane.hold(self.id, saw, held));
         }
         Ok(())
     }
@@ -213,6 +215,7 @@ impl super::table::Live {
         let mut facts = Vec::new();
         for spilled in self.account.overlay().iter().filter(|s| s.at > self.writing_up_to) {
             match (spilled.fact, &spilled.value) {
+                (FactKey::Key { .. }, _) if planted(Fault::LoseSpilledKey) => {}
                 (FactKey::Key { hash, business }, FactValue::Outcome(outcome)) => keys.push(SpilledKey {
                     class: if business { KeyClass::Business } else { KeyClass::Idempotency },
                     week: store::week_of(spilled.recorded_at),
@@ -237,7 +240,8 @@ impl super::table::Live {
 
     /// Whether the store has this account as it is, so that it may leave memory.
     fn is_clean(&self) -> bool {
-        self.dirty_since == 0 && self.writes_under_way == 0 && self.waiting.is_empty() && self.account.exists()
+        let nobody_waits = self.waiting.is_empty() || planted(Fault::EvictWhileLoading);
+        self.dirty_since == 0 && self.writes_under_way == 0 && nobody_waits && self.account.exists()
     }
 }
 

@@ -29,6 +29,7 @@ pub use messages::{
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Records, Totals, Turn, Verdict, needs, turn};
 use crate::commit::Lane;
 use crate::error::{Error, Result};
+use crate::planted::{Fault, planted};
 use fetch::{absent_keys, fetch};
 use filter::KeyFilter;
 use table::{Live, Parked, Resident, Table, scope};
@@ -266,7 +267,10 @@ impl Shard {
                 let reply = Reply::Executed { record: records.swap_remove(index), replayed: false };
                 Self::hold_reply(self.id, envelope, saw, reply, lane, out);
             }
-            Verdict::Reply(reply) => Self::hold_reply(self.id, envelope, saw, reply, lane, out),
+            Verdict::Reply(reply) => {
+                let saw = if planted(Fault::ReleaseReadEarly) { 0 } else { saw };
+                Self::hold_reply(self.id, envelope, saw, reply, lane, out);
+            }
             Verdict::Replay(position) => {
                 let outcome = envelope.request.command == Command::Outcome;
                 out.replays += u64::from(!outcome);
@@ -286,6 +290,7 @@ impl Shard {
             lane.append(record)?;
             self.totals.add(record);
         }
+        lane.end_decision();
         self.next_sequence += records.len() as u64;
         self.last_recorded_at = now;
         Ok(())

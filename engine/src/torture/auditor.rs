@@ -11,6 +11,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::{Balances, Record, RecordKind};
 use meed_schemas::time::{DAY_MS, Millis};
 
+use super::ledger::Ledger;
 use super::node::{Decided, Seen, Watch};
 use crate::journal::JournalReader;
 use crate::journal::frame::Frames;
@@ -75,6 +76,7 @@ pub(super) struct Auditor {
     /// Attempts that were delivered and are not decided, by account, in order.
     queues: BTreeMap<Identity, VecDeque<u32>>,
     shown: BTreeMap<Identity, Shown>,
+    ledger: Ledger,
     /// What each key led to first: by account, business or not, and hash.
     keys: BTreeMap<(Identity, bool, u128), Position>,
     /// Where an ask was executed, as its client was told.
@@ -90,6 +92,7 @@ impl Auditor {
             attempts: Vec::new(),
             queues: BTreeMap::new(),
             shown: BTreeMap::new(),
+            ledger: Ledger::default(),
             keys: BTreeMap::new(),
             told: BTreeMap::new(),
             latest_ms: Millis::MIN,
@@ -207,24 +210,27 @@ impl Auditor {
         if let Some(found) = found {
             return Err(found);
         }
-        self.forget_the_process();
-        Ok(())
+        self.forget_the_process()
     }
 
     /// What was under way is lost, and what is known of accounts is what their records say.
-    fn forget_the_process(&mut self) {
+    fn forget_the_process(&mut self) -> Result<(), String> {
         self.queues.clear();
         for attempt in &mut self.attempts {
             attempt.stage = Stage::Answered;
         }
         self.shown.clear();
         self.keys.clear();
+        self.ledger = Ledger::default();
+        self.logs.iter().flat_map(|log| &log.records).try_for_each(|(record, _)| self.ledger.learn(record))?;
         for (record, _) in self.logs.iter().flat_map(|log| &log.records) {
             note(&mut self.shown, record);
+            self.ledger.take(record)?;
             for key in &record.keys {
                 self.keys.insert((record.identity.clone(), key.business, key.hash), record.position);
             }
         }
+        Ok(())
     }
 
     fn appended(&mut self, record: &Record, bytes: Box<[u8]>) -> Result<(), String> {
@@ -245,7 +251,7 @@ impl Auditor {
         let log = &mut self.logs[shard];
         log.records.push((record.clone(), bytes));
         note(&mut self.shown, record);
-        Ok(())
+        self.ledger.take(record)
     }
 
     /// Checks an answer that was just decided against what the records say.
@@ -264,6 +270,14 @@ impl Auditor {
                 if self.record(record.position) != Some(record) =>
             {
                 return Err(format!("request {ask} shows a record that was not decided: {record:?}"));
+            }
+            Decided::Reply(Reply::Refused(Refusal::InsufficientPoints { .. })) if shown.sequence > 0 => {
+                let is_remembered = |hash| self.keys.contains_key(&(request.identity.clone(), false, hash));
+                if request.keys.idempotency.is_some_and(|hash| !is_remembered(hash)) {
+                    return Err(format!(
+                        "request {ask} is refused for want of points, and its key does not remember it"
+                    ));
+                }
             }
             Decided::Reply(Reply::Refused(Refusal::UnknownAccount)) if shown.sequence > 0 && !has_changed => {
                 return Err(format!("request {ask} finds no account {:?}, which has {shown:?}", request.identity));
@@ -298,10 +312,13 @@ impl Watch for Auditor {
         self.time_is(seen.now.min(seen.settle_until));
         let before = self.shown.clone();
         let mut changed = Vec::new();
+        let mut last: BTreeMap<Identity, Record> = BTreeMap::new();
         for (record, bytes) in seen.records {
             self.appended(&record, bytes)?;
-            changed.push(record.identity);
+            changed.push(record.identity.clone());
+            last.insert(record.identity.clone(), record);
         }
+        last.values().try_for_each(|record| self.ledger.check_balances(record))?;
         let mut decided: Vec<(u32, Decided<'_>)> = Vec::new();
         for (to, what) in seen.held {
             if self.attempts[to.slot as usize].stage == Stage::Delivered {

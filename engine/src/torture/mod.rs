@@ -9,6 +9,7 @@ mod ask;
 mod auditor;
 mod event;
 mod generate;
+mod ledger;
 mod minimize;
 mod node;
 mod profile;

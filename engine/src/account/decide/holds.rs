@@ -14,6 +14,7 @@ use crate::account::keys::Found;
 use crate::account::session::{Session, Step, Stop};
 use crate::account::settle::release;
 use crate::account::wallet::{Moves, live};
+use crate::planted::{Fault, planted};
 
 /// (expiry, points) of a hold.
 pub(super) type Pins = SmallVec<[(Millis, i64); 1]>;
@@ -82,7 +83,7 @@ pub(super) fn capture(session: &mut Session<'_>, operation: &mut Operation<'_>) 
         if captured > 0 {
             moves.push(live(MoveOp::Capture, expires_at, captured));
         }
-        if pinned > captured {
+        if pinned > captured && !planted(Fault::LoseRemainderOfCapture) {
             rest.push((expires_at, pinned - captured));
         }
     }

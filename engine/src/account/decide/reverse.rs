@@ -15,6 +15,7 @@ use crate::account::facts::{FactKey, Fetch};
 use crate::account::keys::{Found, key_fact};
 use crate::account::session::{Session, Step, Stop, put_expired_before, reversed_so_far, transaction, worth_of};
 use crate::account::wallet::{LOTS_MAX, Moves, live};
+use crate::planted::{Fault, planted};
 use crate::program::award::award;
 
 /// The position of the sale that has a business key.
@@ -64,7 +65,10 @@ fn portion_of(
     // A record of an amount names a version that exists: versions are kept as long as records.
     let recomputed = amount_award
         .and_then(|applied| {
-            let version = session.program.version(original.program_version)?;
+            let version = match planted(Fault::ReverseWithCurrentVersion) {
+                true => session.newest,
+                false => session.program.version(original.program_version)?,
+            };
             award(amount_left - amount, &version.document.earning, applied.applied_multiplier).ok()
         })
         .map_or(0, |award| award.points);
