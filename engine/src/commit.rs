@@ -89,11 +89,11 @@ pub struct Lane<H> {
 
 impl<H> Lane<H> {
     /// A lane for shards whose last durable sequences are `durable_sequence` (indexed by shard, all of the
-    /// node's).
-    pub fn new(durable_sequence: Vec<u64>) -> Self {
+    /// node's), whose batches end with the decision that takes them to `batch_bytes_max`.
+    pub fn new(durable_sequence: Vec<u64>, batch_bytes_max: usize) -> Self {
         Self {
             first_shard: 0,
-            batch_bytes_max: usize::MAX,
+            batch_bytes_max,
             full: VecDeque::new(),
             filling: Buffer::default(),
             filling_number: 1,
@@ -108,7 +108,7 @@ impl<H> Lane<H> {
 
     /// A lane for one shard alone, whose batches end with the decision that takes them to `batch_bytes_max`.
     pub fn of_shard(shard: u16, durable_sequence: u64, batch_bytes_max: usize) -> Self {
-        Self { first_shard: shard, batch_bytes_max, ..Self::new(vec![durable_sequence]) }
+        Self { first_shard: shard, ..Self::new(vec![durable_sequence], batch_bytes_max) }
     }
 
     fn index(&self, shard: u16) -> usize {

@@ -46,7 +46,7 @@ fn released(lane: &mut Lane<&'static str>) -> Vec<&'static str> {
 
 #[test]
 fn nothing_leaves_before_the_batch_that_it_saw_is_complete() {
-    let mut lane = Lane::new(vec![7, 0]);
+    let mut lane = Lane::new(vec![7, 0], usize::MAX);
     assert_eq!(lane.hold(0, 7, "old"), Some("old"), "what was durable before is given back at once");
     append(&mut lane, 0, 8..=9);
     assert_eq!(lane.hold(0, 8, "first"), None);
@@ -66,7 +66,7 @@ fn nothing_leaves_before_the_batch_that_it_saw_is_complete() {
 
 #[test]
 fn several_batches_under_way_release_in_their_order() {
-    let mut lane = Lane::new(vec![0, 0]);
+    let mut lane = Lane::new(vec![0, 0], usize::MAX);
     append(&mut lane, 0, 1..=1);
     lane.hold(0, 1, "a1");
     let first = lane.submit().unwrap();
@@ -93,7 +93,7 @@ fn several_batches_under_way_release_in_their_order() {
 
 #[test]
 fn a_completion_covers_the_batches_before_it() {
-    let mut lane = Lane::new(vec![0, 0]);
+    let mut lane = Lane::new(vec![0, 0], usize::MAX);
     append(&mut lane, 0, 1..=3);
     lane.hold(0, 3, "a");
     let _written_with_the_next = lane.submit().unwrap();
@@ -107,7 +107,7 @@ fn a_completion_covers_the_batches_before_it() {
 
 #[test]
 fn a_buffer_has_its_records_in_order_and_a_run_per_shard() {
-    let mut lane = Lane::<()>::new(vec![0, 4, 0]);
+    let mut lane = Lane::<()>::new(vec![0, 4, 0], usize::MAX);
     for position in [(1, 5), (0, 1), (1, 6), (0, 2), (1, 7)] {
         lane.append(&record(position.0, position.1)).unwrap();
     }
@@ -133,7 +133,7 @@ fn a_buffer_has_its_records_in_order_and_a_run_per_shard() {
 
 #[test]
 fn a_record_that_is_too_long_is_a_fault_and_leaves_the_batch_whole() {
-    let mut lane = Lane::<()>::new(vec![0]);
+    let mut lane = Lane::<()>::new(vec![0], usize::MAX);
     lane.append(&record(0, 1)).unwrap();
     let before = lane.filling_bytes();
     let mut long = record(0, 2);

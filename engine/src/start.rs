@@ -133,7 +133,11 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
 /// The commit pipelines of a worker: one for each unit that its journal makes durable by itself.
 fn lanes(journal: &OpenJournal, last_sequence: &[u64], worker: usize, workers: usize) -> Lanes {
     match journal {
-        OpenJournal::Embedded(_) => Lanes::Shared(Lane::new(last_sequence.to_vec()).into()),
+        OpenJournal::Embedded(journal) => {
+            // The batches of all workers go in one write, and each may exceed this by its last decision.
+            let batch_bytes_max = journal.batch_bytes_max() / (2 * workers);
+            Lanes::Shared(Lane::new(last_sequence.to_vec(), batch_bytes_max).into())
+        }
         OpenJournal::Cql { .. } => {
             let own = last_sequence.iter().enumerate().skip(worker).step_by(workers);
             let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, cql::BATCH_BYTES).into();

@@ -65,7 +65,7 @@ impl Stage {
 
     /// Appends so many records to every shard, each seventh of them without an event.
     fn append(&mut self, count: u64) {
-        let mut lane: Lane<()> = Lane::new(self.last.clone());
+        let mut lane: Lane<()> = Lane::new(self.last.clone(), usize::MAX);
         for _ in 0..count {
             for shard in 0..SHARDS {
                 let sequence = &mut self.last[usize::from(shard)];

@@ -157,8 +157,9 @@ impl Node {
             times.wall_ms,
             &|| Ok(seed),
         )?;
+        let batch_bytes_max = journal.batch_bytes_max() / (2 * usize::from(profile.workers));
         let worker = |_| Worker {
-            lane: Lane::new(recovered.last_sequence.clone()),
+            lane: Lane::new(recovered.last_sequence.clone(), batch_bytes_max),
             clock: Clock::new(times.wall_ms, times.elapsed_ms, profile.clock_jump_ms),
             ready: Vec::new(),
             messages: VecDeque::new(),
@@ -239,7 +240,7 @@ impl Node {
     }
 
     fn may_submit(&self, worker: &Worker) -> bool {
-        worker.lane.filling_bytes() > 0 && worker.lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
+        worker.lane.has_batch() && worker.lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
     }
 
     /// Does one thing; nothing when there is no such thing to do.

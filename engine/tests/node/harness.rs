@@ -171,7 +171,7 @@ pub(crate) fn old_folder(data: &Path, last: Millis, accounts: &[(&str, i64, Mill
     let mut shards: Vec<Shard> = (0..folder.shards).map(|id| Shard::new(begin(id), limits)).collect();
     let program = Program::create("p", last - 10_000, Document::parse(DOCUMENT.as_bytes()).unwrap()).unwrap();
     let programs = Arc::new(Programs::default().with(program));
-    let mut lane = Lane::<Held>::new(recovered.last_sequence);
+    let mut lane = Lane::<Held>::new(recovered.last_sequence, usize::MAX);
     let earned = |(id, points, until): &(&str, i64, Millis)| request(id, earn_until(*points, *until), None);
     let requests = std::iter::once((put_program(), last - 10_000));
     let requests = requests.chain(accounts.iter().map(earned).map(|request| (request, last - 5_000)));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use harness::{Running, config, earn, earn_until, old_folder, request, reverse, seconds_from_now};
 use meed_engine::verify::verify;
-use meed_schemas::command::Command;
+use meed_schemas::command::{Command, References};
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::time::{DAY_MS, Millis};
 
@@ -52,6 +52,33 @@ fn a_restart_in_order_keeps_everything_and_replays_nothing() {
         assert_eq!((view.balances.total, view.sequence), (6, 3));
     }
     node.stop();
+}
+
+#[test]
+fn more_at_once_than_a_segment_holds_goes_in_several_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Running::start(harness::Config { workers: 3, ..config(folder.path()) });
+    let segment_bytes = config(folder.path()).segment_bytes;
+    let references = References {
+        metadata: Some(format!("{{\"text\":\"{}\"}}", "x".repeat(4_000)).into()),
+        ..References::default()
+    };
+    let requests: Vec<_> = (0..1_000)
+        .map(|n| {
+            let mut command = earn(1);
+            if let Command::Earn { references: given, .. } = &mut command {
+                *given = Some(Box::new(references.clone()));
+            }
+            request(&format!("m-{}", n % 50), command, Some(n))
+        })
+        .collect();
+    let answers = node.ask_many(requests.clone());
+    assert!(4_000 * answers.len() as u64 > 3 * segment_bytes);
+    for (before, again) in answers.iter().zip(node.ask_many(requests)) {
+        assert_eq!(executed(before), executed(&again));
+    }
+    node.stop();
+    assert_eq!(verify(folder.path(), None).unwrap().records, 1_001);
 }
 
 #[test]

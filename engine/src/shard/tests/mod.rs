@@ -112,7 +112,7 @@ impl Bench {
         durable[usize::from(SHARD)] = start.last_sequence;
         Self {
             shard: Shard::new(start, limits),
-            lane: Lane::new(durable),
+            lane: Lane::new(durable, usize::MAX),
             store,
             world: World { now: START, settle_until: Millis::MAX, elapsed_ms: 0, programs },
             journal,
