@@ -67,6 +67,12 @@ impl Drop for Broker {
     }
 }
 
+/// The binary `meed`: that of the variable MEED, else the one built beside this test.
+fn binary() -> PathBuf {
+    let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("meed");
+    std::env::var_os("MEED").map_or(beside, PathBuf::from)
+}
+
 /// A node of this test, on an address that it keeps over restarts.
 struct Node {
     child: Child,
@@ -77,10 +83,8 @@ struct Node {
 
 impl Node {
     fn start(data: PathBuf, brokers: String, ports: [u16; 2]) -> Self {
-        let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("meed");
-        let binary = std::env::var_os("MEED").map_or(beside, PathBuf::from);
         let log = std::fs::File::options().create(true).append(true).open(data.with_extension("log")).unwrap();
-        let mut child = Command::new(binary)
+        let mut child = Command::new(binary())
             .args(["--listen", &format!("127.0.0.1:{}", ports[0])])
             .args(["--metrics-listen", &format!("127.0.0.1:{}", ports[1])])
             .args(["--kafka-brokers", &brokers, "--kafka-balances-interval-ms", "500", "--data"])
@@ -291,7 +295,17 @@ fn topic_missing() {
     assert_eq!(node.get(0, "/readyz").0, 200);
     broker.run("topics");
     node.wait("meed_publish_up", |up| up == 1);
-    check(load, node, &broker);
+    let check = check(load, node, &broker);
+    // What the journal of the stopped node gives once more is the same.
+    let replayed = ["EVENTS_TOPIC=replayed", "BALANCES_TOPIC=not-used"];
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka.sh");
+    let made = Command::new("env").args(replayed).arg(script).arg("topics").arg(&broker.folder).status().unwrap();
+    assert!(made.success());
+    let arguments = ["events", "replay", "--topic", "replayed", "--kafka-brokers", &broker.address(), "--data"];
+    let ended = Command::new(binary()).args(arguments).arg(folder.path().join("data")).status().unwrap();
+    assert!(ended.success(), "meed events replay: {ended}");
+    let again = check_topics(&broker.address(), "replayed", None).unwrap();
+    assert_eq!((again.events, again.again, again.accounts()), (check.events, 0, check.accounts()));
 }
 
 #[test]

@@ -7,6 +7,9 @@ use clap::builder::PossibleValuesParser;
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 
+use meed_engine::publish::Range;
+use meed_schemas::time::{self, Millis};
+
 use crate::config::{DECLARED, ENVIRONMENT_PREFIX, Loaded, SettingError, Settings, load};
 pub use crate::exit::{EXIT_DAMAGED, EXIT_DONE, EXIT_FAILED, EXIT_LOCKED, EXIT_USAGE};
 use crate::torture::Worlds;
@@ -46,6 +49,15 @@ pub enum Command {
         from: u64,
         /// Most lines.
         limit: Option<u64>,
+    },
+    /// Publish events of a stopped node's folder once more.
+    EventsReplay {
+        /// The settings: folder, brokers and properties of the client.
+        loaded: Box<Loaded>,
+        /// Into which topic.
+        topic: String,
+        /// Which events.
+        range: Range,
     },
     /// Print the effective settings.
     ConfigShow(Box<Loaded>),
@@ -173,12 +185,24 @@ fn grammar() -> Clap {
                 .about("Print the effective settings as TOML, and where each comes from")
                 .args(setting_arguments()),
         );
+    let instant = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("TIME").help(help).value_parser(parse_instant)
+    };
+    let replay = Clap::new("replay")
+        .about("Publish events of a stopped node's folder once more, into a topic, with the same bytes")
+        .arg(Arg::new("topic").long("topic").value_name("TOPIC").required(true).help("The topic; it must exist"))
+        .arg(instant("since", "Only what was recorded at or after this (RFC 3339)"))
+        .arg(instant("until", "Only what was recorded before this"))
+        .arg(Arg::new("program").long("program").value_name("PROGRAM").help("Only events of this program"))
+        .args(setting_arguments());
+    let events =
+        Clap::new("events").about("Events").subcommand_required(true).arg_required_else_help(true).subcommand(replay);
     Clap::new("meed")
         .about("Durable, in-memory loyalty-points transaction processor")
         .version(env!("CARGO_PKG_VERSION"))
         .args(setting_arguments())
         .args_conflicts_with_subcommands(true)
-        .subcommands([serve, verify, inspect, config, torture()])
+        .subcommands([serve, verify, inspect, events, config, torture()])
         .after_help(AFTER_HELP)
 }
 
@@ -203,6 +227,19 @@ pub fn parse(
         Some(("config", matches)) => {
             settings(matches.subcommand_matches("show").unwrap_or(matches)).map(Command::ConfigShow)
         }
+        Some(("events", matches)) => {
+            let matches = matches.subcommand_matches("replay").unwrap_or(matches);
+            let loaded = settings(matches)?;
+            if loaded.settings.kafka_brokers.is_empty() {
+                return Err(SettingError("--kafka-brokers says where to publish to".to_owned()).into());
+            }
+            let range = Range {
+                since: matches.get_one("since").copied(),
+                until: matches.get_one("until").copied(),
+                program: matches.get_one("program").cloned(),
+            };
+            Ok(Command::EventsReplay { loaded, topic: matches.get_one("topic").cloned().unwrap_or_default(), range })
+        }
         Some(("torture", matches)) => Ok(Command::Torture(torture_of(matches))),
         Some(("verify", matches)) => Ok(Command::Verify { data: data(matches) }),
         Some((_, matches)) => Ok(Command::Inspect {
@@ -212,6 +249,10 @@ pub fn parse(
             limit: matches.get_one("limit").copied(),
         }),
     }
+}
+
+fn parse_instant(text: &str) -> Result<Millis, String> {
+    time::parse(text).ok_or_else(|| "must be a time such as 2026-11-21T00:00:00Z".to_owned())
 }
 
 fn data(matches: &ArgMatches) -> PathBuf {
@@ -319,6 +360,9 @@ mod tests {
             ("verify", "DIR"),
             ("inspect d --account nothing", "PROGRAM/ACCOUNT"),
             ("inspect d --limit 0", "--limit"),
+            ("events replay --kafka-brokers b:1", "--topic"),
+            ("events replay --topic t", "--kafka-brokers"),
+            ("events replay --topic t --kafka b:1 --since yesterday", "must be a time"),
             ("nonsense", "nonsense"),
             ("config", "show"),
         ] {
@@ -338,6 +382,10 @@ mod tests {
             panic!()
         };
         assert_eq!((account, from, limit), (Some(("p".to_owned(), "m-1".to_owned())), 7, Some(3)));
+        let line = "events replay --topic t --kafka b:1 --data d --since 1970-01-01T00:00:01Z --program p";
+        let Ok(Command::EventsReplay { loaded, topic, range }) = run(line, &[]) else { panic!() };
+        assert_eq!((loaded.settings.kafka_brokers.as_str(), topic.as_str()), ("b:1", "t"));
+        assert_eq!((range.since, range.until, range.program.as_deref()), (Some(1_000), None, Some("p")));
         let Ok(Command::Torture(torture)) = run("torture --seeds 7 --first 3 --jobs 2", &[]) else { panic!() };
         assert_eq!(torture, Worlds { first: 3, seeds: 7, jobs: 2, verbose: false });
         let Ok(Command::Torture(torture)) = run("torture --seed 9 --verbose", &[]) else { panic!() };

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let command = cli::parse(std::env::args_os(), environment, |path| std::fs::read_to_string(path));
     ExitCode::from(match command {
         Ok(Command::Serve(loaded)) => server::run(*loaded),
+        Ok(Command::EventsReplay { loaded, topic, range }) => tools::replay(&loaded.settings, topic, &range),
         Ok(Command::ConfigShow(loaded)) => print(&loaded.show()),
         Ok(Command::Verify { data }) => tools::verify(&data),
         Ok(Command::Inspect { data, account, from, limit }) => tools::inspect(&data, account, from, limit),

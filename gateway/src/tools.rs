@@ -3,10 +3,14 @@
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use meed_engine::config::KafkaOptions;
 use meed_engine::error::Error;
 use meed_engine::inspect::{Selection, inspect as inspect_folder};
+use meed_engine::publish::{Range, replay as replay_events};
 use meed_engine::verify::verify as verify_folder;
 
+use crate::backend::kafka_options;
+use crate::config::Settings;
 use crate::exit::{EXIT_DONE, EXIT_FAILED};
 
 /// Checks a data folder and says what was checked; exit code 1 on the first violation.
@@ -61,6 +65,16 @@ pub fn inspect(data: &Path, account: Option<(String, String)>, from: u64, limit:
         (Err(error), _) => fail(&error, false),
         (Ok(_), Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => EXIT_FAILED,
         _ => EXIT_DONE,
+    }
+}
+
+/// Publishes events of a folder once more, and says how many.
+pub fn replay(settings: &Settings, topic: String, range: &Range) -> u8 {
+    let Some(options) = kafka_options(settings) else { return EXIT_FAILED };
+    let options = KafkaOptions { events_topic: topic, ..options };
+    match replay_events(&settings.data, &options, range) {
+        Ok(count) => print(&format!("published {count} events into {}\n", options.events_topic)),
+        Err(error) => fail(&error, false),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod audit;
 mod diagnose;
+mod events;
 mod opening;
 mod resolve;
 
@@ -13,6 +14,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub(crate) use audit::audit;
+pub(crate) use events::{compare_events, cursor_now};
 pub(crate) use opening::{open_accounts, read_openings};
 pub(crate) use resolve::resolve;
 
@@ -38,6 +40,8 @@ pub(crate) struct Opening {
 pub(crate) struct Books {
     pub(crate) run: String,
     pub(crate) prefix: String,
+    /// Where the event stream stood before; none: the server has no stream.
+    pub(crate) events_from: Option<String>,
     pub(crate) entries: HashMap<u32, Entry>,
     /// Accounts that were there before; the others began with nothing.
     pub(crate) openings: HashMap<u32, Opening>,
@@ -70,6 +74,15 @@ impl Books {
         if self.result.violations.len() < VIOLATIONS_NAMED_MAX {
             self.result.violations.push(violation);
         }
+    }
+}
+
+/// Whether a transaction is none that anybody asks for: the server makes it when its time has come.
+fn is_of_the_server(kind: &str, reason: Option<&str>) -> bool {
+    match kind {
+        "EXPIRE" | "ACTIVATE" | "TIER" | "OPEN" | "STATUS" => true,
+        "VOID" => reason == Some("expired"),
+        _ => false,
     }
 }
 

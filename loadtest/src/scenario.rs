@@ -206,6 +206,8 @@ pub(crate) struct Check {
     pub(crate) floor: i64,
     /// Connections that ask.
     pub(crate) connections: u32,
+    /// Most transactions that are compared with the event stream.
+    pub(crate) events_max: u64,
     /// The server's deadline of a request: an unknown outcome is asked for no sooner than this after the load.
     pub(crate) resolve_after_ms: u64,
 }
@@ -217,6 +219,7 @@ impl Default for Check {
             walk_accounts_max: 200_000,
             floor: 0,
             connections: 16,
+            events_max: 500_000,
             resolve_after_ms: 10_000,
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::CurrentPrograms;
+use super::{CurrentPrograms, Range};
 use crate::config::KafkaOptions;
 use crate::error::{Error, Result};
 use crate::journal::JournalReader;
@@ -25,11 +25,23 @@ impl Publisher {
         _programs: CurrentPrograms,
         _metrics: PublishMetrics,
     ) -> Result<Self> {
-        Err(Error::Setting("this build has no Kafka client; build it with the feature `kafka`".into()))
+        Err(absent())
     }
 
     /// There is none to stop.
     pub fn stop(self, _patience: Duration) {
         match self {}
     }
+}
+
+/// Refuses.
+///
+/// # Errors
+/// Always.
+pub fn replay(_data: &Path, _options: &KafkaOptions, _range: &Range) -> Result<u64> {
+    Err(absent())
+}
+
+fn absent() -> Error {
+    Error::Setting("this build has no Kafka client; build it with the feature `kafka`".into())
 }

@@ -13,12 +13,17 @@
 
 use std::sync::Arc;
 
+use meed_schemas::record::Record;
+use meed_schemas::time::Millis;
+
 use crate::program::Programs;
 
 #[cfg(feature = "kafka")]
 mod run;
 #[cfg(not(feature = "kafka"))]
 mod absent;
+#[cfg(feature = "kafka")]
+mod replay;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "kafka")]
@@ -27,9 +32,31 @@ pub mod mark;
 pub mod outbox;
 
 #[cfg(not(feature = "kafka"))]
-pub use absent::Publisher;
+pub use absent::{Publisher, replay};
+#[cfg(feature = "kafka")]
+pub use replay::replay;
 #[cfg(feature = "kafka")]
 pub use run::{Published, Publisher};
+
+/// What of a journal is published once more.
+#[derive(Clone, Debug, Default)]
+pub struct Range {
+    /// Only what was recorded at or after this.
+    pub since: Option<Millis>,
+    /// Only what was recorded before this.
+    pub until: Option<Millis>,
+    /// Only of this program.
+    pub program: Option<String>,
+}
+
+impl Range {
+    /// Whether a record is in it.
+    pub fn has(&self, record: &Record) -> bool {
+        self.since.is_none_or(|since| record.recorded_at >= since)
+            && self.until.is_none_or(|until| record.recorded_at < until)
+            && self.program.as_deref().is_none_or(|program| record.identity.program() == program)
+    }
+}
 
 /// Gives the programs as they are now.
 pub type CurrentPrograms = Arc<dyn Fn() -> Arc<Programs> + Send + Sync>;

@@ -84,6 +84,21 @@ impl Node {
         }
     }
 
+    /// Pauses it; returns when none of its threads runs any more.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+        let begin = Instant::now();
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |task: io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        };
+        while !std::fs::read_dir(&tasks).unwrap().all(is_stopped) {
+            assert!(begin.elapsed() < PATIENCE, "it does not stop");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }

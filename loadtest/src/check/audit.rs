@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::check::{AskDetails, Books, diagnose, in_parallel};
+use crate::check::{AskDetails, Books, diagnose, in_parallel, is_of_the_server};
 use crate::error::Fault;
 use crate::http::{Client, Server};
 use crate::ledger::{Entry, digest};
@@ -50,15 +50,6 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Whether nobody asked for it.
-    fn is_of_the_server(&self) -> bool {
-        match self.kind.as_str() {
-            "EXPIRE" | "ACTIVATE" | "TIER" | "OPEN" | "STATUS" => true,
-            "VOID" => self.reason.as_deref() == Some("expired"),
-            _ => false,
-        }
-    }
-
     /// The key under which it was asked for, as far as the row tells.
     pub(super) fn key(&self) -> Option<&str> {
         self.reference_id.as_deref().or(self.pos_transaction_id.as_deref())
@@ -202,7 +193,7 @@ fn compare(audited: &mut Audited, rows: Vec<Row>, entry: Entry, change: i64, seq
         }
         expected_sequence = row.sequence.saturating_sub(1);
         sum = sum.saturating_add(row.points);
-        if row.is_of_the_server() {
+        if is_of_the_server(&row.kind, row.reason.as_deref()) {
             audited.expired_points += if row.kind == "EXPIRE" { row.points } else { 0 };
         } else {
             found.effects += 1;

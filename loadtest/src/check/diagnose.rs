@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::check::Books;
 use crate::check::audit::Row;
+use crate::check::{Books, is_of_the_server};
 use crate::ledger::{Logged, Seen, digest};
 use crate::summary::Violation;
 
@@ -53,8 +53,7 @@ fn differences(books: &Books, account: u32, rows: &[Row], details: &[(usize, Log
         let what = format!("{} {} of {} points", row.kind, row.transaction_id, row.points);
         let key = row.key().unwrap_or_default().to_owned();
         let operations = vec![key.clone(), row.transaction_id.clone()];
-        if row.key().is_none() && ["EXPIRE", "ACTIVATE", "TIER", "OPEN", "STATUS", "VOID"].contains(&row.kind.as_str())
-        {
+        if is_of_the_server(&row.kind, row.reason.as_deref()) {
             continue;
         }
         if acknowledged_keys.contains(&key) {

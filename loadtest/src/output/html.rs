@@ -101,7 +101,11 @@ fn seconds_label(value: f64) -> String {
 }
 
 fn count_label(value: f64) -> String {
-    if value >= 10_000.0 { format!("{:.0}k", value / 1_000.0) } else { format!("{value:.0}") }
+    match value {
+        10_000.0.. => format!("{:.0}k", value / 1_000.0),
+        ..10.0 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
 }
 
 fn time_label(value: f64) -> String {

@@ -52,7 +52,10 @@ impl<'a> Collector<'a> {
 
     /// Tallies of the stages, and the intervals in order.
     pub(crate) fn finish(self) -> (Vec<Tally>, Vec<IntervalRow>) {
-        (self.tallies, self.rows.into_values().map(|(_, row)| row).collect())
+        let mut rows: Vec<IntervalRow> = self.rows.into_values().map(|(_, row)| row).collect();
+        // The last interval is the rest after the schedule's end; often nothing is in it.
+        rows.pop_if(|row| row.tally.scheduled + row.tally.completed + row.tally.unknown == 0);
+        (self.tallies, rows)
     }
 
     fn is_warmup(&self, number: u64) -> bool {

@@ -54,37 +54,28 @@ pub(super) fn execute(
     let servers: Vec<Server> =
         session.servers.iter().map(|server| Server { program: scenario.program.clone(), ..server.clone() }).collect();
     let mut books = Books { run: run.clone(), prefix: common.account_prefix.clone(), ..Books::default() };
+    books.events_from = match scenario.check.level {
+        CheckLevel::Full => check::cursor_now(&servers[0])?,
+        CheckLevel::None => None,
+    };
     prepare(&mut books, &servers, &common.scenario, live)?;
     let usage = || session.started.as_ref().map(Servers::usage).unwrap_or_default();
     let before = usage();
     let mut fleet = gather(options, &common, live)?;
-    let files: Vec<u64> = fleet.hellos().map(|hello| hello.files_max).collect();
     let hosts: BTreeSet<String> = fleet.hellos().map(|hello| hello.host.clone()).collect();
-    let is_local = session.servers.iter().all(|server| server.address.ip().is_loopback());
-    plan::warnings(scenario, is_local).iter().for_each(|warning| live.say(&format!("warning: {warning}")));
-    common.sources = plan::sources(&options.sources, &common.targets, scenario.connections)?;
-    let shares = plan::shares(scenario.connections, &files)?;
-    let connecting = Instant::now();
-    let (open, failed, first_failure) = fleet.connect(plan::plans(&common, &shares))?;
-    let connect_ms = u64::try_from(connecting.elapsed().as_millis()).unwrap_or(u64::MAX);
-    live.say(&format!(
-        "{open} connections from {} processes in {:.1} s",
-        files.len(),
-        connecting.elapsed().as_secs_f64()
-    ));
-    if let Some(failure) = first_failure {
-        live.say(&format!("{failed} connections failed, the first: {failure}"));
-    }
+    let processes = fleet.hellos().count();
+    let mut connections = connect(options, &mut common, &mut fleet, live)?;
     if session.started.is_some() {
         std::thread::sleep(SETTLE);
     }
     let connected = usage();
     let stages = common.scenario.stages.clone();
     live.begin(&common.scenario.name, common.scenario.seconds());
-    let mut collector = Collector::new(&stages, scenario.interval_ms, files.len(), session.started.as_ref(), live);
+    let mut collector = Collector::new(&stages, scenario.interval_ms, processes, session.started.as_ref(), live);
     let expected = Duration::from_secs(common.scenario.seconds()) + Duration::from_millis(scenario.timeout_ms);
     let done = fleet.run(expected, &mut collector)?;
     let (tallies, rows) = collector.finish();
+    connections.open_at_end = rows.last().map_or(0, |row| row.open_connections);
     let end = usage();
     let generator_resident_bytes = done.iter().map(|done| done.resident_bytes).sum();
     let correctness = prove(books, &servers, &common.scenario, done, &mut fleet, live)?;
@@ -92,22 +83,53 @@ pub(super) fn execute(
     Ok(Execution {
         run,
         tallies,
-        connections: ConnectionsSummary {
-            wanted: scenario.connections,
-            open,
-            failed,
-            open_at_end: rows.last().map_or(0, |row| row.open_connections),
-            connect_ms,
-            sources: common.sources.iter().map(ToString::to_string).collect(),
-        },
+        connections,
         rows,
         correctness,
-        processes: u32::try_from(files.len()).unwrap_or(u32::MAX),
+        processes: u32::try_from(processes).unwrap_or(u32::MAX),
         hosts: hosts.into_iter().collect(),
         generator_resident_bytes,
         server_processes: session.started.as_ref().map_or(0, |started| started.process_count() as u32),
         server_use: [before, connected, end],
         scenario: common.scenario,
+    })
+}
+
+/// Plans the parts of all processes and makes the connections.
+fn connect(
+    options: &Options,
+    common: &mut Common,
+    fleet: &mut Fleet,
+    live: &mut Live,
+) -> Result<ConnectionsSummary, Fault> {
+    let wanted = common.scenario.connections;
+    let is_local = common.targets.iter().all(|target| target.ip().is_loopback());
+    let warnings = plan::warnings(&common.scenario, is_local);
+    warnings.iter().for_each(|warning| live.say(&format!("warning: {warning}")));
+    common.sources = plan::sources(&options.sources, &common.targets, wanted)?;
+    let files: Vec<u64> = fleet.hellos().map(|hello| hello.files_max).collect();
+    let shares = plan::shares(wanted, &files)?;
+    let began = Instant::now();
+    let (open, failed, first_failure) = fleet.connect(plan::plans(common, &shares))?;
+    let took = began.elapsed();
+    live.say(&format!("{open} connections from {} processes in {:.1} s", files.len(), took.as_secs_f64()));
+    if let Some(failure) = first_failure {
+        live.say(&format!("{failed} connections failed, the first: {failure}"));
+    }
+    if open == 0 {
+        let targets: Vec<String> = common.targets.iter().map(ToString::to_string).collect();
+        return Err(Fault::Failed(format!(
+            "no connection could be made to {}: is the server there?",
+            targets.join(", ")
+        )));
+    }
+    Ok(ConnectionsSummary {
+        wanted,
+        open,
+        failed,
+        open_at_end: 0,
+        connect_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        sources: common.sources.iter().map(ToString::to_string).collect(),
     })
 }
 
@@ -233,7 +255,10 @@ fn prove(
     }
     live.say(&format!("reading the books of {} accounts", books.entries.len()));
     check::audit(&mut books, servers, scenario.check, scenario.seed, &mut |accounts| fleet.details(accounts))?;
-    books.result.events = "the server has no event stream".to_owned();
+    match books.events_from.take() {
+        Some(cursor) => check::compare_events(&mut books, &servers[0], &cursor, scenario.check.events_max)?,
+        None => "the server has no event stream".clone_into(&mut books.result.events),
+    }
     books.result.conservation = if books.result.violation_count == 0 { "holds" } else { "violated" }.to_owned();
     Ok(books.result)
 }

@@ -1,0 +1,117 @@
+//! The event stream against the ledger: one event per acknowledged transaction, with its id and its points.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+
+use crate::check::{Books, is_of_the_server};
+use crate::error::Fault;
+use crate::http::{Client, Server};
+use crate::ledger::Entry;
+use crate::summary::Violation;
+
+/// Events of one request.
+const PAGE: u32 = 2_000;
+
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    cursor: Option<String>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    data: Option<Data>,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    account_id: String,
+    transaction_id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    points: i64,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Where the stream stands now; `None` when the server has none.
+///
+/// # Errors
+/// The server does not answer.
+pub(crate) fn cursor_now(server: &Server) -> Result<Option<String>, Fault> {
+    let reply = Client::new(server.clone()).get("/api/v1/events?after=now&follow=false")?;
+    if reply.status != 200 {
+        return Ok(None);
+    }
+    Ok(lines(&reply.body).filter_map(|line| line.cursor).last())
+}
+
+fn lines(body: &[u8]) -> impl Iterator<Item = Line> + '_ {
+    body.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+/// Reads the events since `cursor` and compares them with the books.
+///
+/// # Errors
+/// The server does not answer.
+pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, most: u64) -> Result<(), Fault> {
+    let expected: u64 = books.entries.values().map(|entry| u64::from(entry.effects)).sum();
+    if books.result.violation_count > 0 {
+        books.result.events = "not compared: the books are wrong already".to_owned();
+        return Ok(());
+    }
+    if expected > most {
+        books.result.events = format!("not compared: {expected} transactions, more than check.events_max {most}");
+        return Ok(());
+    }
+    let mut client = Client::new(server.clone());
+    let (mut cursor, mut seen, mut found) = (cursor.to_owned(), HashSet::new(), HashMap::<u32, Entry>::new());
+    loop {
+        let reply = client.get(&format!("/api/v1/events?after={cursor}&limit={PAGE}&follow=false"))?;
+        let mut count = 0;
+        let mut next = None;
+        for line in lines(&reply.body).filter(|_| reply.status == 200) {
+            next = line.cursor.or(next);
+            let (Some(id), Some(data)) = (line.id, line.data) else { continue };
+            count += 1;
+            let account = data.account_id.strip_prefix(&books.prefix).and_then(|number| number.parse::<u32>().ok());
+            let Some(account) = account.filter(|_| !is_of_the_server(&data.kind, data.reason.as_deref())) else {
+                continue;
+            };
+            // At least once: the same event may come again.
+            if seen.insert(id) {
+                found.entry(account).or_default().add_effect(&data.transaction_id, data.points);
+            }
+        }
+        match next {
+            Some(next) if count > 0 => cursor = next,
+            Some(_) => break,
+            None => {
+                let text = format!("the stream ends without a cursor: {} {}", reply.status, reply.text());
+                differ(books, String::new(), text);
+                return Ok(());
+            }
+        }
+    }
+    let mut accounts: Vec<u32> = books.entries.keys().chain(found.keys()).copied().collect();
+    accounts.sort_unstable();
+    accounts.dedup();
+    books.result.events = format!("{} events, as acknowledged", seen.len());
+    for account in accounts {
+        let expected = Entry { touched: true, ..books.entries.get(&account).copied().unwrap_or_default() };
+        let told = Entry { touched: true, ..found.get(&account).copied().unwrap_or_default() };
+        if expected != told {
+            let text = format!(
+                "{} transactions of {} points were acknowledged, the stream has {} of {}",
+                expected.effects, expected.points, told.effects, told.points
+            );
+            differ(books, books.account(account), text);
+        }
+    }
+    Ok(())
+}
+
+fn differ(books: &mut Books, account: String, detail: String) {
+    books.result.events = "differ from what was acknowledged".to_owned();
+    books.violate(Violation { kind: "events".to_owned(), account, detail, operations: Vec::new() });
+}

@@ -1,0 +1,57 @@
+//! Several processes, source addresses, and agents.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::stub::{Stub, Vice};
+use crate::{Setup, outcome, program, run, scenario};
+
+#[test]
+fn processes_share_a_schedule_and_their_histograms_are_merged() {
+    let stub = Stub::start(Vice::None);
+    let arguments = ["--processes", "3", "--sources", "127.0.0.1,127.0.0.2,127.0.0.3"].map(str::to_owned).to_vec();
+    let ran = run(stub.address, &Setup { arguments, ..Setup::default() });
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert_eq!(ran.number("/generator/processes"), 3.0);
+    assert_eq!(ran.number("/connections/open"), 8.0);
+    let scheduled = ran.number("/measured/scheduled");
+    // 600 are expected; six deviations of a Poisson count are 147.
+    assert!((450.0..750.0).contains(&scheduled), "{scheduled}");
+    assert_eq!(ran.number("/measured/latency/count"), scheduled);
+    assert_eq!(stub.earns() as f64, scheduled);
+}
+
+#[test]
+fn agents_bring_their_processes_when_they_know_the_token() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup::default();
+    let path = scenario(&setup, &folder);
+    let mut command = program();
+    command.arg("run").arg(path).args(["--target", &stub.address.to_string(), "--out"]).arg(folder.path().join("out"));
+    command.args(["--agents", "2", "--agents-listen", "127.0.0.1:0"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let invitation = lines.find(|line| line.contains("meed-loadtest agent")).unwrap();
+    let (token, address) = invitation.trim().split_once(" meed-loadtest agent THIS_HOST:").unwrap();
+    let token = token.strip_prefix("MEED_LOADTEST_TOKEN=").unwrap();
+    let address = format!("127.0.0.1:{address}");
+    // A stranger is not let in; the run waits for the two that it knows.
+    let mut stranger = program();
+    let stranger = stranger.args(["worker", &address]).env("MEED_LOADTEST_TOKEN", "guessed");
+    let mut stranger = stranger.stderr(Stdio::null()).spawn().unwrap();
+    assert!(!stranger.wait().unwrap().success());
+    let mut agent = program();
+    let agent = agent.args(["agent", &address, "--processes", "2"]).env("MEED_LOADTEST_TOKEN", token);
+    let mut agent = agent.stderr(Stdio::null()).spawn().unwrap();
+    let rest = std::thread::spawn(move || lines.count());
+    let output = child.wait_with_output().unwrap();
+    rest.join().unwrap();
+    // It would wait for the coordinator's next run.
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    let ran = outcome(output, folder);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert_eq!(ran.number("/generator/processes"), 2.0);
+    assert_eq!(stub.earns() as f64, ran.number("/measured/sent"));
+}

@@ -1,0 +1,281 @@
+//! A small honest server that can be told to be dishonest in one way. It shares no code with the harness.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// In which way it misbehaves. `u64`: with every so-manieth earn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vice {
+    None,
+    /// Once, after so many earns, nothing is answered for a while.
+    Stall {
+        after: u64,
+        pause: Duration,
+    },
+    /// Executes, and closes the connection without an answer.
+    DropsAnswers(u64),
+    /// Closes the connection and executes nothing.
+    DropsRequests(u64),
+    /// Executes, and tells other points.
+    AnswersWrongly(u64),
+    AppliesTwice(u64),
+    /// Acknowledges, and executes nothing.
+    Loses(u64),
+    /// Refuses, and executes all the same.
+    RefusesAndApplies(u64),
+    /// Keeps the sum and changes the parts: one point goes from one transaction to the next.
+    ShiftsPoints(u64),
+    /// Every answer takes so long.
+    Slow(Duration),
+    /// Says that a new request is a replay.
+    Replays(u64),
+    /// What it answers is no HTTP.
+    Babbles(u64),
+    /// Its event stream has gaps.
+    OmitsEvents(u64),
+}
+
+#[derive(Clone, Debug)]
+struct Transaction {
+    id: String,
+    points: i64,
+    key: String,
+    body: Value,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: HashMap<String, Vec<Transaction>>,
+    earns: u64,
+    shifted: i64,
+    events: Vec<Value>,
+    omits: Option<u64>,
+    stalled_until: Option<Instant>,
+}
+
+/// A running stub. It ends with the test.
+pub(crate) struct Stub {
+    pub(crate) address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+impl Stub {
+    pub(crate) fn start(vice: Vice) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let omits = if let Vice::OmitsEvents(every) = vice { Some(every) } else { None };
+        let state = Arc::new(Mutex::new(State { omits, ..State::default() }));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let state = Arc::clone(&shared);
+                // A connection ends when its client goes.
+                std::thread::spawn(move || serve(stream.ok()?, vice, &state));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Earns that came.
+    pub(crate) fn earns(&self) -> u64 {
+        self.state.lock().unwrap().earns
+    }
+}
+
+struct Request {
+    line: String,
+    key: String,
+    body: Vec<u8>,
+}
+
+fn read(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<Request> {
+    let mut buffer = [0; 8 << 10];
+    loop {
+        if let Some(end) = unread.windows(4).position(|part| part == b"\r\n\r\n") {
+            let head = String::from_utf8(unread[..end].to_vec()).unwrap();
+            let header = |name: &str| {
+                let found = head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")));
+                found.map(|line| line.split_once(':').unwrap().1.trim().to_owned())
+            };
+            let length: usize = header("content-length").map_or(0, |length| length.parse().unwrap());
+            if unread.len() >= end + 4 + length {
+                let body = unread[end + 4..end + 4 + length].to_vec();
+                unread.drain(..end + 4 + length);
+                let key = header("idempotency-key").unwrap_or_default();
+                return Some(Request { line: head.lines().next().unwrap().to_owned(), key, body });
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return None,
+            Ok(read) => unread.extend_from_slice(&buffer[..read]),
+        }
+    }
+}
+
+/// Waits; nobody sends on the channel.
+fn pause(time: Duration) {
+    let (_keep, never) = channel::<()>();
+    let _ = never.recv_timeout(time);
+}
+
+fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut unread = Vec::new();
+    loop {
+        let request = read(&mut stream, &mut unread)?;
+        let words: Vec<&str> = request.line.split(' ').collect();
+        let (path, query) = words[1].split_once('?').unwrap_or((words[1], ""));
+        assert!(!query.contains("cursor"), "the stub never gives one");
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let answer = match (words[0], parts.as_slice()) {
+            ("GET", ["livez"]) => Some((200, json!({}), "")),
+            ("GET", ["api", "v1", "version"]) => Some((200, json!({"version": "stub"}), "")),
+            ("GET", ["api", "v1", "events"]) => Some((200, Value::String(events(&state.lock().unwrap(), query)), "")),
+            ("POST", ["api", "v1", "points", account, "earn"]) => earn(state, vice, account, &request),
+            ("GET", ["api", "v1", "points", account, rest @ ..]) => {
+                let rows = state.lock().unwrap().accounts.get(*account).cloned();
+                Some(look(account, &rows.unwrap_or_default(), rest))
+            }
+            _ => Some((404, json!({"type": "/problems/not-found"}), "")),
+        };
+        let (status, body, headers) = answer?;
+        let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+        let length = body.len();
+        let text = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        let text = if headers == "babble" { "this is no HTTP at all\r\n\r\n".to_owned() } else { text };
+        stream.write_all(text.as_bytes()).ok()?;
+    }
+}
+
+/// A page of the stream; the cursor is a number of events.
+fn events(state: &State, query: &str) -> String {
+    let parameter = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let from = parameter("after").unwrap().parse().unwrap_or(state.events.len());
+    let limit = parameter("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+    let page = state.events.iter().skip(from).take(limit);
+    let mut text: String = page.clone().map(|event| format!("{event}\n")).collect();
+    // The first comes twice: at least once is what is promised.
+    text.extend(page.clone().next().map(|event| format!("{event}\n")));
+    text + &json!({"cursor": (from + page.count()).to_string()}).to_string()
+}
+
+type Reply = (u16, Value, &'static str);
+
+/// `None`: no answer, the connection ends.
+fn earn(state: &Mutex<State>, vice: Vice, account: &str, request: &Request) -> Option<Reply> {
+    if let Vice::Slow(time) = vice {
+        pause(time);
+    }
+    let body: Value = serde_json::from_slice(&request.body).unwrap();
+    let points = body["points"].as_i64().unwrap();
+    let mut guard = state.lock().unwrap();
+    let state = &mut *guard;
+    state.earns += 1;
+    let number = state.earns;
+    if let Vice::Stall { after, pause } = vice
+        && number == after
+    {
+        state.stalled_until = Some(Instant::now() + pause);
+    }
+    let is_turn = |every: u64| number.is_multiple_of(every);
+    let known = state.accounts.get(account).into_iter().flatten().find(|one| one.key == request.key).cloned();
+    let reply = match (known, vice) {
+        (Some(known), _) => Some((201, known.body, "Idempotent-Replayed: true\r\n")),
+        (None, Vice::DropsRequests(every)) if is_turn(every) => None,
+        (None, Vice::Loses(every)) if is_turn(every) => {
+            Some((201, body_of(&format!("t{number}"), account, points, 1, points), ""))
+        }
+        (None, Vice::ShiftsPoints(every)) if is_turn(every) => {
+            // What this one has too few, the next has too many.
+            let told = apply(state, account, &request.key, number, points);
+            let row = state.accounts.get_mut(account).unwrap().last_mut().unwrap();
+            row.points -= 1;
+            state.shifted = 1;
+            Some((201, told, ""))
+        }
+        (None, _) => {
+            let mut told = apply(state, account, &request.key, number, points);
+            if state.shifted > 0 {
+                state.accounts.get_mut(account).unwrap().last_mut().unwrap().points += state.shifted;
+                state.shifted = 0;
+            }
+            let mut headers = "";
+            match vice {
+                Vice::AnswersWrongly(every) if is_turn(every) => told["points"] = json!(points + 1),
+                Vice::AppliesTwice(every) if is_turn(every) => {
+                    apply(state, account, &request.key, number + 1_000_000, points);
+                }
+                Vice::Replays(every) if is_turn(every) => headers = "Idempotent-Replayed: true\r\n",
+                Vice::Babbles(every) if is_turn(every) => headers = "babble",
+                _ => {}
+            }
+            match vice {
+                Vice::DropsAnswers(every) if is_turn(every) => None,
+                Vice::RefusesAndApplies(every) if is_turn(every) => {
+                    Some((503, json!({"type": "/problems/overloaded"}), "Retry-After: 1\r\n"))
+                }
+                _ => Some((201, told, headers)),
+            }
+        }
+    };
+    let stalled = state.stalled_until.map(|until| until.saturating_duration_since(Instant::now()));
+    drop(guard);
+    pause(stalled.unwrap_or_default());
+    reply
+}
+
+fn body_of(id: &str, account: &str, points: i64, sequence: usize, total: i64) -> Value {
+    json!({
+        "transaction_id": id, "account_id": account, "type": "EARN", "points": points, "new_balance": total,
+        "available_points": total, "pending_points": 0, "held_points": 0, "sequence": sequence
+    })
+}
+
+fn apply(state: &mut State, account: &str, key: &str, number: u64, points: i64) -> Value {
+    let rows = state.accounts.entry(account.to_owned()).or_default();
+    let total = rows.iter().map(|row| row.points).sum::<i64>() + points;
+    let id = format!("t{number}");
+    let body = body_of(&id, account, points, rows.len() + 1, total);
+    if state.omits.is_none_or(|every| !number.is_multiple_of(every)) {
+        let data = json!({"account_id": account, "transaction_id": id, "type": "EARN", "points": points});
+        state.events.push(json!({"id": format!("e-{id}"), "data": data}));
+    }
+    rows.push(Transaction { id, points, key: key.to_owned(), body: body.clone() });
+    body
+}
+
+fn look(account: &str, rows: &[Transaction], what: &[&str]) -> Reply {
+    let total: i64 = rows.iter().map(|row| row.points).sum();
+    let unknown = |name: &str| (404, json!({"type": format!("/problems/{name}")}), "");
+    match what {
+        ["balance"] if rows.is_empty() => unknown("unknown-account"),
+        ["balance"] => {
+            let body = json!({
+                "account_id": account, "total_points": total, "available_points": total, "pending_points": 0,
+                "sequence": rows.len()
+            });
+            (200, body, "")
+        }
+        ["transactions"] => {
+            let row = |(index, row): (usize, &Transaction)| {
+                json!({
+                    "transaction_id": row.id, "type": "EARN", "points": row.points, "sequence": index + 1,
+                    "reference_id": row.key
+                })
+            };
+            let rows: Vec<Value> = rows.iter().enumerate().rev().map(row).collect();
+            (200, json!({"transactions": rows, "total_count": rows.len(), "has_more": false, "next": null}), "")
+        }
+        ["outcomes", key] => match rows.iter().find(|row| row.key == *key) {
+            Some(row) => (200, json!({"status": 201, "body": row.body}), ""),
+            None => unknown("unknown-outcome"),
+        },
+        _ => unknown("not-found"),
+    }
+}

@@ -1,0 +1,178 @@
+//! One vice, one test.
+
+use std::time::Duration;
+
+use crate::stub::{Stub, Vice};
+use crate::{Ran, Setup, program, run};
+
+fn against(vice: Vice, setup: &Setup) -> Ran {
+    run(Stub::start(vice).address, setup)
+}
+
+#[test]
+fn an_honest_server_passes() {
+    let stub = Stub::start(Vice::None);
+    let ran = run(stub.address, &Setup::default());
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+    assert_eq!(ran.number("/correctness/acknowledged_transactions"), stub.earns() as f64);
+    assert_eq!(ran.number("/correctness/transactions_read"), stub.earns() as f64);
+    assert_eq!(ran.number("/measured/completed"), ran.number("/measured/scheduled"));
+    assert_eq!(ran.summary["environment"]["server_version"], "stub");
+    let events = format!("{} events, as acknowledged", stub.earns());
+    assert_eq!(ran.summary["correctness"]["events"].as_str(), Some(events.as_str()));
+}
+
+#[test]
+fn a_stall_is_seen_in_an_open_loop_and_hidden_in_a_closed_one() {
+    let vice = Vice::Stall { after: 200, pause: Duration::from_millis(1_400) };
+    let open = against(vice, &Setup { seconds: 3, ..Setup::default() });
+    assert_eq!(open.code, 0, "{}", open.text);
+    // 420 of 900 requests were due while nothing was answered.
+    let p99 = open.number("/measured/latency/p99_us");
+    assert!((1_200_000.0..2_500_000.0).contains(&p99), "{}", open.text);
+    assert!(open.number("/measured/latency/p50_us") < p99);
+    // The service time of the few that were sent shows it less: that is why it is not the latency.
+    assert!(open.number("/measured/service/max_us") > 1_200_000.0);
+    let closed = against(vice, &Setup { mode: "closed", seconds: 3, ..Setup::default() });
+    assert_eq!(closed.code, 0, "{}", closed.text);
+    assert!(closed.number("/measured/latency/p99_us") < 700_000.0, "{}", closed.text);
+    assert!(closed.number("/measured/latency/max_us") > 1_200_000.0, "{}", closed.text);
+    assert!(closed.summary["mode"].as_str().unwrap().contains("do not compare"));
+}
+
+#[test]
+fn answers_that_do_not_come_are_unknown_and_found_by_their_keys() {
+    let ran = against(Vice::DropsAnswers(20), &Setup::default());
+    assert_eq!(ran.code, 99, "{}", ran.text);
+    let unknown = ran.number("/correctness/unknown_outcomes");
+    assert!(unknown >= 10.0 && ran.number("/correctness/unknown_executed") == unknown, "{}", ran.text);
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+    assert_eq!(ran.number("/measured/errors/closed"), unknown);
+    assert_eq!(ran.number("/measured/unknown"), unknown);
+}
+
+#[test]
+fn requests_that_were_never_executed_are_found_out_too() {
+    let ran = against(Vice::DropsRequests(20), &Setup::default());
+    assert_eq!(ran.code, 99, "{}", ran.text);
+    let unknown = ran.number("/correctness/unknown_outcomes");
+    assert!(unknown >= 10.0 && ran.number("/correctness/unknown_not_executed") == unknown, "{}", ran.text);
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+}
+
+#[test]
+fn a_retry_with_the_same_key_gets_the_first_answer() {
+    let more = "[retry]\nattempts = 3\nbackoff_ms = 10\n";
+    let ran = against(Vice::DropsAnswers(20), &Setup { more, ..Setup::default() });
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.number("/measured/retries") >= 10.0 && ran.number("/correctness/unknown_outcomes") == 0.0);
+}
+
+#[test]
+fn wrong_answers_are_violations() {
+    let ran = against(Vice::AnswersWrongly(100), &Setup::default());
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "wrong-answer"), "{}", ran.text);
+    assert!(ran.summary["correctness"]["violations"][0]["detail"].as_str().unwrap().contains("was answered by"));
+    let replayed = against(Vice::Replays(100), &Setup::default());
+    assert_eq!(replayed.code, 98, "{}", replayed.text);
+    assert!(replayed.text.contains("never sent before"), "{}", replayed.text);
+}
+
+#[test]
+fn a_request_applied_twice_is_named() {
+    let ran = against(Vice::AppliesTwice(200), &Setup::default());
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    let violations = ran.violations();
+    assert!(violations.contains(&"applied-twice".to_owned()), "{}", ran.text);
+    let first = &ran.summary["correctness"]["violations"][0];
+    let run_id = ran.summary["run"].as_str().unwrap();
+    assert!(first["account"].as_str().unwrap().starts_with(&format!("lt-{run_id}-")), "{first}");
+    assert!(first["operations"][0].as_str().unwrap().starts_with(run_id), "{first}");
+}
+
+#[test]
+fn a_lost_operation_is_named() {
+    let ran = against(Vice::Loses(200), &Setup::default());
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "lost"), "{}", ran.text);
+    assert!(ran.summary["correctness"]["violations"][0]["operations"][0].is_string());
+    assert!(ran.text.contains("CORRECTNESS"), "{}", ran.text);
+}
+
+#[test]
+fn a_refused_operation_that_was_applied_is_named() {
+    let ran = against(Vice::RefusesAndApplies(200), &Setup::default());
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "not-acknowledged"), "{}", ran.text);
+    assert!(ran.text.contains("its request was refused"), "{}", ran.text);
+    assert!(ran.number("/measured/errors/503 overloaded") > 0.0);
+}
+
+#[test]
+fn a_sum_that_is_right_by_accident_does_not_hide_changed_transactions() {
+    let more = "[[stages]]\nname = 'more'\nseconds = 1\nrate = 300\n";
+    // One account, so that the two that were changed lie in the same balance.
+    let arguments =
+        vec!["--set".to_owned(), "accounts.count=1".to_owned(), "--set".to_owned(), "connections=1".to_owned()];
+    let ran = against(Vice::ShiftsPoints(100), &Setup { more, arguments, ..Setup::default() });
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "changed"), "{}", ran.text);
+}
+
+#[test]
+fn a_gap_in_the_event_stream_is_named() {
+    let ran = against(Vice::OmitsEvents(200), &Setup::default());
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "events"), "{}", ran.text);
+}
+
+#[test]
+fn a_slow_server_misses_its_condition() {
+    let setup = Setup { rate: 100, require: "p50<20ms,conservation", ..Setup::default() };
+    let ran = against(Vice::Slow(Duration::from_millis(50)), &setup);
+    assert_eq!(ran.code, 99, "{}", ran.text);
+    assert!(ran.number("/measured/latency/p50_us") >= 50_000.0);
+    assert!(ran.text.contains("✗ p50<20ms") && ran.text.contains("✓ conservation"), "{}", ran.text);
+}
+
+#[test]
+fn a_server_that_does_not_keep_up_makes_the_run_invalid() {
+    // 8 connections and 50 ms an answer are 160 a second at most, of 400 that are due; 10 may wait.
+    let arguments = vec!["--set".to_owned(), "waiting_max=10".to_owned()];
+    let setup = Setup { rate: 400, arguments, ..Setup::default() };
+    let ran = against(Vice::Slow(Duration::from_millis(50)), &setup);
+    assert_eq!(ran.code, 97, "{}", ran.text);
+    assert!(ran.text.contains("of the schedule was sent"), "{}", ran.text);
+    let (scheduled, sent) = (ran.number("/measured/scheduled"), ran.number("/measured/sent"));
+    assert_eq!(scheduled, sent + ran.number("/measured/dropped"), "{}", ran.text);
+}
+
+#[test]
+fn what_is_no_http_is_an_error_with_an_unknown_outcome() {
+    let ran = against(Vice::Babbles(50), &Setup::default());
+    assert_eq!(ran.code, 99, "{}", ran.text);
+    assert!(ran.number("/measured/errors/malformed") > 0.0, "{}", ran.text);
+    assert_eq!(ran.number("/correctness/unknown_executed"), ran.number("/measured/errors/malformed"));
+}
+
+#[test]
+fn usage_errors_and_absent_servers_have_their_codes() {
+    for (arguments, code, part) in [
+        (&["run", "no-such-profile", "--target", "127.0.0.1:1"][..], 2, "headline-100k-50k"),
+        (&["run", "smoke"], 2, "--start-node"),
+        (&["run", "smoke", "--target", "127.0.0.1:1", "--require", "p99"], 2, "is no condition"),
+        (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "mix.coffee=1"], 2, "coffee"),
+        (&["run", "smoke", "--start-node", "--node", "no-such-program"], 1, "no-such-program"),
+        (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "accounts.opening_points=0"], 1, "refused"),
+        (&["worker", "127.0.0.1:1"], 2, "MEED_LOADTEST_TOKEN"),
+        (&["nonsense"], 2, "nonsense"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let output = program().args(arguments).current_dir(folder.path()).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(part), "{arguments:?}: {text}");
+    }
+}
