@@ -12,8 +12,6 @@ pub enum Fault {
     ApplyTwiceOnReplay,
     /// A blob lacks the keys of the oldest operation that it should have.
     ForgetKeyAtCheckpoint,
-    /// Recovery does not ask whether a batch continues the one before it.
-    DropPreviousBatchCheck,
     /// The answer to a read does not wait for what it saw.
     ReleaseReadEarly,
     /// Points that expire last are spent first.
@@ -46,12 +44,11 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 18] = [
         Self::SkipSync,
         Self::AcknowledgeBeforeSync,
         Self::ApplyTwiceOnReplay,
         Self::ForgetKeyAtCheckpoint,
-        Self::DropPreviousBatchCheck,
         Self::ReleaseReadEarly,
         Self::BurnLatestFirst,
         Self::LoseRemainderOfCapture,

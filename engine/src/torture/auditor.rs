@@ -254,6 +254,17 @@ impl Auditor {
         self.ledger.take(record)
     }
 
+    /// Checks that an account which exists remembers a refusal for want of points.
+    fn check_remembered(&self, attempt: u32, decided: Decided<'_>) -> Result<(), String> {
+        let Attempt { ask, request, .. } = &self.attempts[attempt as usize];
+        let is_remembered = |hash| self.keys.contains_key(&(request.identity.clone(), false, hash));
+        let is_refused = matches!(decided, Decided::Reply(Reply::Refused(Refusal::InsufficientPoints { .. })));
+        if is_refused && request.keys.idempotency.is_some_and(|hash| !is_remembered(hash)) {
+            return Err(format!("request {ask} lacks points, and its key does not remember the refusal"));
+        }
+        Ok(())
+    }
+
     /// Checks an answer that was just decided against what the records say.
     fn check_decided(&self, attempt: u32, decided: Decided<'_>, has_changed: bool) -> Result<(), String> {
         let Attempt { ask, request, .. } = &self.attempts[attempt as usize];
@@ -270,14 +281,6 @@ impl Auditor {
                 if self.record(record.position) != Some(record) =>
             {
                 return Err(format!("request {ask} shows a record that was not decided: {record:?}"));
-            }
-            Decided::Reply(Reply::Refused(Refusal::InsufficientPoints { .. })) if shown.sequence > 0 => {
-                let is_remembered = |hash| self.keys.contains_key(&(request.identity.clone(), false, hash));
-                if request.keys.idempotency.is_some_and(|hash| !is_remembered(hash)) {
-                    return Err(format!(
-                        "request {ask} is refused for want of points, and its key does not remember it"
-                    ));
-                }
             }
             Decided::Reply(Reply::Refused(Refusal::UnknownAccount)) if shown.sequence > 0 && !has_changed => {
                 return Err(format!("request {ask} finds no account {:?}, which has {shown:?}", request.identity));
@@ -335,6 +338,9 @@ impl Watch for Auditor {
             };
             let (attempt, what) = decided.remove(at);
             self.check_decided(attempt, what, changed.contains(&identity))?;
+            if before.get(&identity).is_some_and(|shown| shown.sequence > 0) {
+                self.check_remembered(attempt, what)?;
+            }
             // Who comes too late is told so without a look at anything.
             let is_blind = matches!(what, Decided::Reply(Reply::Refused(Refusal::OutcomeUnknown)));
 

@@ -13,6 +13,7 @@ mod ledger;
 mod minimize;
 mod node;
 mod profile;
+mod rot;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

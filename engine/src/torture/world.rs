@@ -12,6 +12,7 @@ use super::auditor::{Auditor, has_key};
 use super::event::{Ask, Event, Key, What};
 use super::node::{Node, Step, Stop, Times};
 use super::profile::Profile;
+use super::rot;
 use crate::disk::simulated::SimulatedDisk;
 use crate::error::Error;
 use crate::random::mix;
@@ -350,7 +351,7 @@ impl World {
         node.close().map_err(|e| format!("the node does not stop in order: {e}"))?;
         self.end_process();
         self.was_stopped = true;
-        Ok(())
+        rot::probe(&self.disk, &self.auditor, mix(self.profile.seed ^ self.starts))
     }
 
     /// Changes of disk and clocks so far, for a look from outside whether two runs are the same.
