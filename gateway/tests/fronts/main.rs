@@ -267,6 +267,33 @@ fn nothing_is_decided_after_its_deadline_by_an_owner_that_was_paused() {
 }
 
 #[test]
+fn what_a_broken_link_leaves_open_is_sent_again_only_with_a_key() {
+    let place = Place::new();
+    let owner = place.owner();
+    let front = place.front(&["--request-deadline-ms", "50000"]);
+    let mut client = front.client();
+    assert_eq!(earn(&mut client, "m-1", "before").unwrap().status, 201);
+    owner.pause();
+    let (mut keyed, mut keyless) = (front.client(), front.client());
+    keyless.send("PATCH", "/api/v1/accounts/m-1", JSON, r#"{"status":"frozen"}"#).unwrap();
+    let headers = format!("{JSON}Idempotency-Key: again\r\n");
+    keyed.send("POST", "/api/v1/points/m-1/earn", &headers, r#"{"points":1}"#).unwrap();
+    eventually("both are under way", || front.metrics().lines().any(|line| line == "meed_forward_in_flight 2"));
+    // Dropped, it is killed, and has decided neither.
+    drop(owner);
+    let lost = keyless.receive().unwrap();
+    assert_eq!((lost.status, lost.json()["type"].as_str()), (504, Some("/problems/outcome-unknown")), "{lost:?}");
+    let owner = place.owner();
+    let again = keyed.receive().unwrap();
+    assert_eq!((again.status, again.header("idempotent-replayed")), (201, None), "{again:?}");
+    assert_eq!(client.ask("GET", "/api/v1/accounts/m-1", "", "").json()["status"], "active");
+    assert_eq!(counts(&mut client, "m-1"), (2, 2));
+    front.metrics_with(&["meed_forward_resent_total 1".to_owned(), "meed_forward_lost_total 1".to_owned()]);
+    front.stop();
+    owner.stop();
+}
+
+#[test]
 fn what_one_front_publishes_every_front_knows() {
     let place = Place::new();
     let owner = place.owner();
