@@ -15,6 +15,14 @@ else
     missing+=("Kafka (benches/tests/kafka.rs: broker killed, paused, topic missing, node killed)")
 fi
 
+status=0
+ops/cql-tests.sh || status=$?
+case $status in
+0) ;;
+69) missing+=("Cassandra (ops/cql-tests.sh: nodes and servers killed and paused, the contract on CQL)") ;;
+*) exit "$status" ;;
+esac
+
 for which in "${missing[@]}"; do
     printf 'DID NOT RUN: the tests on %s\n' "$which"
 done

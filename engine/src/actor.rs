@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use meed_schemas::outcome::{Refusal, Reply};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::error::Error;
 use crate::exchange::Exchange;
 use crate::inbox::{Inbox, Work};
 use crate::node::Node;
-use crate::shard::{Input, Output, Shard, World};
+use crate::shard::{Envelope, Held, Input, Output, Shard, World};
 
 /// What the actor is made of.
 pub struct ShardArguments {
@@ -61,8 +62,13 @@ impl Actor for ShardActor {
         let mut out = Output::default();
         let mut housekeeping = false;
         {
-            let mut lane = exchange.lane();
+            let mut lane = exchange.lane(shard.id());
+            let may_decide = node.may_decide(shard.id());
             for input in inputs.drain(..) {
+                if !may_decide && let Input::Command(envelope) = &input {
+                    out.ready.extend(refused(shard.id(), envelope));
+                    continue;
+                }
                 housekeeping |= matches!(input, Input::Tick | Input::Flush | Input::CheckpointDone(_));
                 if let Err(error) = shard.handle(input, &world, &mut lane, &mut out) {
                     let text = error.to_string();
@@ -87,6 +93,13 @@ impl Actor for ShardActor {
         exchange.arm();
         Ok(())
     }
+}
+
+/// The answer to a command that this node may not decide, by the clock or because it does not know what became of
+/// what it decided before.
+fn refused(shard: u16, envelope: &Envelope) -> Option<Held> {
+    let reply = Reply::Refused(Refusal::NotReady);
+    Some(Held::Reply { to: envelope.to?, shard, bytes: envelope.bytes, reply })
 }
 
 /// Watches the shards: one that fails, by a fault or a panic, stops the node, because its accounts can no

@@ -1,5 +1,6 @@
 //! The commit pipeline of one worker, without I/O: records go in, whole batches come out, and what saw
-//! undurable state is held back until its batch is durable.
+//! undurable state is held back until its batch is durable. With the embedded journal a worker has one lane for
+//! all its shards; with CQL, where every shard is made durable by itself, it has one for each.
 //!
 //! Soundness rests on two rules. A batch is complete only when the journal has it synced; and everything
 //! that left a turn – a reply, a read of a record, a checkpoint – names the shard sequence that it saw, and
@@ -39,6 +40,16 @@ impl Buffer {
         self.bytes.len()
     }
 
+    /// The frames themselves.
+    pub fn frames(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Sequence of the first record of its first shard; `None` when it has no record.
+    pub fn first_sequence(&self) -> Option<u64> {
+        self.runs.first().map(|run| run.first_sequence)
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(BUFFER_KEPT_BYTES);
@@ -52,9 +63,15 @@ const BUFFER_KEPT_BYTES: usize = 1 << 20;
 /// Buffers kept for reuse.
 const SPARES_MAX: usize = 3;
 
-/// One worker's pipeline. `H` is what is held back.
+/// One pipeline. `H` is what is held back.
 #[derive(Debug)]
 pub struct Lane<H> {
+    /// The lowest of its shards.
+    first_shard: u16,
+    /// A batch that has grown to this takes no further decision.
+    batch_bytes_max: usize,
+    /// Batches that are full and wait to be handed over.
+    full: VecDeque<(u64, Buffer)>,
     filling: Buffer,
     /// Number of the batch being filled; numbers are dense from 1.
     filling_number: u64,
@@ -65,7 +82,7 @@ pub struct Lane<H> {
     run_of: Vec<u32>,
     /// Per shard: sequence of its last record in a durable batch.
     durable_sequence: Vec<u64>,
-    /// Per shard: last sequence in each batch that is handed over and not yet durable.
+    /// Per shard: last sequence in each batch that takes no more records and is not yet durable.
     submitted: VecDeque<(u64, Vec<(u16, u64)>)>,
     held: VecDeque<(u64, H)>,
 }
@@ -75,6 +92,9 @@ impl<H> Lane<H> {
     /// node's).
     pub fn new(durable_sequence: Vec<u64>) -> Self {
         Self {
+            first_shard: 0,
+            batch_bytes_max: usize::MAX,
+            full: VecDeque::new(),
             filling: Buffer::default(),
             filling_number: 1,
             durable: 0,
@@ -86,13 +106,23 @@ impl<H> Lane<H> {
         }
     }
 
+    /// A lane for one shard alone, whose batches end with the decision that takes them to `batch_bytes_max`.
+    pub fn of_shard(shard: u16, durable_sequence: u64, batch_bytes_max: usize) -> Self {
+        Self { first_shard: shard, batch_bytes_max, ..Self::new(vec![durable_sequence]) }
+    }
+
+    fn index(&self, shard: u16) -> usize {
+        usize::from(shard - self.first_shard)
+    }
+
     /// Appends a decided record to the batch being filled.
     pub fn append(&mut self, record: &Record) -> Result<()> {
         let start = frame::begin(&mut self.filling.bytes, record.position);
         codec::encode(record, &mut self.filling.bytes);
         frame::finish(&mut self.filling.bytes, start)?;
         let (shard, sequence) = (record.position.shard(), record.position.sequence());
-        let slot = &mut self.run_of[shard as usize];
+        let index = self.index(shard);
+        let slot = &mut self.run_of[index];
         if *slot == 0 {
             self.filling.runs.push(Run { shard, first_sequence: sequence, count: 1 });
             *slot = self.filling.runs.len() as u32;
@@ -101,6 +131,14 @@ impl<H> Lane<H> {
         }
         self.filling.records += 1;
         Ok(())
+    }
+
+    /// All records of a decision are appended: a batch that is full ends here, never within a decision.
+    pub fn end_decision(&mut self) {
+        if self.filling.bytes.len() >= self.batch_bytes_max {
+            let full = self.begin_batch();
+            self.full.push_back(full);
+        }
     }
 
     /// Bytes waiting in the batch being filled.
@@ -120,12 +158,12 @@ impl<H> Lane<H> {
 
     /// Whether the journal has this shard's records up to `sequence`.
     pub fn is_durable(&self, shard: u16, sequence: u64) -> bool {
-        self.durable_sequence[shard as usize] >= sequence
+        self.durable_sequence[self.index(shard)] >= sequence
     }
 
     /// Last durable sequence of a shard.
     pub fn durable_sequence(&self, shard: u16) -> u64 {
-        self.durable_sequence[shard as usize]
+        self.durable_sequence[self.index(shard)]
     }
 
     /// Holds back what saw this shard up to `sequence`; gives it back at once when that is durable.
@@ -133,7 +171,7 @@ impl<H> Lane<H> {
         if self.is_durable(shard, sequence) {
             return Some(held);
         }
-        let slot = self.run_of[shard as usize];
+        let slot = self.run_of[self.index(shard)];
         let in_filling = slot != 0 && self.filling.runs[slot as usize - 1].first_sequence <= sequence;
         let number = if in_filling { self.filling_number } else { self.submitted_number(shard, sequence) };
         // Mostly appended at the end; only what an older batch suffices for goes before younger ones.
@@ -151,17 +189,27 @@ impl<H> Lane<H> {
         found.map_or(self.filling_number, |(number, _)| *number)
     }
 
-    /// Takes the batch being filled, if it has records, to hand it to the journal.
+    /// Whether there is a batch to hand over.
+    pub fn has_batch(&self) -> bool {
+        self.filling.records > 0 || !self.full.is_empty()
+    }
+
+    /// Takes the oldest batch, that being filled included if it has records, to hand it to the journal.
     pub fn submit(&mut self) -> Option<(u64, Buffer)> {
-        if self.filling.records == 0 {
-            return None;
+        if let Some(full) = self.full.pop_front() {
+            return Some(full);
         }
+        (self.filling.records > 0).then(|| self.begin_batch())
+    }
+
+    /// Takes the batch being filled and begins the next.
+    fn begin_batch(&mut self) -> (u64, Buffer) {
         let number = self.filling_number;
         self.filling_number += 1;
         let buffer = std::mem::replace(&mut self.filling, self.spares.pop().unwrap_or_default());
         let mut lasts = Vec::with_capacity(buffer.runs.len());
         for run in &buffer.runs {
-            self.run_of[run.shard as usize] = 0;
+            self.run_of[usize::from(run.shard - self.first_shard)] = 0;
             lasts.push((run.shard, run.first_sequence + u64::from(run.count) - 1));
         }
         if planted(Fault::AcknowledgeBeforeSync) {
@@ -169,7 +217,7 @@ impl<H> Lane<H> {
             lasts.iter().for_each(|(shard, last)| self.durable_sequence[usize::from(*shard)] = *last);
         }
         self.submitted.push_back((number, lasts));
-        Some((number, buffer))
+        (number, buffer)
     }
 
     /// The journal has batch `number` and all before it.
@@ -177,7 +225,7 @@ impl<H> Lane<H> {
         while let Some((submitted, lasts)) = self.submitted.pop_front_if(|s| s.0 <= number) {
             debug_assert!(submitted <= number);
             for (shard, last) in lasts {
-                self.durable_sequence[shard as usize] = last;
+                self.durable_sequence[usize::from(shard - self.first_shard)] = last;
             }
         }
         self.durable = self.durable.max(number);
@@ -194,7 +242,7 @@ impl<H> Lane<H> {
 
     /// Batches handed over and not yet durable.
     pub fn batches_under_way(&self) -> usize {
-        self.submitted.len()
+        self.submitted.len() - self.full.len()
     }
 
     /// How many things are held.

@@ -145,3 +145,28 @@ fn a_record_that_is_too_long_is_a_fault_and_leaves_the_batch_whole() {
     let (_, buffer) = lane.submit().unwrap();
     assert_eq!((buffer.records(), buffer.part().runs[0].count), (1, 1));
 }
+
+#[test]
+fn a_full_batch_ends_with_a_decision_and_batches_leave_in_order() {
+    let mut lane = Lane::of_shard(5, 3, 1);
+    append(&mut lane, 5, 4..=6);
+    assert!(lane.has_batch());
+    lane.end_decision();
+    assert_eq!(lane.filling_bytes(), 0, "the decision filled the batch");
+    assert_eq!(lane.hold(5, 6, "first"), None);
+    append(&mut lane, 5, 7..=7);
+    lane.end_decision();
+    append(&mut lane, 5, 8..=8);
+    assert_eq!(lane.hold(5, 8, "third"), None);
+    assert_eq!(lane.hold(5, 7, "second"), None);
+    assert_eq!(lane.batches_under_way(), 0);
+    for (expected, records) in [("first", 3), ("second", 1), ("third", 1)] {
+        let (number, buffer) = lane.submit().unwrap();
+        assert_eq!((buffer.records(), lane.batches_under_way()), (records, 1));
+        assert_eq!(released(&mut lane), [""; 0]);
+        lane.complete(number, buffer);
+        assert_eq!(released(&mut lane), [expected]);
+    }
+    assert!(lane.submit().is_none() && !lane.has_batch());
+    assert!(lane.is_durable(5, 8) && !lane.is_durable(5, 9));
+}

@@ -1,4 +1,5 @@
-//! The node's journal thread: gathers the workers' buffers into one write and one fdatasync.
+//! Where workers hand their batches over: to the embedded journal's thread, which gathers the buffers of all
+//! workers into one write and one fdatasync, or to CQL, which makes the batches of each shard durable by themselves.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
@@ -7,6 +8,9 @@ use crate::commit::Buffer;
 use crate::error::{Error, Result};
 use crate::journal::{BatchSequence, Journal};
 use crate::metrics::JournalMetrics;
+pub use cql::{CqlCommitter, CqlTasks, OnShardDurable};
+
+mod cql;
 
 /// What happens when a batch of a lane is durable, on the journal's thread.
 pub type OnDurable = Box<dyn Fn(u64, Buffer) + Send>;
@@ -77,13 +81,82 @@ struct Shared {
     mark: bool,
 }
 
-/// Hands buffers to the journal thread: one slot per lane.
+/// The journal that a node has.
 #[derive(Debug, Clone)]
-pub struct Committer {
-    shared: Arc<(Mutex<Shared>, Condvar)>,
+pub enum Committer {
+    /// The embedded one, by its thread.
+    Embedded(EmbeddedCommitter),
+    /// The one in CQL.
+    Cql(CqlCommitter),
 }
 
 impl Committer {
+    /// How many batches one worker may have handed over.
+    pub fn batches_per_worker(&self) -> usize {
+        match self {
+            Self::Embedded(_) => 1,
+            Self::Cql(committer) => committer.batches_per_worker(),
+        }
+    }
+
+    /// Hands over a batch of a worker's lane, of which no other is under way.
+    pub fn submit(&self, worker: u16, lane: usize, number: u64, buffer: Buffer) {
+        match self {
+            Self::Embedded(committer) => committer.submit(usize::from(worker), number, buffer),
+            Self::Cql(committer) => committer.submit(worker, lane, number, buffer),
+        }
+    }
+
+    /// A checkpoint is durable.
+    pub fn mark_durable(&self) {
+        match self {
+            Self::Embedded(committer) => committer.mark_durable(),
+            // What CQL has acknowledged needs no mark: it has no torn tail.
+            Self::Cql(_) => {}
+        }
+    }
+
+    /// Finishes what was handed over; [`CommitterThread::join`] waits for it.
+    pub fn stop(&self) {
+        match self {
+            Self::Embedded(committer) => committer.stop(),
+            Self::Cql(committer) => committer.stop(),
+        }
+    }
+}
+
+/// What is waited for when a node stops.
+pub enum CommitterThread {
+    /// The embedded journal's thread.
+    Embedded(std::thread::JoinHandle<Option<Journal>>),
+    /// The tasks of CQL.
+    Cql(CqlTasks),
+}
+
+impl CommitterThread {
+    /// Waits until the journal is closed in order.
+    ///
+    /// # Errors
+    /// It had failed, or fails now.
+    pub fn join(self) -> Result<()> {
+        let failed = || Error::Stopped("the journal had failed; the next start recovers".into());
+        match self {
+            Self::Embedded(thread) => match thread.join() {
+                Ok(Some(journal)) => journal.close(),
+                _ => Err(failed()),
+            },
+            Self::Cql(tasks) => tasks.join(),
+        }
+    }
+}
+
+/// Hands buffers to the journal thread: one slot per lane.
+#[derive(Debug, Clone)]
+pub struct EmbeddedCommitter {
+    shared: Arc<(Mutex<Shared>, Condvar)>,
+}
+
+impl EmbeddedCommitter {
     /// Starts the thread. `on_durable` has one entry per lane.
     pub fn start(
         journal: Journal,

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use crate::journal::cql::CqlConfig;
 use crate::permits::PermitLimits;
 
 /// Settings of the engine; the gateway fills them from file, environment and flags.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
-    /// The data folder.
+    /// The data folder; unused with CQL.
     pub data: PathBuf,
+    /// The CQL cluster that journal and state are in; `None`: both are in the data folder.
+    pub cql: Option<CqlConfig>,
     /// Shards of a folder that is created, 1–4,096 (16 when not given); an existing one must have as many.
     pub shards: Option<u16>,
     /// Worker threads; 0 = one per core.
@@ -40,6 +43,7 @@ impl EngineConfig {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
+            cql: None,
             shards: None,
             workers: 0,
             memory_bytes: 2 << 30,

@@ -58,6 +58,14 @@ pub enum Error {
         /// What the store said.
         detail: String,
     },
+    /// The CQL cluster refused something, or gave what cannot be.
+    #[error("cannot {action} in the CQL cluster: {detail}")]
+    Cql {
+        /// What was tried.
+        action: &'static str,
+        /// What the cluster or the driver said.
+        detail: String,
+    },
     /// A setting or document that cannot be used.
     #[error("{0}")]
     Setting(String),
@@ -70,6 +78,11 @@ impl Error {
     /// Wraps an error of the operating system.
     pub fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source }
+    }
+
+    /// Wraps what the cluster or the driver said.
+    pub fn cql(action: &'static str, detail: impl ToString) -> Self {
+        Self::Cql { action, detail: detail.to_string() }
     }
 
     /// The exit code that the command line documents for this fault: 3 damaged data, 4 locked, else 1.

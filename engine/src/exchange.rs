@@ -19,8 +19,23 @@ pub enum Message {
     Input(u16, Input),
     /// For one of its callers.
     Reply(ReplyTo, Reply),
-    /// A batch of its lane is durable.
-    Durable(u64, Buffer),
+    /// A batch of one of its lanes is durable.
+    Durable(usize, u64, Buffer),
+}
+
+/// The commit pipelines of a worker.
+#[allow(clippy::large_enum_variant, reason = "made once; a box would be one more step on the way of every command")]
+#[derive(Debug)]
+pub enum Lanes {
+    /// One for all its shards: the embedded journal makes them durable together.
+    Shared(Mutex<Lane<Held>>),
+    /// One for each of its shards, which are `worker`, `worker` + `workers`, …, in this order.
+    PerShard {
+        /// How many workers there are.
+        workers: usize,
+        /// The lanes.
+        lanes: Vec<Mutex<Lane<Held>>>,
+    },
 }
 
 /// One worker's exchange.
@@ -30,7 +45,7 @@ pub struct Exchange {
     pub index: u16,
     /// Measures of its shards.
     pub metrics: ShardMetrics,
-    lane: Mutex<Lane<Held>>,
+    lanes: Lanes,
     clock: Mutex<Clock>,
     inbox: Mutex<Vec<Message>>,
     inbox_notify: Notify,
@@ -41,11 +56,11 @@ pub struct Exchange {
 
 impl Exchange {
     /// Of a worker that has not begun.
-    pub fn new(index: u16, lane: Lane<Held>, clock: Clock) -> Self {
+    pub fn new(index: u16, lanes: Lanes, clock: Clock) -> Self {
         Self {
             index,
             metrics: ShardMetrics::register(),
-            lane: Mutex::new(lane),
+            lanes,
             clock: Mutex::new(clock),
             inbox: Mutex::new(Vec::new()),
             inbox_notify: Notify::new(),
@@ -74,9 +89,38 @@ impl Exchange {
         std::mem::swap(messages, &mut *lock(&self.inbox));
     }
 
-    /// The worker's commit pipeline.
-    pub fn lane(&self) -> MutexGuard<'_, Lane<Held>> {
-        lock(&self.lane)
+    /// The commit pipeline of one of the worker's shards.
+    pub fn lane(&self, shard: u16) -> MutexGuard<'_, Lane<Held>> {
+        lock(match &self.lanes {
+            Lanes::Shared(lane) => lane,
+            Lanes::PerShard { workers, lanes } => &lanes[usize::from(shard) / workers],
+        })
+    }
+
+    /// How many commit pipelines the worker has.
+    pub fn lanes(&self) -> usize {
+        match &self.lanes {
+            Lanes::Shared(_) => 1,
+            Lanes::PerShard { lanes, .. } => lanes.len(),
+        }
+    }
+
+    /// One of them by number.
+    pub fn lane_at(&self, number: usize) -> MutexGuard<'_, Lane<Held>> {
+        lock(match &self.lanes {
+            Lanes::Shared(lane) => lane,
+            Lanes::PerShard { lanes, .. } => &lanes[number],
+        })
+    }
+
+    /// Whether a pipeline has more than `bytes` to hand over.
+    pub fn has_filled(&self, bytes: usize) -> bool {
+        (0..self.lanes()).any(|number| self.lane_at(number).filling_bytes() > bytes)
+    }
+
+    /// Whether anything waits to be handed to the journal.
+    pub fn has_batch(&self) -> bool {
+        (0..self.lanes()).any(|number| self.lane_at(number).has_batch())
     }
 
     /// The worker's clock.

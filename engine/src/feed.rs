@@ -12,7 +12,7 @@ use meed_schemas::program::Document;
 use meed_schemas::record::{Detail, Record};
 
 use crate::error::{Error, Result};
-use crate::journal::JournalReader;
+use crate::journal::Records;
 use crate::program::Programs;
 
 /// Where a reading ended.
@@ -39,7 +39,7 @@ pub enum Next {
 /// # Errors
 /// Damage of the journal; what the visitor returns, with `from` before that record.
 pub fn read_on(
-    journal: &JournalReader,
+    journal: &Records,
     from: &mut [u64],
     records_max: usize,
     visit: &mut dyn FnMut(&Record, &[u64]) -> Result<Next>,

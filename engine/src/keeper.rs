@@ -84,7 +84,7 @@ impl Round {
     /// A fault of the store.
     pub fn carry_out(self, store: &mut Store, deliver: &mut dyn FnMut(Vec<(u16, Input)>)) -> Result<bool> {
         if !self.questions.is_empty() {
-            deliver(self.questions.into_iter().map(|job| answer(store, job)).collect::<Result<_>>()?);
+            deliver(answer_all(store, self.questions)?);
         }
         if let Some((checkpoint, copied)) = self.checkpoint {
             store.checkpoint(&checkpoint)?;
@@ -193,24 +193,33 @@ fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, o
     }
 }
 
-fn answer(store: &mut Store, job: StoreJob) -> Result<(u16, Input)> {
-    Ok(match job {
-        StoreJob::Load(shard, identity) => {
-            let blob = store.load(shard, &identity)?;
-            (shard, Input::Loaded(identity, blob))
+/// Answers questions; those of one kind together.
+fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Vec<(u16, Input)>> {
+    let mut answers = Vec::with_capacity(questions.len());
+    let (mut loads, mut facts, mut askers) = (Vec::new(), Vec::new(), Vec::new());
+    for question in questions {
+        match question {
+            StoreJob::Load(shard, identity) => loads.push((shard, identity)),
+            StoreJob::Fact(shard, identity, ticket, key, query) => {
+                facts.push((shard, identity, query));
+                askers.push((ticket, key));
+            }
+            StoreJob::Due(shard, up_to, after, limit) => {
+                answers.push((shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?)));
+            }
+            StoreJob::Keys(shard, from) => {
+                let (hashes, next) = store.spilled_keys(shard, from, KEYS_PER_QUESTION)?;
+                answers.push((shard, Input::SpilledKeys(hashes, next)));
+            }
         }
-        StoreJob::Fact(shard, identity, ticket, key, query) => {
-            let value = store.spilled(shard, &identity, &query)?;
-            (shard, Input::Fact(identity, ticket, key, value))
-        }
-        StoreJob::Due(shard, up_to, after, limit) => {
-            (shard, Input::Due(store.due(shard, up_to, after.as_ref(), limit)?))
-        }
-        StoreJob::Keys(shard, from) => {
-            let (hashes, next) = store.spilled_keys(shard, from, KEYS_PER_QUESTION)?;
-            (shard, Input::SpilledKeys(hashes, next))
-        }
-    })
+    }
+    let blobs = store.load_many(&loads)?;
+    answers.extend(loads.into_iter().zip(blobs).map(|((shard, id), blob)| (shard, Input::Loaded(id, blob))));
+    let values = store.spilled_many(&facts)?;
+    for (((shard, identity, _), (ticket, key)), value) in facts.into_iter().zip(askers).zip(values) {
+        answers.push((shard, Input::Fact(identity, ticket, key, value)));
+    }
+    Ok(answers)
 }
 
 #[cfg(test)]

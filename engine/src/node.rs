@@ -13,6 +13,7 @@ use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::exchange::Exchange;
 use crate::keeper::Keeper;
+use crate::ownership::{Ownership, boot_ms};
 use crate::permits::Permits;
 use crate::program::{Program, Programs};
 use crate::reader::Reader;
@@ -45,6 +46,8 @@ pub struct Node {
     /// What may be under way.
     pub permits: Permits,
     exchanges: Vec<Arc<Exchange>>,
+    /// What it may answer for, where several nodes share a journal.
+    ownership: Option<Arc<Ownership>>,
     services: OnceLock<Services>,
     programs: RwLock<Arc<Programs>>,
     settle_until: AtomicI64,
@@ -68,6 +71,7 @@ impl Node {
         settle_until: Millis,
         times: SystemTimes,
         on_fault: OnFault,
+        ownership: Option<Arc<Ownership>>,
     ) -> Self {
         Self {
             permits: Permits::new(config.permits, shards),
@@ -76,6 +80,7 @@ impl Node {
             secrets,
             times,
             exchanges,
+            ownership,
             services: OnceLock::new(),
             programs: RwLock::new(Arc::new(programs)),
             settle_until: AtomicI64::new(settle_until),
@@ -139,6 +144,34 @@ impl Node {
     /// Which worker has a shard.
     pub fn worker_of(&self, shard: u16) -> u16 {
         shard % self.exchanges.len() as u16
+    }
+
+    /// Whether commands of a shard may be decided now.
+    pub fn may_decide(&self, shard: u16) -> bool {
+        self.ownership.as_ref().is_none_or(|ownership| ownership.may_decide(shard, boot_ms()))
+    }
+
+    /// Whether it may answer for its shards now, where several nodes share a journal, and what is missing.
+    pub fn ownership_state(&self) -> Option<std::result::Result<(), String>> {
+        let ownership = self.ownership.as_ref()?;
+        let unresolved = ownership.unresolved();
+        Some(match ownership.holds(boot_ms()) {
+            false => Err("the lease on the shards could not be renewed".into()),
+            true if unresolved > 0 => {
+                Err(format!("the cluster has not answered the last write of {unresolved} shards; it is asked again"))
+            }
+            true => Ok(()),
+        })
+    }
+
+    /// Shards that answer nothing because the outcome of their last write is unknown.
+    pub fn unresolved_shards(&self) -> u64 {
+        self.ownership.as_ref().map_or(0, |ownership| ownership.unresolved() as u64)
+    }
+
+    /// 1 while nobody else may answer for its shards.
+    pub fn holds_lease(&self) -> u64 {
+        u64::from(self.ownership.as_ref().is_none_or(|ownership| ownership.holds(boot_ms())))
     }
 
     /// The programs as of now.

@@ -10,7 +10,7 @@ use meed_schemas::record::{Record, RecordKind};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::journal::JournalReader;
+use crate::journal::Records;
 
 /// Reads that may wait when a page is asked for.
 pub const READS_MAX: usize = 65_536;
@@ -24,7 +24,7 @@ pub enum ReadJob {
     /// A page of an account's history.
     Page(PageQuery, oneshot::Sender<Vec<Record>>),
     /// A part of the feed; it deals with its faults by itself.
-    Feed(Box<dyn FnOnce(&JournalReader) + Send>),
+    Feed(Box<dyn FnOnce(&Records) + Send>),
 }
 
 /// A walk along an account's back-pointers, newest first.
@@ -52,17 +52,12 @@ struct Shared {
 #[derive(Clone)]
 pub struct Reader {
     shared: Arc<(Mutex<Shared>, Condvar)>,
-    journal: JournalReader,
+    journal: Records,
 }
 
 impl Reader {
     /// Starts `threads` threads of this name. `on_fault` is called when a record that exists cannot be read: that is damage.
-    pub fn start(
-        journal: JournalReader,
-        name: &str,
-        threads: usize,
-        on_fault: Arc<dyn Fn(Error) + Send + Sync>,
-    ) -> Self {
+    pub fn start(journal: Records, name: &str, threads: usize, on_fault: Arc<dyn Fn(Error) + Send + Sync>) -> Self {
         let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
         for index in 0..threads {
             let (shared, journal, on_fault) = (Arc::clone(&shared), journal.clone(), Arc::clone(&on_fault));
@@ -103,7 +98,7 @@ impl Reader {
     }
 
     /// The journal itself.
-    pub fn journal(&self) -> &JournalReader {
+    pub fn journal(&self) -> &Records {
         &self.journal
     }
 
@@ -114,7 +109,7 @@ impl Reader {
     }
 }
 
-fn run(shared: &(Mutex<Shared>, Condvar), journal: &JournalReader, on_fault: &(dyn Fn(Error) + Send + Sync)) {
+fn run(shared: &(Mutex<Shared>, Condvar), journal: &Records, on_fault: &(dyn Fn(Error) + Send + Sync)) {
     loop {
         let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         let job = loop {
@@ -148,7 +143,7 @@ fn run(shared: &(Mutex<Shared>, Condvar), journal: &JournalReader, on_fault: &(d
 ///
 /// # Errors
 /// Damage.
-pub fn read(journal: &JournalReader, position: Position) -> Result<Option<Box<Record>>> {
+pub fn read(journal: &Records, position: Position) -> Result<Option<Box<Record>>> {
     let Some(payload) = journal.read(position)? else { return Ok(None) };
     match codec::decode(position, &payload) {
         Ok(record) => Ok(Some(Box::new(record))),
@@ -158,7 +153,7 @@ pub fn read(journal: &JournalReader, position: Position) -> Result<Option<Box<Re
     }
 }
 
-fn page(journal: &JournalReader, query: &PageQuery) -> Result<Vec<Record>> {
+fn page(journal: &Records, query: &PageQuery) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let (mut at, mut skip) = (Some(query.from), query.offset);
     while let Some(position) = at

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::account::{Account, Totals};
 use crate::error::{Error, Result};
-use crate::journal::JournalReader;
+use crate::journal::Records;
 use crate::node::with_version;
 use crate::planted::{Fault, planted};
 use crate::program::Programs;
@@ -52,6 +52,9 @@ pub struct ShardRecovery {
     /// Records that were replayed.
     pub records: u64,
 }
+
+/// States that are loaded together.
+const LOADS_AT_ONCE: usize = 256;
 
 /// A record of the tail: its shard sequence and where its bytes are.
 type Kept = (u64, std::ops::Range<usize>);
@@ -117,10 +120,15 @@ impl Replay {
         self.tail.entry(record.identity).or_default().push((sequence, begin..self.bytes.len()));
     }
 
-    /// An account with its part of the tail applied; with the first sequence that the store lacks, 0 when it
+    /// An account with its part of the tail applied to what the store has of it; with the first sequence that the store lacks, 0 when it
     /// lacks none, and the due instant that the store has.
-    fn account(&self, store: &Store, identity: &Identity, tail: &[Kept]) -> Result<(Account, u64, Option<Millis>)> {
-        let mut account = self.load(store, identity)?;
+    fn account(
+        &self,
+        identity: &Identity,
+        blob: Option<&[u8]>,
+        tail: &[Kept],
+    ) -> Result<(Account, u64, Option<Millis>)> {
+        let mut account = self.decode(identity, blob)?;
         let due_in_store = account.next_due();
         let mut since = 0;
         for (sequence, range) in tail {
@@ -132,12 +140,9 @@ impl Replay {
         Ok((account, since, due_in_store))
     }
 
-    fn load(&self, store: &Store, identity: &Identity) -> Result<Account> {
-        if !self.has_store {
-            return Ok(Account::new(identity));
-        }
-        match store.load(self.shard, identity)? {
-            Some(blob) => Account::decode(identity, &blob).map_err(|error| Error::Damaged {
+    fn decode(&self, identity: &Identity, blob: Option<&[u8]>) -> Result<Account> {
+        match blob {
+            Some(blob) => Account::decode(identity, blob).map_err(|error| Error::Damaged {
                 file: "state".into(),
                 offset: 0,
                 detail: format!("the state of account {identity:?} in shard {}: {error}", self.shard),
@@ -151,17 +156,21 @@ impl Replay {
         let mut tail: Vec<_> = std::mem::take(&mut self.tail).into_iter().collect();
         tail.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut replayed = Vec::new();
-        for (identity, records) in tail {
-            let (account, since, due_in_store) = self.account(store, &identity, &records)?;
-            if account.applied() > last_sequence {
-                return Err(Error::Damaged {
-                    file: "state".into(),
-                    offset: 0,
-                    detail: format!("the state of account {identity:?} in shard {shard} is ahead of the journal"),
-                });
-            }
-            if since > 0 {
-                replayed.push((identity, account, since, due_in_store));
+        for some in tail.chunks(LOADS_AT_ONCE) {
+            let wanted: Vec<_> = some.iter().map(|(identity, _)| (shard, identity.clone())).collect();
+            let blobs = if self.has_store { store.load_many(&wanted)? } else { vec![None; some.len()] };
+            for ((identity, records), blob) in some.iter().zip(blobs) {
+                let (account, since, due_in_store) = self.account(identity, blob.as_deref(), records)?;
+                if account.applied() > last_sequence {
+                    return Err(Error::Damaged {
+                        file: "state".into(),
+                        offset: 0,
+                        detail: format!("the state of account {identity:?} in shard {shard} is ahead of the journal"),
+                    });
+                }
+                if since > 0 {
+                    replayed.push((identity.clone(), account, since, due_in_store));
+                }
             }
         }
         let start = ShardStart {
@@ -185,7 +194,7 @@ impl Replay {
 /// Damage of the journal or the store.
 pub fn recover(
     store: &mut Store,
-    reader: &JournalReader,
+    reader: &Records,
     last_sequence: &[u64],
     threads: usize,
     gap: SettleGap,
@@ -232,7 +241,7 @@ fn settle_bound(store: &mut Store, gap: SettleGap, replayed: &[ShardRecovery], w
 ///
 /// # Errors
 /// Damage of the journal or the store.
-fn replay(store: &Store, reader: &JournalReader, last_sequence: &[u64], threads: usize) -> Result<Vec<ShardRecovery>> {
+fn replay(store: &Store, reader: &Records, last_sequence: &[u64], threads: usize) -> Result<Vec<ShardRecovery>> {
     let mut by_thread: Vec<Vec<Replay>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
     let mut from = Vec::new();
     for (shard, last) in last_sequence.iter().enumerate() {
@@ -264,7 +273,7 @@ fn replay(store: &Store, reader: &JournalReader, last_sequence: &[u64], threads:
 
 fn replay_some(
     store: &Store,
-    reader: &JournalReader,
+    reader: &Records,
     from: &[u64],
     last_sequence: &[u64],
     mut own: Vec<Replay>,

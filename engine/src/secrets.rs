@@ -20,7 +20,8 @@ use crate::error::{Error, Result};
 pub const SECRETS_FILE: &str = "secrets";
 const MAGIC: &[u8; 8] = b"MEEDSECR";
 const FORMAT: u32 = 1;
-const PAYLOAD_BYTES: usize = 16 * 4 + 32;
+/// Random bytes that secrets are made of.
+pub const PAYLOAD_BYTES: usize = 16 * 4 + 32;
 /// Bytes of [`Secrets::for_front`].
 pub const FRONT_BYTES: usize = 16 * 4;
 /// Magic, format, id of the node's journal, payload, CRC32C of all before it.

@@ -1,6 +1,7 @@
 //! Building a node from its folder, and taking it down.
 //!
-//! Start: folder, journal (recovers its tail), store, replay of what the store lacks, then the threads.
+//! Start: what is durable ([`crate::durable`]: journal, store, aliases), replay of what the store lacks, then the
+//! threads.
 //! Stop: no more permits, what is under way finishes, everything goes to the store, the journal is closed.
 
 use std::future::Future;
@@ -14,26 +15,24 @@ use ractor::Actor;
 use tokio::task::LocalSet;
 
 use crate::actor::{ShardActor, ShardArguments, Supervisor};
-use crate::aliases::{AliasOptions, AliasOwner, Aliases};
+use crate::aliases::{AliasOwner, Aliases};
 use crate::clock::{Clock, SystemTimes};
 use crate::commit::Lane;
-use crate::committer::{Committer, OnDurable};
+use crate::committer::{Committer, CommitterThread, CqlCommitter, EmbeddedCommitter, OnDurable, OnShardDurable};
 use crate::config::EngineConfig;
-use crate::disk::{Disk, FolderLock};
+use crate::disk::FolderLock;
+use crate::durable::{self, Cluster, Durable, OpenJournal};
 use crate::error::{Error, Result};
-use crate::exchange::{Exchange, Message};
-use crate::folder::FolderIdentity;
+use crate::exchange::{Exchange, Lanes, Message};
 use crate::inbox::Inbox;
-use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Recovered};
+use crate::journal::{Records, Recovered, cql};
 use crate::keeper::Keeper;
 use crate::metrics::{JournalMetrics, PublishMetrics};
 use crate::node::{Node, OnFault, Services};
 use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
-use crate::secrets::Secrets;
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
-use crate::store::{Store, StoreOptions};
 use crate::worker::Worker;
 
 /// What each worker runs beside its shards, on its own thread.
@@ -60,12 +59,14 @@ pub struct Engine {
     aliases: Aliases,
     alias_owner: AliasOwner,
     workers: Vec<JoinHandle<()>>,
-    journal: JoinHandle<Option<Journal>>,
+    journal: CommitterThread,
     store: JoinHandle<()>,
+    /// The cluster, where journal and state are in one.
+    cluster: Option<Cluster>,
     publisher: Option<Publisher>,
     /// What recovery found and did, for the log.
     pub recovered: RecoveryReport,
-    _lock: FolderLock,
+    _lock: Option<FolderLock>,
 }
 
 /// What recovery found and did.
@@ -92,62 +93,50 @@ pub struct RecoveryReport {
 pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Result<Engine> {
     let began = Instant::now();
     let times = SystemTimes::start();
-    let disk = Disk::default();
-    disk.create_dir(&config.data)?;
-    let lock = disk.lock(&config.data)?;
-    let folder = FolderIdentity::open_or_create(&disk, &config.data, config.shards)?;
-    let options = JournalOptions {
-        segment_bytes: config.segment_bytes,
-        new_journal_id: Some(folder.journal_id),
-        ..JournalOptions::new(folder.shards)
-    };
-    let (journal, reader, recovered) = Journal::open(disk, &config.data.join("journal"), options, Floor::default())?;
-    let journal_took = began.elapsed();
-    if recovered.journal_id != folder.journal_id {
-        return Err(Error::Mismatch {
-            path: config.data.join("journal"),
-            detail: "it is the journal of another node; put the folders of one node together".into(),
-        });
-    }
-    let secrets = secrets_of(&config, &folder, recovered.last_batch > 0)?;
-    let store_options = StoreOptions::default();
-    let mut store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
-    let store_took = began.elapsed() - journal_took;
-    let (aliases, alias_owner) = Aliases::open(
-        &config.data.join("aliases"),
-        folder.journal_id.to_le_bytes(),
-        &secrets.alias,
-        &AliasOptions::default(),
-    )?;
+    let mut durable = durable::open(&config, times.wall_ms())?;
     let workers = worker_count(&config);
     let wall = times.wall_ms();
     let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
+    let last_sequence = durable.recovered.last_sequence.clone();
     let Recovery { shards: replayed, programs, settles_until } =
-        recovery::recover(&mut store, &reader, &recovered.last_sequence, workers, gap, wall, &random_seed)?;
+        recovery::recover(&mut durable.store, &durable.reader, &last_sequence, workers, gap, wall, &random_seed)?;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
-        journal_took,
-        store_took,
+        journal_took: durable.journal_took,
+        store_took: durable.store_took,
         took: began.elapsed(),
         settles_until,
-        journal: recovered,
+        journal: durable.recovered.clone(),
     };
     let exchange = |index| {
-        let lane = Lane::new(report.journal.last_sequence.clone());
-        Arc::new(Exchange::new(index, lane, Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms)))
+        let lanes = lanes(&durable.journal, &last_sequence, index, workers);
+        Arc::new(Exchange::new(index as u16, lanes, Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms)))
     };
-    let exchanges = (0..workers as u16).map(exchange).collect();
+    let exchanges = (0..workers).map(exchange).collect();
     let node = Node::new(
         config,
-        folder.shards,
-        secrets,
+        durable.shards,
+        durable.secrets.clone(),
         exchanges,
         programs,
         settles_until.unwrap_or(Millis::MAX),
         times,
         on_fault,
+        durable.ownership(),
     );
-    run(Arc::new(node), lock, (aliases, alias_owner), journal, reader, store, replayed, main, report)
+    run(Arc::new(node), durable, replayed, main, report)
+}
+
+/// The commit pipelines of a worker: one for each unit that its journal makes durable by itself.
+fn lanes(journal: &OpenJournal, last_sequence: &[u64], worker: usize, workers: usize) -> Lanes {
+    match journal {
+        OpenJournal::Embedded(_) => Lanes::Shared(Lane::new(last_sequence.to_vec()).into()),
+        OpenJournal::Cql { .. } => {
+            let own = last_sequence.iter().enumerate().skip(worker).step_by(workers);
+            let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, cql::BATCH_BYTES).into();
+            Lanes::PerShard { workers, lanes: own.map(lane).collect() }
+        }
+    }
 }
 
 /// The number of workers: the setting, or one per core.
@@ -158,46 +147,59 @@ fn worker_count(config: &EngineConfig) -> usize {
     }
 }
 
-/// The secrets of the folder; made where it is new.
-fn secrets_of(config: &EngineConfig, folder: &FolderIdentity, has_journal: bool) -> Result<Secrets> {
-    match Secrets::load(&config.data, folder.journal_id)? {
-        Some(secrets) => Ok(secrets),
-        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
-        None if has_journal => {
-            let detail = "it has a journal but no secrets; restore that file from a copy".into();
-            Err(Error::Mismatch { path: config.data.clone(), detail })
-        }
-        None => Secrets::create(&config.data, folder.journal_id),
-    }
-}
-
 fn random_seed() -> Result<u64> {
     getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))
 }
 
+/// Starts the thread or tasks that write the journal.
+fn start_committer(node: &Arc<Node>, journal: OpenJournal) -> (Committer, CommitterThread, Option<Cluster>) {
+    let on_fault = {
+        let node = Arc::clone(node);
+        Box::new(move |error| node.fault(error))
+    };
+    match journal {
+        OpenJournal::Embedded(journal) => {
+            let on_durable = node.exchanges().iter().map(|exchange| {
+                let exchange = Arc::clone(exchange);
+                Box::new(move |number, buffer| exchange.send([Message::Durable(0, number, buffer)])) as OnDurable
+            });
+            let (committer, thread) =
+                EmbeddedCommitter::start(*journal, on_durable.collect(), on_fault, JournalMetrics::register());
+            (Committer::Embedded(committer), CommitterThread::Embedded(thread), None)
+        }
+        OpenJournal::Cql { journals, mut cluster } => {
+            let workers = node.exchanges().len();
+            let on_durable = {
+                let node = Arc::clone(node);
+                Arc::new(move |shard: u16, number, buffer| {
+                    let (worker, lane) = (usize::from(shard) % workers, usize::from(shard) / workers);
+                    node.exchanges()[worker].send([Message::Durable(lane, number, buffer)]);
+                }) as OnShardDurable
+            };
+            let metrics = JournalMetrics::register();
+            let (committer, tasks) =
+                CqlCommitter::start(&cluster.cql, journals, workers, cluster.appends, &on_durable, on_fault, &metrics);
+            let lost = Arc::clone(node);
+            cluster.watch_lease(move |error| lost.fault(error));
+            (Committer::Cql(committer), CommitterThread::Cql(tasks), Some(cluster))
+        }
+    }
+}
+
 /// Starts the threads round a recovered node.
-#[expect(clippy::too_many_arguments, reason = "the parts of a node, each built once")]
 fn run(
     node: Arc<Node>,
-    lock: FolderLock,
-    (aliases, alias_owner): (Aliases, AliasOwner),
-    journal: Journal,
-    reader: JournalReader,
-    store: Store,
+    durable: Durable,
     replayed: Vec<ShardRecovery>,
     main: WorkerMain,
     recovered: RecoveryReport,
 ) -> Result<Engine> {
+    let Durable { journal, store, reader, aliases, alias_owner, lock, .. } = durable;
     let fault = |node: &Arc<Node>| {
         let node = Arc::clone(node);
         move |error| node.fault(error)
     };
-    let on_durable = node.exchanges().iter().map(|exchange| {
-        let exchange = Arc::clone(exchange);
-        Box::new(move |number, buffer| exchange.send([Message::Durable(number, buffer)])) as OnDurable
-    });
-    let (committer, journal) =
-        Committer::start(journal, on_durable.collect(), Box::new(fault(&node)), JournalMetrics::register());
+    let (committer, journal, cluster) = start_committer(&node, journal);
     let deliver = {
         let node = Arc::clone(&node);
         move |inputs: Vec<(u16, Input)>| {
@@ -242,11 +244,11 @@ fn run(
             Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
         }
     }
-    Ok(Engine { node, aliases, alias_owner, workers, journal, store, publisher, recovered, _lock: lock })
+    Ok(Engine { node, aliases, alias_owner, workers, journal, store, cluster, publisher, recovered, _lock: lock })
 }
 
 /// Publishes events, if there is somewhere to publish them to.
-fn start_publisher(node: &Arc<Node>, journal: &JournalReader) -> Result<Option<Publisher>> {
+fn start_publisher(node: &Arc<Node>, journal: &Records) -> Result<Option<Publisher>> {
     // Registered in any case: the metrics page has the same measures on every node.
     let metrics = PublishMetrics::register();
     let Some(options) = node.config().kafka.clone() else { return Ok(None) };
@@ -254,6 +256,9 @@ fn start_publisher(node: &Arc<Node>, journal: &JournalReader) -> Result<Option<P
         let node = Arc::clone(node);
         Arc::new(move || node.programs())
     };
+    if matches!(journal, Records::Cql(_)) {
+        return Err(Error::Setting("events of a journal in CQL cannot be published yet; leave the brokers out".into()));
+    }
     Publisher::start(options, &node.config().data, journal.clone(), programs, metrics).map(Some)
 }
 
@@ -289,7 +294,10 @@ impl Engine {
             let _ = worker.join();
         }
         drop(self.aliases);
-        self.alias_owner.join()?;
+        if let Some(cluster) = &self.cluster {
+            cluster.stop_asking_at(until);
+        }
+        let aliases = self.alias_owner.join();
         node.reader().stop();
         node.feed().stop();
         node.keeper().stop();
@@ -298,10 +306,12 @@ impl Engine {
             publisher.stop(until.saturating_duration_since(Instant::now()).min(PUBLISH_PATIENCE));
         }
         node.committer().stop();
-        match self.journal.join() {
-            Ok(Some(journal)) => journal.close(),
-            _ => Err(Error::Stopped("the journal had failed; the next start recovers".into())),
+        let journal = self.journal.join();
+        if let Some(cluster) = self.cluster {
+            // Only what is in order is handed over at once; a taker waits for the lease's end otherwise.
+            cluster.close(aliases.is_ok() && journal.is_ok());
         }
+        aliases.and(journal)
     }
 }
 

@@ -31,7 +31,7 @@ use crate::store::ShardCheckpoint;
 
 /// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
 const YIELDS_BEFORE_SUBMIT: usize = 3;
-/// Batches of one worker that the journal may have at once. With a second one waiting, batches are smaller.
+/// Batches of one lane that the journal may have at once. With a second one waiting, batches are smaller.
 const BATCHES_UNDER_WAY_MAX: usize = 1;
 /// A batch that has grown to this goes to the journal without waiting for more.
 const BATCH_BYTES: usize = 4 << 20;
@@ -65,6 +65,10 @@ struct Inner {
     slots: RefCell<Slots<Reply>>,
     outgoing: RefCell<Vec<Vec<Message>>>,
     outgoing_any: Cell<bool>,
+    /// Batches that the journal has.
+    batches_under_way: Cell<usize>,
+    /// The lane whose turn it is.
+    next_lane: Cell<usize>,
 }
 
 impl Worker {
@@ -79,6 +83,8 @@ impl Worker {
                 slots: RefCell::default(),
                 outgoing: RefCell::new(others),
                 outgoing_any: Cell::new(false),
+                batches_under_way: Cell::new(0),
+                next_lane: Cell::new(0),
             }),
         }
     }
@@ -210,7 +216,7 @@ impl Worker {
             self.flush();
             for _ in 0..YIELDS_BEFORE_SUBMIT {
                 tokio::task::yield_now().await;
-                if exchange.lane().filling_bytes() > BATCH_BYTES {
+                if exchange.has_filled(BATCH_BYTES) {
                     break;
                 }
             }
@@ -221,15 +227,25 @@ impl Worker {
         }
     }
 
+    /// Hands batches to the journal: one of a lane at a time, and no more in all than the journal wants of this
+    /// worker. Lanes take turns, so that under load all grow alike.
     fn submit(&self) {
-        let lane_index = self.index() as usize;
+        let exchange = &self.inner.exchange;
         let committer = self.inner.node.committer();
-        let mut lane = self.inner.exchange.lane();
-        if lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
-            && lane.filling_bytes() > 0
-            && let Some((number, buffer)) = lane.submit()
-        {
-            committer.submit(lane_index, number, buffer);
+        let lanes = exchange.lanes();
+        let first = self.inner.next_lane.get();
+        for number in (first..lanes).chain(0..first) {
+            if self.inner.batches_under_way.get() >= committer.batches_per_worker() {
+                self.inner.next_lane.set(number);
+                return;
+            }
+            let mut lane = exchange.lane_at(number);
+            if lane.batches_under_way() < BATCHES_UNDER_WAY_MAX
+                && let Some((batch, buffer)) = lane.submit()
+            {
+                self.inner.batches_under_way.update(|count| count + 1);
+                committer.submit(self.index(), number, batch, buffer);
+            }
         }
     }
 
@@ -248,9 +264,10 @@ impl Worker {
                         }
                     }
                     Message::Reply(to, reply) => self.fill(to, reply),
-                    Message::Durable(number, buffer) => {
-                        let mut lane = exchange.lane();
-                        lane.complete(number, buffer);
+                    Message::Durable(number, batch, buffer) => {
+                        self.inner.batches_under_way.update(|count| count - 1);
+                        let mut lane = exchange.lane_at(number);
+                        lane.complete(batch, buffer);
                         released.extend(std::iter::from_fn(|| lane.release()));
                     }
                 }
@@ -259,7 +276,7 @@ impl Worker {
                 self.dispatch(released);
                 self.flush();
             }
-            if exchange.lane().filling_bytes() > 0 {
+            if exchange.has_batch() {
                 exchange.arm();
             }
         }

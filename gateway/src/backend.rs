@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use meed_engine::config::{EngineConfig, KafkaOptions};
 use meed_engine::error::{Error, Result};
+use meed_engine::journal::cql::CqlConfig;
 use meed_engine::permits::PermitLimits;
 use meed_engine::start::{Engine, WorkerMain, start};
 use meed_engine::worker::Worker;
@@ -21,17 +22,21 @@ use meed_schemas::ids::{Identity, check_id};
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
 
-use crate::config::{SettingError, Settings};
+use crate::config::{JournalKind, SettingError, Settings};
 use crate::connection::serve_worker;
 use crate::context::{Context, Shared};
 use crate::owner::{Door, serve_fronts};
 use crate::reach::{Backend, Local};
 
-/// The engine's part of the settings. `shards` only when somebody set it: a folder keeps its own.
-pub fn engine_config(settings: &Settings, shards: Option<u16>) -> EngineConfig {
+/// The engine's part of the settings. `shards` only when somebody set it: a folder or keyspace keeps its own.
+///
+/// # Errors
+/// A password file that cannot be read.
+pub fn engine_config(settings: &Settings, shards: Option<u16>) -> std::result::Result<EngineConfig, SettingError> {
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    EngineConfig {
+    Ok(EngineConfig {
         data: settings.data.clone(),
+        cql: if settings.journal == JournalKind::Cql { Some(cql_config(settings)?) } else { None },
         shards,
         workers: usize::from(settings.workers),
         memory_bytes: settings.memory_bytes.0,
@@ -48,7 +53,36 @@ pub fn engine_config(settings: &Settings, shards: Option<u16>) -> EngineConfig {
         settle_gap_days: i64::from(settings.settle_gap_days),
         settle_past_gap: settings.settle_past_gap,
         kafka: kafka_options(settings),
-    }
+    })
+}
+
+/// How a node reaches its CQL cluster.
+///
+/// # Errors
+/// A password file that cannot be read.
+pub fn cql_config(settings: &Settings) -> std::result::Result<CqlConfig, SettingError> {
+    let named = |name: &String| (!name.is_empty()).then(|| name.clone());
+    let credentials = match named(&settings.cql_user) {
+        None => None,
+        Some(user) => {
+            let file = &settings.cql_password_file;
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| SettingError(format!("cannot read {}: {error}", file.display())))?;
+            Some((user, text.lines().next().unwrap_or_default().to_owned()))
+        }
+    };
+    Ok(CqlConfig {
+        hosts: settings.cql_nodes.clone(),
+        keyspace: settings.cql_keyspace.clone(),
+        credentials,
+        datacenter: named(&settings.cql_datacenter),
+        replicas: settings.cql_replicas,
+        appends: usize::try_from(settings.cql_appends).unwrap_or(usize::MAX),
+        timeout: Duration::from_millis(settings.cql_timeout_ms),
+        lease: Duration::from_millis(settings.lease_ms),
+        bucket_bytes: settings.cql_bucket_bytes.0,
+        node_name: settings.node.clone(),
+    })
 }
 
 /// Where events are published, if anywhere.

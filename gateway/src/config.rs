@@ -154,7 +154,7 @@ settings! {
     "Node" {
         data: PathBuf = PathBuf::from("./meed-data"), "DIR", "Folder of the journal and the state";
         programs: Vec<PathBuf> = Vec::new(), "FILE", "Program documents (JSON) to load at start";
-        journal: JournalKind = JournalKind::Embedded, "KIND", "Where operations become durable: embedded";
+        journal: JournalKind = JournalKind::Embedded, "KIND", "Where operations become durable: embedded (in the data folder) or cql";
         shards: u16 = 16, "COUNT", "Shards of a data folder; fixed when it is created", 1..=4096;
         workers: u16 = 0, "COUNT", "Worker threads; 0 is one per core", 0..=1024;
     }
@@ -204,6 +204,19 @@ settings! {
         segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment", 1048576..=4294967296;
         checkpoint_interval_ms: u64 = 10_000, "MS", "Time between checkpoints of changed accounts", 10..=3600000;
         checkpoint_lag_records: u64 = 2_000_000, "COUNT", "Records that a restart may have to replay; beyond it load is shed", 1000..=1000000000000;
+    }
+    "CQL" {
+        cql_nodes: Vec<String> = Vec::new(), "HOST:PORT", "Nodes of the ScyllaDB or Cassandra cluster to ask first";
+        cql_keyspace: String = "meed".to_owned(), "NAME", "Keyspace; created with its tables if it is not there, else only checked";
+        cql_replicas: u16 = 1, "COUNT", "Replicas in a keyspace that is created", 1..=9;
+        cql_datacenter: String = String::new(), "NAME", "Datacenter whose nodes are asked; empty: any";
+        cql_user: String = String::new(), "NAME", "User; empty: no login";
+        cql_password_file: PathBuf = PathBuf::from("cql-password"), "FILE", "File with the user's password in its first line";
+        cql_timeout_ms: u64 = 2_000, "MS", "Time after which the outcome of a statement is unknown and asked for again", 50..=60000;
+        cql_appends: u32 = 8, "COUNT", "Appends to the journal under way at once, of all shards of the node", 1..=1024;
+        cql_bucket_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal partition after which the next one is begun", 4096..=1073741824;
+        node: String = "meed-1".to_owned(), "NAME", "What this node is called among the nodes of its cluster";
+        lease_ms: u64 = 6_000, "MS", "Time without a sign of life after which another node takes the shards", 500..=600000;
     }
     "Clock" {
         clock_jump_ms: u64 = 60_000, "MS", "Jump of the wall clock beyond which nothing more is settled", 1000..=86400000;
@@ -360,7 +373,23 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
              loopback only. Declare [[credentials]] in the file of --config, or listen on 127.0.0.1"
         )));
     }
+    check_journal(settings)?;
     check_fronts(settings)
+}
+
+fn check_journal(settings: &Settings) -> Result<(), SettingError> {
+    match (settings.journal, settings.cql_nodes.is_empty()) {
+        (JournalKind::Cql, true) => {
+            Err(SettingError("--journal cql needs --cql-nodes HOST:PORT, the nodes of the cluster to ask first".into()))
+        }
+        (JournalKind::Cql, false) if !settings.kafka_brokers.is_empty() => {
+            Err(SettingError("--kafka-brokers has no effect with --journal cql yet; leave it out".into()))
+        }
+        (JournalKind::Embedded, false) => {
+            Err(SettingError("--cql-nodes has no effect without --journal cql; give both or none".into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_fronts(settings: &Settings) -> Result<(), SettingError> {

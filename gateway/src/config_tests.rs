@@ -58,7 +58,9 @@ fn messages_name_what_is_wrong() {
     assert!(message(file("shards = 1.5")).contains("`shards` must be"));
     assert!(message(file("shards = 5000")).contains("from 1 to 4096"));
     assert!(message(file("shards =")).contains("is not TOML"));
-    assert!(message(load(None, [], &[flag("journal", "cql")])).contains("this build has no CQL journal"));
+    assert!(message(load(None, [], &[flag("journal", "cql")])).contains("--cql-nodes HOST:PORT"));
+    assert!(message(load(None, [], &[flag("cql_nodes", "a:1")])).contains("without --journal cql"));
+    assert!(message(load(None, [], &[flag("journal", "tape")])).contains("must be one of `embedded` `cql`"));
     assert!(message(load(None, [flag("MEED_LISTEN", "nowhere")], &[])).contains("MEED_LISTEN must be HOST:PORT"));
     assert!(message(file("[[credentials]]\nname = \"a\"\ntoken = \"b\"")).contains("token"));
 }

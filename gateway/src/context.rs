@@ -17,6 +17,8 @@ use crate::reach::Backend;
 
 /// The check that fails until every part of the node has started.
 pub const CHECK_STARTED: &str = "started";
+/// Whether the node holds the lease on its shards and knows what became of all that it journaled; only in a cluster.
+const CHECK_OWNER: &str = "owner";
 
 /// What the workers of a node share.
 pub struct Shared {
@@ -72,7 +74,11 @@ impl Shared {
 
     /// Every readiness check.
     pub fn checks(&self) -> Vec<(&'static str, Result<(), String>)> {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(owner) = self.engine().map(|node| node.ownership_state()) {
+            checks.extend(owner.map(|state| (CHECK_OWNER, state)));
+        }
+        checks
     }
 
     /// The engine runs; its measures are on the metrics page from now on.

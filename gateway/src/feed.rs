@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use meed_engine::error::{Error, Result as EngineResult};
 use meed_engine::feed::{Next, Reached, Rendering, read_on};
-use meed_engine::journal::JournalReader;
+use meed_engine::journal::Records;
 use meed_engine::node::Node;
 use meed_engine::reader::ReadJob;
 use meed_schemas::event::{EventType, cursor, write_structured};
@@ -110,7 +110,7 @@ pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, 
     let began = Instant::now();
     loop {
         // Before reading, so that what becomes durable meanwhile is looked for again.
-        let batch = journal.last_batch();
+        let batch = journal.progress();
         let (asked, reader) = (wanted.clone(), Arc::clone(node));
         let (mut chunk, reached) = run(node, move |journal| read_chunk(journal, &reader, &asked, from)).await?;
         chunk.ended = chunk.events >= wanted.left || (reached == Reached::End && !wanted.follow);
@@ -123,7 +123,7 @@ pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, 
         }
         from = chunk.from;
         if reached == Reached::End {
-            while journal.last_batch() == batch && began.elapsed() < patience {
+            while journal.progress() == batch && began.elapsed() < patience {
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -133,10 +133,10 @@ pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, 
 /// Runs on a thread that reads the feed; `None` when that failed, which is logged.
 async fn run<T: Send + 'static>(
     node: &Arc<Node>,
-    read: impl FnOnce(&JournalReader) -> EngineResult<T> + Send + 'static,
+    read: impl FnOnce(&Records) -> EngineResult<T> + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = oneshot::channel();
-    let job = move |journal: &JournalReader| {
+    let job = move |journal: &Records| {
         let read = read(journal);
         if let Err(error) = &read {
             // Damage of what was acknowledged long ago does not stop what is asked now.
@@ -150,7 +150,7 @@ async fn run<T: Send + 'static>(
 }
 
 fn read_chunk(
-    journal: &JournalReader,
+    journal: &Records,
     node: &Arc<Node>,
     wanted: &Wanted,
     mut from: Vec<u64>,

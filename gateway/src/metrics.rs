@@ -301,6 +301,12 @@ pub fn render_engine(out: &mut String, node: &Node) {
             "1 while nothing that fell due in a gap of the clock is settled.",
             u64::from(!node.settles_everything()),
         ),
+        ("meed_lease_held", "1 while no other node may answer for this node's shards.", node.holds_lease()),
+        (
+            "meed_shards_unresolved",
+            "Shards that answer nothing because the outcome of their last write is unknown.",
+            node.unresolved_shards(),
+        ),
     ];
     for (name, help, value) in gauges {
         head(out, name, "gauge", help);

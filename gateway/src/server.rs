@@ -2,7 +2,6 @@
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -19,7 +18,7 @@ use meed_engine::error::Error;
 use meed_engine::node::Node;
 use meed_engine::start::Engine;
 
-use crate::config::{Loaded, SettingError, Settings, Source};
+use crate::config::{JournalKind, Loaded, SettingError, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
 use crate::exit::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
@@ -281,6 +280,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         let programs = backend::read_programs(&settings.programs)?;
         let destination = front::destination(&settings)?;
         let is_front = destination.is_some();
+        let config = backend::engine_config(&settings, shards)?;
         // Before the engine registers its measures.
         metrics::recorder();
         let Front { address, metrics_address, shared, listeners, waiting_room, leave, operations } =
@@ -288,7 +288,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         let door = open_door(&settings).await?;
         let door_address = door.as_ref().map(|door| door.address.clone());
         let opening = {
-            let (config, shared) = (backend::engine_config(&settings, shards), shared.clone());
+            let shared = shared.clone();
             let hand_over = move || Front::hand_over(waiting_room, &leave);
             tokio::task::spawn_blocking(move || match destination {
                 Some(to) => Running::of_front(to, &shared, listeners, hand_over),
@@ -305,7 +305,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         };
         running.node().into_iter().for_each(|node| shared.set_engine(Arc::clone(node)));
         shared.set_check(CHECK_STARTED, Ok(()));
-        announce(address, metrics_address, door_address.as_deref(), (!is_front).then_some(&*settings.data));
+        announce(address, metrics_address, door_address.as_deref(), (!is_front).then_some(&settings));
         tokio::select! {
             () = signals.any() => {}
             () = shared.drained() => {}
@@ -400,7 +400,18 @@ fn end_at_once() -> ! {
     std::process::exit(i32::from(EXIT_FAILED));
 }
 
-fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, door: Option<&str>, data: Option<&Path>) {
+/// Where the data of a node is, for people.
+fn data_of(settings: &Settings) -> String {
+    match settings.journal {
+        JournalKind::Embedded => {
+            let data = std::path::absolute(&settings.data).unwrap_or_else(|_| settings.data.clone());
+            data.display().to_string()
+        }
+        JournalKind::Cql => format!("keyspace {} on {}", settings.cql_keyspace, settings.cql_nodes.join(", ")),
+    }
+}
+
+fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, door: Option<&str>, owner: Option<&Settings>) {
     let mut text = format!("listening on http://{address}\n");
     if let Some(address) = metrics_address {
         text += &format!("metrics on http://{address}\n");
@@ -408,9 +419,8 @@ fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, door: Opti
     if let Some(door) = door {
         text += &format!("fronts on {door}\n");
     }
-    if let Some(data) = data {
-        let data = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
-        text += &format!("data in {}\n", data.display());
+    if let Some(settings) = owner {
+        text += &format!("data in {}\n", data_of(settings));
     }
     text += &format!(
         "try: curl -i http://{address}/api/v1/points/m-1/earn --json '{{\"points\":100,\"reference_id\":\"first\"}}'\n"

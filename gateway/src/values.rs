@@ -69,10 +69,10 @@ impl Value for String {
     }
 }
 
-impl Value for Vec<PathBuf> {
+impl<T: Value> Value for Vec<T> {
     const LIST: bool = true;
     fn parse(text: &str) -> Result<Self, String> {
-        text.split(',').filter(|part| !part.is_empty()).map(PathBuf::parse).collect()
+        text.split(',').filter(|part| !part.is_empty()).map(T::parse).collect()
     }
     fn toml(&self) -> String {
         let parts: Vec<String> = self.iter().map(Value::toml).collect();
@@ -80,8 +80,8 @@ impl Value for Vec<PathBuf> {
     }
     fn from_toml(value: &toml::Value) -> Result<Self, String> {
         match value {
-            toml::Value::Array(items) => items.iter().map(PathBuf::from_toml).collect(),
-            other => PathBuf::from_toml(other).map(|path| vec![path]),
+            toml::Value::Array(items) => items.iter().map(T::from_toml).collect(),
+            other => T::from_toml(other).map(|item| vec![item]),
         }
     }
 }
@@ -206,25 +206,13 @@ choices! {
         /// One JSON object a line.
         Json = "json"
     }
-}
 
-/// Which journal makes operations durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JournalKind {
-    /// A write-ahead log in the data folder.
-    Embedded,
-}
-
-impl Value for JournalKind {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text {
-            "embedded" => Ok(Self::Embedded),
-            "cql" => Err("`cql` is not possible: this build has no CQL journal; use `embedded`".to_owned()),
-            _ => Err(format!("must be `embedded`, not `{text}`")),
-        }
-    }
-    fn toml(&self) -> String {
-        quoted("embedded")
+    /// Which journal makes operations durable.
+    JournalKind {
+        /// A write-ahead log in the data folder.
+        Embedded = "embedded",
+        /// ScyllaDB or Apache Cassandra.
+        Cql = "cql"
     }
 }
 

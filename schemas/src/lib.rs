@@ -4,6 +4,7 @@
 //! turn it into [`record::Record`]s and an [`outcome::Reply`]; an [`event`] tells others of a record.
 //! A module uses only modules declared below it.
 
+pub mod cql;
 pub mod event;
 pub mod http;
 pub mod forward;

@@ -6,6 +6,7 @@
 
 mod alias;
 mod cache;
+mod shared;
 mod slots;
 mod table;
 
@@ -16,8 +17,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
+use crate::journal::cql::Cql;
 pub use alias::{ALIAS_BYTES_MAX, Alias, AliasError, normalize};
 use cache::AliasCache;
+use shared::SharedTable;
 use table::{AliasHasher, AliasTable, Pending};
 
 /// Most aliases of one account.
@@ -109,14 +112,26 @@ impl Aliases {
         secret: &[u8; 32],
         options: &AliasOptions,
     ) -> Result<(Self, AliasOwner)> {
-        let table = AliasTable::open(dir, journal_id, secret, options)?;
+        let table = Rows::Own(AliasTable::open(dir, journal_id, secret, options)?);
+        Self::start(table, options)
+    }
+
+    /// Opens the tables that the nodes of a cluster share, and starts this node's owner.
+    ///
+    /// # Errors
+    /// The cluster refuses a statement.
+    pub fn open_shared(cql: &Arc<Cql>, secret: &[u8; 32], options: &AliasOptions) -> Result<(Self, AliasOwner)> {
+        Self::start(Rows::Shared(SharedTable::open(cql, secret)?), options)
+    }
+
+    fn start(table: Rows, options: &AliasOptions) -> Result<(Self, AliasOwner)> {
         let (requests, queue) = mpsc::channel(options.queue_requests.max(1));
         let cache = Arc::new(AliasCache::new(options.cache_entries.max(1)));
         let handle = Self { requests, cache: Arc::clone(&cache), hasher: table.hasher().clone() };
         let thread = std::thread::Builder::new()
             .name("aliases".to_owned())
             .spawn(move || Owner { table, cache }.run(queue))
-            .map_err(|e| Error::io("start the thread of", dir, e))?;
+            .map_err(|e| Error::io("start the thread of", "the aliases", e))?;
         Ok((handle, AliasOwner(thread)))
     }
 
@@ -178,8 +193,61 @@ struct Group {
     touched: HashSet<u128>,
 }
 
+/// Where aliases are kept.
+#[allow(clippy::large_enum_variant, reason = "made once and moved once")]
+enum Rows {
+    /// In this node's folder.
+    Own(AliasTable),
+    /// In the cluster; what is decided there is done at once, and nothing of it is pending.
+    Shared(SharedTable),
+}
+
+impl Rows {
+    fn hasher(&self) -> &AliasHasher {
+        match self {
+            Self::Own(table) => table.hasher(),
+            Self::Shared(table) => table.hasher(),
+        }
+    }
+
+    fn put(&mut self, pending: &mut Pending, program: &str, alias: &str, account: &str) -> Result<PutOutcome> {
+        match self {
+            Self::Own(table) => table.put(pending, program, alias, account),
+            Self::Shared(table) => table.put(program, alias, account),
+        }
+    }
+
+    fn delete(&mut self, pending: &mut Pending, program: &str, account: &str, alias: &str) -> Result<bool> {
+        match self {
+            Self::Own(table) => table.delete(pending, program, account, alias),
+            Self::Shared(table) => table.delete(program, account, alias),
+        }
+    }
+
+    fn list(&self, program: &str, account: &str) -> Result<Vec<String>> {
+        match self {
+            Self::Own(table) => table.list(program, account),
+            Self::Shared(table) => table.list(program, account),
+        }
+    }
+
+    fn resolve(&self, program: &str, alias: &str) -> Result<Option<String>> {
+        match self {
+            Self::Own(table) => table.resolve(program, alias),
+            Self::Shared(table) => table.resolve(program, alias),
+        }
+    }
+
+    fn commit(&mut self, pending: Pending) -> Result<()> {
+        match self {
+            Self::Own(table) => table.commit(pending),
+            Self::Shared(_) => Ok(()),
+        }
+    }
+}
+
 struct Owner {
-    table: AliasTable,
+    table: Rows,
     cache: Arc<AliasCache>,
 }
 

@@ -60,7 +60,7 @@ fn ask_at_once<T>(aliases: &Aliases, requests: Vec<Request>, replies: Vec<onesho
 #[test]
 fn of_two_puts_at_once_one_wins() {
     let dir = tempfile::tempdir().unwrap();
-    let table = AliasTable::open(dir.path(), [1; 16], &[2; 32], &AliasOptions::default()).unwrap();
+    let table = Rows::Own(AliasTable::open(dir.path(), [1; 16], &[2; 32], &AliasOptions::default()).unwrap());
     let cache = Arc::new(AliasCache::new(10));
     let mut owner = Owner { table, cache };
     let mut group = Group::default();
@@ -99,7 +99,7 @@ fn puts_of_one_account_in_one_group_are_counted() {
 #[test]
 fn independent_writes_share_a_commit_and_an_answer_comes_after_it() {
     let dir = tempfile::tempdir().unwrap();
-    let table = AliasTable::open(dir.path(), [1; 16], &[2; 32], &AliasOptions::default()).unwrap();
+    let table = Rows::Own(AliasTable::open(dir.path(), [1; 16], &[2; 32], &AliasOptions::default()).unwrap());
     let mut owner = Owner { table, cache: Arc::new(AliasCache::new(100)) };
     let mut group = Group::default();
     let mut answers = Vec::new();

@@ -1,4 +1,6 @@
-//! The embedded journal: one write-ahead log for all shards of a node. Records are opaque bytes here; what
+//! The journals of which a node has one. Here is the embedded one; that in CQL is in [`cql`].
+//!
+//! The embedded journal is one write-ahead log for all shards of a node. Records are opaque bytes here; what
 //! they mean, and when a reply may leave, is decided above.
 //!
 //! - [`Journal`] belongs to the one thread that writes: `write` a batch, `sync`, and only then tell anybody.
@@ -10,6 +12,8 @@
 //! of its file: `segment.rs`, `batch.rs`, `frame.rs`, `index.rs`, `mark.rs`.
 
 use std::path::PathBuf;
+
+pub mod cql;
 
 mod writer;
 
@@ -50,12 +54,97 @@ pub use batch::{
 pub use reader::{BatchView, JournalReader, RecordView};
 pub use writer::Journal;
 
+use crate::error::Result;
+use meed_schemas::ids::Position;
+
 /// Default length of a segment.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
 /// Longest segment.
 pub const SEGMENT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Most segments prepared ahead.
 pub const PREPARED_SEGMENTS_MAX: usize = 64;
+
+/// What everybody reads the durable records of a node's shards from.
+#[derive(Clone, Debug)]
+pub enum Records {
+    /// The embedded journal.
+    Embedded(JournalReader),
+    /// The journal in CQL.
+    Cql(cql::CqlReader),
+}
+
+impl Records {
+    /// By shard, the sequence of its last durable record; 0 = none.
+    pub fn last_sequence(&self) -> Vec<u64> {
+        match self {
+            Self::Embedded(reader) => reader.last_sequence(),
+            Self::Cql(reader) => reader.last_sequence(),
+        }
+    }
+
+    /// The journal's id.
+    pub fn journal_id(&self) -> u128 {
+        match self {
+            Self::Embedded(reader) => reader.journal_id(),
+            Self::Cql(reader) => reader.journal_id(),
+        }
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> u16 {
+        match self {
+            Self::Embedded(reader) => reader.shards(),
+            Self::Cql(reader) => reader.shards(),
+        }
+    }
+
+    /// By shard, the sequence up to which its records are no longer kept; 0 = all are there.
+    ///
+    /// # Errors
+    /// Damage.
+    pub fn removed_sequence(&self) -> Result<Vec<u64>> {
+        match self {
+            Self::Embedded(reader) => reader.removed_sequence(),
+            Self::Cql(reader) => Ok(reader.removed_sequence()),
+        }
+    }
+
+    /// A number that grows whenever more becomes durable.
+    pub fn progress(&self) -> u64 {
+        match self {
+            Self::Embedded(reader) => reader.last_batch(),
+            Self::Cql(reader) => reader.last_sequence().iter().sum(),
+        }
+    }
+
+    /// The record at a position; `None` when the shard's durable records do not reach it, or no longer.
+    ///
+    /// # Errors
+    /// Damage.
+    pub fn read(&self, position: Position) -> Result<Option<Vec<u8>>> {
+        match self {
+            Self::Embedded(reader) => reader.read(position),
+            Self::Cql(reader) => reader.read(position),
+        }
+    }
+
+    /// Every durable record of the chosen shards with a sequence greater than `from[shard]`, those of a shard in
+    /// order.
+    ///
+    /// # Errors
+    /// Damage; a fault that `visit` returns.
+    pub fn scan(
+        &self,
+        from: &[u64],
+        shards: &dyn Fn(u16) -> bool,
+        visit: &mut dyn FnMut(Position, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Embedded(reader) => reader.scan(from, shards, visit),
+            Self::Cql(reader) => reader.scan(from, shards, visit),
+        }
+    }
+}
 
 /// How a journal is opened.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{CurrentPrograms, Range};
 use crate::config::KafkaOptions;
 use crate::error::{Error, Result};
-use crate::journal::JournalReader;
+use crate::journal::Records;
 use crate::metrics::PublishMetrics;
 
 /// The publishing thread, of which there is none.
@@ -21,7 +21,7 @@ impl Publisher {
     pub fn start(
         _options: KafkaOptions,
         _folder: &Path,
-        _journal: JournalReader,
+        _journal: Records,
         _programs: CurrentPrograms,
         _metrics: PublishMetrics,
     ) -> Result<Self> {

@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::feed::{Next, Reached, Rendering, read_on};
 use crate::folder::FolderIdentity;
-use crate::journal::{Floor, JournalReader};
+use crate::journal::{Floor, JournalReader, Records};
 use crate::node::with_version;
 use crate::program::Programs;
 use crate::store::{Store, StoreOptions};
@@ -37,6 +37,7 @@ pub fn replay(data: &Path, options: &KafkaOptions, range: &Range) -> Result<u64>
     let folder = FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
     let (journal, _) = JournalReader::open(disk, &data.join("journal"), Floor::default())?;
+    let journal = Records::Embedded(journal);
     let programs = RwLock::new(stored_programs(data, &folder)?);
     let current = || Arc::new(programs.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone());
     let topic = TopicMark { name: options.events_topic.clone(), ..TopicMark::default() };

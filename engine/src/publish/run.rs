@@ -17,7 +17,7 @@ use crate::config::KafkaOptions;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::feed::{Next, Reached, Rendering, read_on};
-use crate::journal::JournalReader;
+use crate::journal::Records;
 use crate::metrics::PublishMetrics;
 
 /// Messages that may wait for a confirmation.
@@ -85,7 +85,7 @@ impl Publisher {
     pub fn start(
         options: KafkaOptions,
         folder: &std::path::Path,
-        journal: JournalReader,
+        journal: Records,
         programs: CurrentPrograms,
         metrics: PublishMetrics,
     ) -> Result<Self> {
@@ -118,7 +118,7 @@ impl Publisher {
 }
 
 /// The mark to begin with: the saved one where it is of these topics, else one before the oldest record.
-fn mark_of(options: &KafkaOptions, journal: &JournalReader, found: Option<Mark>) -> Result<Mark> {
+fn mark_of(options: &KafkaOptions, journal: &Records, found: Option<Mark>) -> Result<Mark> {
     let removed = journal.removed_sequence()?;
     let begin = |name: &str, found: Option<TopicMark>| match found.filter(|found| found.name == name) {
         Some(mut found) => {
@@ -141,7 +141,7 @@ struct Run {
     options: KafkaOptions,
     file: MarkFile,
     mark: Mark,
-    journal: JournalReader,
+    journal: Records,
     programs: CurrentPrograms,
     shared: Arc<Shared>,
     metrics: PublishMetrics,

@@ -24,7 +24,7 @@ use super::{CurrentPrograms, Publisher};
 use crate::commit::Lane;
 use crate::config::KafkaOptions;
 use crate::disk::Disk;
-use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare};
+use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records};
 use crate::metrics::PublishMetrics;
 use crate::program::{Program, Programs};
 
@@ -186,7 +186,7 @@ fn publisher(options: KafkaOptions, folder: &Path, reader: &JournalReader) -> Pu
     let document = Document::parse(BUILT_IN_DOCUMENT.as_bytes()).unwrap();
     let programs = Arc::new(Programs::default().with(Program::create(BUILT_IN_NAME, 0, document).unwrap()));
     let programs: CurrentPrograms = Arc::new(move || Arc::clone(&programs));
-    Publisher::start(options, folder, reader.clone(), programs, PublishMetrics::register()).unwrap()
+    Publisher::start(options, folder, Records::Embedded(reader.clone()), programs, PublishMetrics::register()).unwrap()
 }
 
 fn has_event(sequence: u64) -> bool {

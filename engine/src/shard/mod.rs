@@ -290,6 +290,7 @@ impl Shard {
             lane.append(record)?;
             self.totals.add(record);
         }
+        lane.end_decision();
         self.next_sequence += records.len() as u64;
         self.last_recorded_at = now;
         Ok(())

@@ -211,19 +211,19 @@ fn keys_are_found_newest_week_first_and_kept_apart() {
         store.checkpoint(&ShardCheckpoint { keys, ..checkpoint(0, 1, vec![account]) }).unwrap();
         let me = member(1);
         let many = [
-            (me.clone(), find(KeyClass::Idempotency, 5, 0..=20)),
-            (me.clone(), find(KeyClass::Idempotency, 5, 0..=11)),
-            (me.clone(), find(KeyClass::Idempotency, 5, 11..=11)),
-            (me.clone(), find(KeyClass::Business, 5, 0..=20)),
-            (me.clone(), FactQuery::Reversed(3)),
-            (me.clone(), FactQuery::ExpiredLot(3)),
-            (me.clone(), FactQuery::ClosedHold(3)),
-            (me.clone(), FactQuery::ClosedHold(4)),
-            (member(2), FactQuery::Reversed(3)),
+            (0, me.clone(), find(KeyClass::Idempotency, 5, 0..=20)),
+            (0, me.clone(), find(KeyClass::Idempotency, 5, 0..=11)),
+            (0, me.clone(), find(KeyClass::Idempotency, 5, 11..=11)),
+            (0, me.clone(), find(KeyClass::Business, 5, 0..=20)),
+            (0, me.clone(), FactQuery::Reversed(3)),
+            (0, me.clone(), FactQuery::ExpiredLot(3)),
+            (0, me.clone(), FactQuery::ClosedHold(3)),
+            (0, me.clone(), FactQuery::ClosedHold(4)),
+            (0, member(2), FactQuery::Reversed(3)),
         ];
         let text =
             |fact: &Option<Vec<u8>>| fact.as_ref().map(|f| String::from_utf8(f.clone()).unwrap().trim().to_owned());
-        let found: Vec<_> = store.spilled_many(0, &many).unwrap().iter().map(text).collect();
+        let found: Vec<_> = store.spilled_many(&many).unwrap().iter().map(text).collect();
         let expected = ["new", "old", "", "business", "reversed", "expired", "closed", "", ""];
         let expected: Vec<_> = expected.iter().map(|t| if t.is_empty() { None } else { Some(t.to_string()) }).collect();
         assert_eq!(found, expected);

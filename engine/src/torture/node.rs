@@ -17,7 +17,7 @@ use crate::commit::{Buffer, Lane};
 use crate::committer::{Batch, Rounds};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Recovered};
+use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records, Recovered};
 use crate::keeper::Tasks;
 use crate::node::with_version;
 use crate::program::Programs;
@@ -148,8 +148,15 @@ impl Node {
         };
         let (journal, reader, recovered) = Journal::open(disk, Path::new(FOLDER), options, Floor::default())?;
         let gap = SettleGap { days: profile.settle_gap_days, ignored: false };
-        let Recovery { shards, programs, settles_until } =
-            recovery::recover(&mut store, &reader, &recovered.last_sequence, 1, gap, times.wall_ms, &|| Ok(seed))?;
+        let Recovery { shards, programs, settles_until } = recovery::recover(
+            &mut store,
+            &Records::Embedded(reader.clone()),
+            &recovered.last_sequence,
+            1,
+            gap,
+            times.wall_ms,
+            &|| Ok(seed),
+        )?;
         let worker = |_| Worker {
             lane: Lane::new(recovered.last_sequence.clone()),
             clock: Clock::new(times.wall_ms, times.elapsed_ms, profile.clock_jump_ms),
@@ -342,7 +349,7 @@ impl Node {
             return Ok(());
         }
         let (position, purpose) = self.reads.remove(nth);
-        let record = reader::read(&self.reader, position)?;
+        let record = reader::read(&Records::Embedded(self.reader.clone()), position)?;
         match came_of(position, purpose, record, self.shards.len() as u16) {
             Came::Reply { to, reply, .. } => self.answers.push((to, reply)),
             Came::Input(shard, input) => self.deliver(shard, input),

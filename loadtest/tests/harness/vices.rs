@@ -165,7 +165,7 @@ fn usage_errors_and_absent_servers_have_their_codes() {
         (&["run", "smoke", "--target", "127.0.0.1:1", "--require", "p99"], 2, "is no condition"),
         (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "mix.coffee=1"], 2, "coffee"),
         (&["run", "smoke", "--start-node", "--node", "no-such-program"], 1, "no-such-program"),
-        (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "accounts.opening_points=0"], 1, "no connection"),
+        (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "accounts.opening_points=0"], 1, "refused"),
         (&["worker", "127.0.0.1:1"], 2, "MEED_LOADTEST_TOKEN"),
         (&["nonsense"], 2, "nonsense"),
     ] {

@@ -30,6 +30,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("hyper_util", &["gateway/", "loadtest/", "benches/"]),
     // The shard's shell, its mailbox, and what starts it.
     ("ractor", &["engine/src/actor.rs", "engine/src/inbox.rs", "engine/src/start.rs"]),
+    ("scylla", &["engine/src/journal/cql/", "engine/src/store/cql/"]),
     ("rdkafka", &["engine/src/publish/kafka.rs", "engine/src/publish/kafka/", "engine/src/publish/tests", "benches/"]),
     ("fjall", &["engine/src/store.rs", "engine/src/store/", "engine/src/aliases.rs", "engine/src/aliases/"]),
 ];

@@ -1,0 +1,93 @@
+//! The shell round [`Appender`]: appends batches of one shard, one at a time, and knows of each what became of it.
+
+use std::sync::Arc;
+
+use super::CqlConfig;
+use super::claim::{ClaimedShard, damaged};
+use super::machine::{Appender, Ask, Step};
+use super::reader::Extents;
+use super::session::{Cql, Pause};
+use super::statements::{Batch, Statements};
+use crate::error::{Error, Result};
+use crate::ownership::Ownership;
+
+/// The journal of one shard, for its owner.
+#[derive(Debug)]
+pub struct ShardJournal {
+    cql: Arc<Cql>,
+    statements: Arc<Statements>,
+    extents: Arc<Extents>,
+    ownership: Arc<Ownership>,
+    shard: u16,
+    appender: Appender,
+    /// Identifies this owner's batches; the lower half counts.
+    next_bid: u128,
+}
+
+impl ShardJournal {
+    /// Of a shard that was claimed.
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn new(
+        cql: Arc<Cql>,
+        statements: Arc<Statements>,
+        extents: Arc<Extents>,
+        ownership: Arc<Ownership>,
+        claimed: ClaimedShard,
+        config: &CqlConfig,
+    ) -> Result<Self> {
+        let random = getrandom::u64().map_err(|e| Error::Setting(format!("the system gives no random bytes: {e}")))?;
+        // What is in a claimed bucket is not counted again: the first append goes to a new one.
+        let bucket_bytes = if claimed.has_rows { u64::MAX } else { 0 };
+        let appender = Appender::new(claimed.claimed, bucket_bytes, config.bucket_bytes);
+        let next_bid = u128::from(random) << 64;
+        Ok(Self { cql, statements, extents, ownership, shard: claimed.shard, appender, next_bid })
+    }
+
+    /// Appends `count` records whose frames these are; durable when it returns. While the outcome of a try is unknown
+    /// it is asked for again, and the shard decides nothing new meanwhile.
+    ///
+    /// # Errors
+    /// Another owns the shard; damage; the node stops.
+    pub async fn append(&mut self, frames: &[u8], sequence: u64, count: usize) -> Result<()> {
+        self.next_bid += 1;
+        let batch = Batch { sequence, bid: self.next_bid, count, frames };
+        let number = i32::from(self.shard);
+        let mut ask = self.appender.begin(batch.bid, frames.len() as u64);
+        let mut pause = Pause::new();
+        loop {
+            let opened = matches!(ask, Ask::Append { bucket, .. } if !self.extents.has(self.shard, bucket));
+            if opened {
+                self.statements.note_bucket(&self.cql, number, self.appender.bucket(), sequence).await?;
+                self.extents.add(self.shard, sequence, self.appender.bucket());
+            }
+            let executed = self.statements.execute(&self.cql, number, ask, Some(batch), sequence).await?;
+            match self.appender.answer(executed.0) {
+                Step::Ask(next) => ask = next,
+                Step::Again(next) => {
+                    self.ownership.set_unresolved(self.shard, true);
+                    self.cql.check_going()?;
+                    pause.wait("append to the journal", &executed.1).await;
+                    ask = next;
+                }
+                Step::Done => {
+                    self.extents.append(self.shard, sequence + count as u64 - 1);
+                    self.ownership.set_unresolved(self.shard, false);
+                    return Ok(());
+                }
+                Step::Deposed(epoch) => {
+                    let epoch = epoch.map_or_else(|| "unknown".to_owned(), |epoch| epoch.to_string());
+                    return Err(Error::Stopped(format!(
+                        "another node owns shard {} under epoch {epoch}, this one had {}",
+                        self.shard,
+                        self.appender.epoch()
+                    )));
+                }
+                // Only a claim can miss its first bucket.
+                Step::Missing => return Err(damaged(self.shard, self.appender.bucket(), "the bucket is gone")),
+                Step::Damaged(what) => return Err(damaged(self.shard, self.appender.bucket(), what)),
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Aliases in CQL: given and taken by conditional writes, because two nodes may be asked at once.
+
+use std::sync::Arc;
+
+use scylla::statement::prepared::PreparedStatement;
+
+use crate::error::Result;
+use crate::journal::cql::Cql;
+
+/// What is stored of one alias.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AliasRow {
+    /// Keyed hash of the account that has it.
+    pub account: Vec<u8>,
+    /// Account and alias, sealed.
+    pub sealed: Vec<u8>,
+}
+
+/// The rows of aliases and of the accounts' lists of them, by keyed hashes.
+pub struct CqlAliases {
+    cql: Arc<Cql>,
+    find: PreparedStatement,
+    give: PreparedStatement,
+    take: PreparedStatement,
+    list: PreparedStatement,
+    put_listed: PreparedStatement,
+    drop_listed: PreparedStatement,
+}
+
+impl CqlAliases {
+    /// Opens the tables in the keyspace in use.
+    ///
+    /// # Errors
+    /// The cluster refuses a statement.
+    pub fn open(cql: &Arc<Cql>) -> Result<Self> {
+        cql.block_on(async {
+            Ok(Self {
+                cql: Arc::clone(cql),
+                find: cql.prepare_serial("SELECT account, sealed FROM aliases WHERE alias = ?").await?,
+                give: cql
+                    .prepare("INSERT INTO aliases (alias, account, sealed) VALUES (?, ?, ?) IF NOT EXISTS")
+                    .await?,
+                take: cql.prepare("DELETE FROM aliases WHERE alias = ? IF account = ?").await?,
+                list: cql.prepare("SELECT alias, sealed FROM account_aliases WHERE account = ?").await?,
+                put_listed: cql
+                    .prepare("INSERT INTO account_aliases (account, alias, sealed) VALUES (?, ?, ?)")
+                    .await?,
+                drop_listed: cql.prepare("DELETE FROM account_aliases WHERE account = ? AND alias = ?").await?,
+            })
+        })
+    }
+
+    /// Who has an alias.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub fn find(&self, alias: &[u8]) -> Result<Option<AliasRow>> {
+        self.cql.block_on(async {
+            let rows: Vec<(Vec<u8>, Vec<u8>)> = self.cql.read("read an alias", &self.find, (alias,)).await?;
+            Ok(rows.into_iter().next().map(|(account, sealed)| AliasRow { account, sealed }))
+        })
+    }
+
+    /// Gives an alias that nobody has. It is listed first, so that no alias is ever missing from its account's list;
+    /// what is listed and was not given is passed over. False when somebody has it: by [`CqlAliases::find`] it may be
+    /// this account, by an earlier try whose answer was lost.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub fn give(&self, alias: &[u8], row: &AliasRow, listed: &[u8]) -> Result<bool> {
+        let account = row.account.as_slice();
+        self.cql.block_on(async {
+            self.cql.write("list an alias", &self.put_listed, (account, alias, listed)).await?;
+            let values = (alias, account, row.sealed.as_slice());
+            Ok(self.cql.conditional_resolved("give an alias", &self.give, values).await?.applied())
+        })
+    }
+
+    /// Takes an alias from its account.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub fn take(&self, alias: &[u8], account: &[u8]) -> Result<()> {
+        self.cql.block_on(async {
+            // Refused when an earlier try has taken it.
+            self.cql.conditional_resolved("take an alias", &self.take, (alias, account)).await?;
+            self.cql.write("unlist an alias", &self.drop_listed, (account, alias)).await
+        })
+    }
+
+    /// What is listed for an account: aliases and what is sealed of them.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub fn listed(&self, account: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.cql.block_on(self.cql.read("read the aliases of an account", &self.list, (account,)))
+    }
+}

@@ -1,0 +1,375 @@
+//! Real nodes on a real Cassandra that is killed and paused, and nodes that are. `ops/cql-tests.sh` runs them.
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code)]
+#[path = "../crash/node.rs"]
+mod node;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use node::{Client, Node, PATIENCE};
+use rustix::process::Signal;
+
+const ACCOUNTS: u64 = 24;
+const LEASE_MS: u64 = 1_500;
+
+/// The server that the tests may use and break.
+struct Server {
+    address: String,
+    script: String,
+    password: String,
+}
+
+impl Server {
+    fn new() -> Self {
+        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
+        Self {
+            address: variable("MEED_TEST_CQL"),
+            script: variable("MEED_TEST_CASSANDRA"),
+            password: variable("MEED_TEST_CQL_PASSWORD"),
+        }
+    }
+
+    fn run(&self, command: &str) {
+        assert!(Command::new(&self.script).arg(command).status().unwrap().success(), "{command}");
+    }
+
+    /// Flags of a node that makes all paths run in a short time: small buckets, few shards, checkpoints all the time.
+    fn flags(&self, keyspace: &str, name: &str) -> Vec<String> {
+        let lease = LEASE_MS.to_string();
+        let flags = [
+            "--journal",
+            "cql",
+            "--cql-nodes",
+            &self.address,
+            "--cql-user",
+            "cassandra",
+            "--cql-password-file",
+            &self.password,
+            "--cql-keyspace",
+            keyspace,
+            "--node",
+            name,
+            "--lease-ms",
+            &lease,
+            "--cql-timeout-ms",
+            "500",
+            "--cql-bucket-bytes",
+            "16KiB",
+            "--shards",
+            "4",
+            "--workers",
+            "2",
+            "--checkpoint-interval-ms",
+            "50",
+        ];
+        flags.map(str::to_owned).to_vec()
+    }
+
+    fn start(&self, keyspace: &str, name: &str) -> Node {
+        let flags = self.flags(keyspace, name);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Node::start(Path::new("unused"), &flags)
+    }
+
+    fn refused(&self, flags: &[String]) -> (Option<i32>, String) {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Node::refused(Path::new("unused"), &flags)
+    }
+}
+
+/// Clients that send earns of one point with a key, again and again until they are answered with 201; what was
+/// answered so must be there for ever, and once.
+struct Load {
+    /// Where the node is now.
+    address: Mutex<String>,
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+    /// Answers other than 201, by status; 0 for a connection that broke.
+    others: Mutex<BTreeMap<u16, u64>>,
+}
+
+impl Load {
+    fn new(node: &Node) -> Self {
+        Self {
+            address: Mutex::new(node.address.clone()),
+            stop: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+            others: Mutex::default(),
+        }
+    }
+
+    fn other(&self, status: u16) {
+        *self.others.lock().unwrap().entry(status).or_default() += 1;
+    }
+
+    /// One client: how often each of its accounts was earned on.
+    fn client(&self, number: u64) -> BTreeMap<u64, u64> {
+        let mut earned = BTreeMap::new();
+        let mut client: Option<Client> = None;
+        for n in 0.. {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let account = (number + n) % ACCOUNTS;
+            let (path, key) = (format!("/api/v1/points/m-{account}/earn"), format!("{number}-{n}"));
+            loop {
+                let connection = match &mut client {
+                    Some(connection) => connection,
+                    none => match Client::connect(&self.address.lock().unwrap()) {
+                        Ok(connection) => none.insert(connection),
+                        Err(_) => {
+                            self.other(0);
+                            breathe();
+                            continue;
+                        }
+                    },
+                };
+                match connection.post(&path, Some(&key), r#"{"points":1}"#) {
+                    Ok(answer) if answer.status == 201 => break,
+                    Ok(answer) => {
+                        assert!([429, 503, 504].contains(&answer.status), "{answer:?}");
+                        self.other(answer.status);
+                        breathe();
+                    }
+                    Err(_) => {
+                        self.other(0);
+                        client = None;
+                    }
+                }
+            }
+            *earned.entry(account).or_default() += 1;
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        earned
+    }
+
+    /// Waits until so many more were acknowledged.
+    fn wait_for(&self, more: u64) {
+        let until = self.acknowledged.load(Ordering::Relaxed) + more;
+        let begin = Instant::now();
+        while self.acknowledged.load(Ordering::Relaxed) < until {
+            assert!(begin.elapsed() < PATIENCE, "no progress: {:?}", self.others.lock().unwrap());
+            breathe();
+        }
+    }
+
+    /// Runs clients while `act` does something to the node; then every account has exactly what was acknowledged.
+    fn run(&self, act: impl FnOnce(&Self) -> Node) -> Node {
+        let (node, earned) = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..8).map(|number| scope.spawn(move || self.client(number * 1_000_003))).collect();
+            self.wait_for(100);
+            let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(self)));
+            self.stop.store(true, Ordering::Relaxed);
+            let mut earned = BTreeMap::<u64, u64>::new();
+            for client in clients {
+                for (account, count) in client.join().unwrap() {
+                    *earned.entry(account).or_default() += count;
+                }
+            }
+            (acted.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), earned)
+        });
+        println!(
+            "{} acknowledged, others {:?}",
+            self.acknowledged.load(Ordering::Relaxed),
+            self.others.lock().unwrap()
+        );
+        check(&node, &earned);
+        node
+    }
+}
+
+/// Leaves the processors to the servers for a moment, before something is tried or looked at again.
+fn breathe() {
+    std::thread::park_timeout(Duration::from_millis(10));
+}
+
+/// Every account has as many points and rows as were acknowledged: nothing lost, nothing twice.
+#[track_caller]
+fn check(node: &Node, earned: &BTreeMap<u64, u64>) {
+    let mut client = node.client();
+    for (account, count) in earned {
+        assert_eq!(client.total(&format!("m-{account}")) as u64, *count, "m-{account}");
+        let page = client.get(&format!("/api/v1/points/m-{account}/transactions?limit=5")).unwrap().json();
+        assert_eq!(page["total_count"].as_u64(), Some(*count), "{page}");
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_again_and_again_loses_nothing_acknowledged() {
+    let server = Server::new();
+    let node = server.start("killed", "only");
+    let load = Load::new(&node);
+    let node = load.run(|load| {
+        let mut node = node;
+        for _ in 0..3 {
+            node.kill();
+            node = server.start("killed", "only");
+            *load.address.lock().unwrap() = node.address.clone();
+            load.wait_for(200);
+        }
+        node
+    });
+    // Stopped in order it gives its lease back: the next start need not wait for it.
+    let earned: BTreeMap<u64, u64> =
+        (0..ACCOUNTS).map(|n| (n, node.client().total(&format!("m-{n}")) as u64)).collect();
+    node.stop();
+    let node = server.start("killed", "next");
+    assert!(!node.logged().contains("waiting for the lease"), "{}", node.logged());
+    check(&node, &earned);
+}
+
+#[test]
+fn an_owner_that_slept_longer_than_its_lease_is_refused_and_ends() {
+    let server = Server::new();
+    let mut sleeper = server.start("slept", "first");
+    let load = Load::new(&sleeper);
+    let node = load.run(|load| {
+        sleeper.signal(Signal::STOP);
+        let begin = Instant::now();
+        let node = server.start("slept", "second");
+        println!("taken over after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(begin.elapsed() >= Duration::from_millis(LEASE_MS), "it did not wait for the lease");
+        *load.address.lock().unwrap() = node.address.clone();
+        // What the sleeper was about to write is still in its memory and its sockets; its clients still wait for it.
+        sleeper.signal(Signal::CONT);
+        let (code, log) = sleeper.ended();
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains("another node"), "{log}");
+        load.wait_for(300);
+        node
+    });
+    node.stop();
+}
+
+#[test]
+fn a_second_node_waits_and_takes_over_when_the_first_ends() {
+    let server = Server::new();
+    for (keyspace, signal) in [("handed", Signal::TERM), ("taken", Signal::KILL)] {
+        let first = server.start(keyspace, "first");
+        let load = Load::new(&first);
+        let node = load.run(|load| {
+            std::thread::scope(|scope| {
+                let second = scope.spawn(|| server.start(keyspace, "second"));
+                load.wait_for(100);
+                assert!(!second.is_finished(), "two nodes own the shards");
+                first.signal(signal);
+                let begin = Instant::now();
+                let second = second.join().unwrap();
+                println!("{signal:?}: ready again after {:?}", begin.elapsed());
+                assert!(begin.elapsed() < Duration::from_secs(10));
+                *load.address.lock().unwrap() = second.address.clone();
+                load.wait_for(200);
+                second
+            })
+        });
+        node.stop();
+    }
+}
+
+#[test]
+fn cassandra_that_is_paused_or_killed_leaves_nothing_unknown_for_ever() {
+    let server = Server::new();
+    let node = server.start("outage", "only");
+    let load = Load::new(&node);
+    let node = load.run(|load| {
+        for round in 0..2 {
+            server.run("pause");
+            // Longer than a statement's time-out and the lease: the node may not answer any more, not even reads.
+            let begin = Instant::now();
+            let mut client = node.client();
+            while client.get("/api/v1/points/m-1/balance").unwrap().status != 503 {
+                assert!(begin.elapsed() < PATIENCE, "round {round}: it answers without a lease");
+                breathe();
+            }
+            assert!(begin.elapsed() < Duration::from_millis(LEASE_MS), "it answered after its lease");
+            server.run("resume");
+            load.wait_for(200);
+        }
+        server.run("kill");
+        server.run("start");
+        load.wait_for(200);
+        node
+    });
+    node.stop();
+}
+
+#[test]
+fn what_a_node_cannot_use_is_said_and_left_alone() {
+    let server = Server::new();
+    let wrong = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(wrong.path(), "wrong\n").unwrap();
+    let mut flags = server.flags("refused", "only");
+    let at = flags.iter().position(|flag| flag == "--cql-password-file").unwrap() + 1;
+    flags[at] = wrong.path().to_str().unwrap().to_owned();
+    let (code, log) = server.refused(&flags);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("cannot connect in the CQL cluster") && !log.contains("wrong\n"), "{log}");
+
+    let node = server.start("refused", "only");
+    node.stop();
+    let mut flags = server.flags("refused", "only");
+    let at = flags.iter().position(|flag| flag == "--shards").unwrap() + 1;
+    flags[at] = "8".to_owned();
+    let (code, log) = server.refused(&flags);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("it has 4 shards and 8 were asked for"), "{log}");
+    let mut flags = server.flags("no-keyspace", "only");
+    let (code, log) = server.refused(&flags);
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("`no-keyspace` is no keyspace"), "{log}");
+    flags.truncate(2);
+    let (code, log) = server.refused(&flags);
+    assert_eq!(code, Some(2), "{log}");
+}
+
+#[test]
+fn holds_reversals_aliases_and_expiry_survive_a_take_over() {
+    let server = Server::new();
+    let node = server.start("session", "first");
+    let mut client = node.client();
+    client.earn("m-1", 1_000, "e-1");
+    let held = client.post("/api/v1/points/m-1/holds", Some("h-1"), r#"{"points":300,"ttl_seconds":1}"#).unwrap();
+    assert_eq!(held.status, 201, "{held:?}");
+    let spent = client.post("/api/v1/points/m-1/redeem", Some("r-1"), r#"{"points":200,"reward_id":"tea"}"#).unwrap();
+    assert_eq!(spent.status, 201, "{spent:?}");
+    let put = "PUT /api/v1/accounts/m-1/aliases/phone:+628123456 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(client.ask(put).unwrap().status, 201);
+    assert_eq!(client.ask(put).unwrap().status, 200);
+    for n in 0..30 {
+        client.earn("m-1", 1, &format!("many-{n}"));
+    }
+    node.kill();
+    let node = server.start("session", "second");
+    let mut client = node.client();
+    let again = client.post("/api/v1/points/m-1/redeem", Some("r-1"), r#"{"points":200,"reward_id":"tea"}"#).unwrap();
+    assert_eq!((again.status, again.is_replay()), (201, true));
+    assert_eq!(again.body, spent.body, "the answer to a retry, byte for byte");
+    let first = client.post("/api/v1/points/m-1/earn", Some("e-1"), r#"{"points":1000}"#).unwrap();
+    assert!(first.is_replay(), "{first:?}");
+    let begin = Instant::now();
+    // The hold's time ends by itself.
+    loop {
+        let balance = client.get("/api/v1/points/phone:+628123456/balance").unwrap().json();
+        assert_eq!(balance["total_points"], 830, "{balance}");
+        if balance["held_points"] == 0 {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{balance}");
+    }
+    let other = "PUT /api/v1/accounts/m-2/aliases/phone:+628123456 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n";
+    client.earn("m-2", 1, "e-2");
+    assert_eq!(client.ask(other).unwrap().status, 409);
+    let delete =
+        "DELETE /api/v1/accounts/m-1/aliases/phone:+628123456 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(client.ask(delete).unwrap().status, 204);
+    assert_eq!(client.get("/api/v1/points/phone:+628123456/balance").unwrap().status, 404);
+    assert_eq!(client.ask(other).unwrap().status, 201);
+    node.stop();
+}

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The tests on a real Cassandra, which this starts in a folder and on a port of its own and removes again:
+#
+#   ops/cql-tests.sh [nodes|contract]     all of them, or only those of nodes and servers that end, or of the contract
+#
+# Where Cassandra cannot be had it says so, and ends with exit code 69.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+EXIT_UNAVAILABLE=69
+part=${1:-all}
+
+# The contract of the HTTP interface, every file of it on a keyspace of its own.
+CONTRACT=(accounts corners earn history holds idempotency input programs random reversals tills)
+
+export MEED_CASSANDRA_LOGIN=1 MEED_CASSANDRA_PORT=${MEED_CASSANDRA_PORT:-19142}
+export MEED_CASSANDRA_DIR=${MEED_CASSANDRA_DIR:-${CARGO_TARGET_DIR:-$PWD/target}/cassandra-tests}
+ops/cassandra.sh erase >/dev/null
+status=0
+ops/cassandra.sh start || status=$?
+if ((status == EXIT_UNAVAILABLE)); then
+    echo "DID NOT RUN: the tests on Cassandra (engine: cql_server; gateway: cql, contract_* with --journal cql)" >&2
+fi
+((status == 0)) || exit "$status"
+trap 'ops/cassandra.sh erase' EXIT
+password=$MEED_CASSANDRA_DIR/password
+echo cassandra >"$password"
+export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops/cassandra.sh
+export MEED_TEST_CQL_PASSWORD=$password
+if [[ $part != contract ]]; then
+    cargo test -p meed-engine --test cql_server -- --test-threads 1
+    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture
+fi
+if [[ $part != nodes ]]; then
+    for name in "${CONTRACT[@]}"; do
+        MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
+            MEED_CQL_KEYSPACE=contract_$name cargo test -p meed-gateway --test "contract_$name"
+    done
+fi
