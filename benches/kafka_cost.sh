@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# What publishing costs the node, the broker's processor time left out: earns over HTTP without and with Kafka, in
+# pairs. The time of the node includes what it takes to publish everything that the run made.
+#
+#   cargo build --release --workspace && benches/kafka_cost.sh [SECONDS] [PAIRS] [CONNECTIONS]
+#   benches/kafka_cost.sh gone [SECONDS]      the rate with a broker, and without it after it was killed; then what the
+#                                             sample consumer says once it is back
+#
+# Needs wrk, and what ops/kafka.sh needs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+mode=cost
+if [ "${1:-}" = gone ]; then mode=gone; shift; fi
+seconds=${1:-10} pairs=${2:-3} connections=${3:-256}
+work=$(mktemp -d "$PWD/target/kafka-cost.XXXXXX")
+node=
+finish() {
+    if [ -n "$node" ]; then kill "$node" 2>/dev/null || true; fi
+    ops/kafka.sh stop "$work/kafka" KILL 2>/dev/null || true
+    rm -rf "$work"
+}
+trap finish EXIT
+
+cat >"$work/earn.lua" <<'LUA'
+local threads = 0
+function setup(thread) thread:set("number", threads); threads = threads + 1 end
+function init() math.randomseed(os.time() + number); count = 0 end
+function request()
+  count = count + 1
+  local body = '{"points":10,"reference_id":"' .. number .. '-' .. os.time() .. '-' .. count .. '"}'
+  return wrk.format("POST", "/api/v1/points/m-" .. math.random(100000) .. "/earn", {["Content-Type"] = "application/json"}, body)
+end
+LUA
+
+start() { # FOLDER [ARGUMENTS]
+    local data=$1
+    shift
+    target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --data "$data" "$@" >"$work/out" 2>>"$work/log" &
+    node=$!
+    until grep -q '^metrics on' "$work/out"; do sleep 0.05; done
+    url=$(sed -n 's/^listening on //p' "$work/out")
+    metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
+}
+measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
+used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$node/stat"; }
+load() { # SECONDS: prints requests a second
+    wrk -t2 -c"$connections" -d"${1}s" -s "$work/earn.lua" "$url" | awk '/^Requests\/sec/ { print int($2) }'
+}
+drain() { while [ "$(measure meed_publish_lag_records)" != 0 ]; do sleep 0.2; done; }
+stop() { kill "$node"; wait "$node" || true; node=; }
+
+ops/kafka.sh start "$work/kafka" 23092
+ops/kafka.sh topics "$work/kafka" 16
+if [ $mode = gone ]; then
+    start "$work/data" --kafka-brokers 127.0.0.1:23092
+    load 3 >/dev/null
+    with=$(load "$seconds")
+    ops/kafka.sh stop "$work/kafka" KILL
+    without=$(load "$seconds")
+    echo "with a broker $with a second, while it is gone for $seconds s $without a second"
+    lag=$(measure meed_publish_lag_records) began=$(date +%s%N)
+    ops/kafka.sh start "$work/kafka" 23092
+    drain
+    echo "$lag records published $((($(date +%s%N) - began) / 1000000)) ms after it was started again"
+    curl -s "$url/api/v1/events" >"$work/events"
+    stop
+    target/release/consume --brokers 127.0.0.1:23092 --journal "$work/events"
+    exit
+fi
+for pair in $(seq "$pairs"); do
+    for kafka in off on; do
+        arguments=()
+        if [ $kafka = on ]; then arguments=(--kafka-brokers 127.0.0.1:23092); fi
+        start "$work/data-$pair-$kafka" "${arguments[@]}"
+        load 1 >/dev/null
+        before=$(used_ms) operations=$(measure meed_journal_batch_records_sum)
+        rate=$(load "$seconds")
+        lag=$(measure meed_publish_lag_records)
+        if [ $kafka = on ]; then drain; fi
+        used=$(($(used_ms) - before)) operations=$(($(measure meed_journal_batch_records_sum) - operations))
+        echo "$pair kafka $kafka: $rate a second, $((used * 1000000 / operations)) ns of the node's processors an operation, $lag records behind at the end"
+        stop
+    done
+done
