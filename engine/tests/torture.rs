@@ -18,3 +18,10 @@ fn a_fixed_set_of_worlds_has_no_violation() {
     }
     assert!(recoveries > SEEDS, "only {recoveries} recoveries");
 }
+
+#[test]
+fn a_seed_makes_the_same_world_every_time() {
+    for seed in 0..60 {
+        assert_eq!(run(seed), run(seed));
+    }
+}

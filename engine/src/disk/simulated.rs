@@ -17,6 +17,8 @@ use crate::random::Random;
 
 mod damage;
 mod inode;
+#[cfg(test)]
+mod tests;
 
 pub use damage::{Damage, Rot};
 use inode::Inode;

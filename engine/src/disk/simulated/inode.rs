@@ -135,12 +135,14 @@ impl Inode {
             if !random.chance(kept_percent) || (sector * SECTOR_BYTES) as u64 >= self.medium_length {
                 continue;
             }
+            let start = sector * SECTOR_BYTES;
             let mut old = vec![0; SECTOR_BYTES];
-            copy_sector(&self.medium, &mut old, sector);
+            let stored = &self.medium[start.min(self.medium.len())..(start + SECTOR_BYTES).min(self.medium.len())];
+            old[..stored.len()].copy_from_slice(stored);
             copy_sector(&self.cache, &mut self.medium, sector);
             if is_torn && random.chance(30) {
                 let kept = random.below(SECTOR_BYTES);
-                put(&mut self.medium, sector * SECTOR_BYTES + kept, &old[kept..]);
+                put(&mut self.medium, start + kept, &old[kept..]);
             }
         }
         self.medium.truncate(self.medium_length as usize);
