@@ -61,7 +61,7 @@ impl History {
         let mut shards: Vec<Shard> = (0..SHARDS).map(|id| Shard::new(begin(id), limits())).collect();
         let program = Program::create(&self.program, from, Document::parse(DOCUMENT.as_bytes()).unwrap()).unwrap();
         let programs = Arc::new(Programs::default().with(program));
-        let mut lane = Lane::<Held>::new(vec![0; usize::from(SHARDS)]);
+        let mut lane = Lane::<Held>::new(vec![0; usize::from(SHARDS)], usize::MAX);
         for (number, request) in (0..).zip(self.requests(&secrets)) {
             let shard = usize::from(request.identity.shard(SHARDS));
             let now = from + number * 1_000;
