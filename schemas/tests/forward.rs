@@ -179,6 +179,7 @@ fn replies() -> Vec<Reply> {
         Reply::Outcome(record),
         Reply::Program { version: 3, created: true },
         Reply::Settled,
+        Reply::Refused(Refusal::RecordGone),
     ]);
     replies
 }

@@ -173,7 +173,7 @@ fn read_kind(r: &mut Reader<'_>) -> Result<RecordKind> {
 }
 
 /// Refusals without members, by their numbers from 1 on. Numbers are never used again for another one.
-const PLAIN: [Refusal; 18] = [
+const PLAIN: [Refusal; 19] = [
     Refusal::UnknownProgram,
     Refusal::UnknownAccount,
     Refusal::KeyReused,
@@ -192,6 +192,7 @@ const PLAIN: [Refusal; 18] = [
     Refusal::Draining,
     Refusal::NotReady,
     Refusal::OutcomeUnknown,
+    Refusal::RecordGone,
 ];
 const INVALID_REQUEST: u8 = 64;
 const TOO_LATE: u8 = 65;
