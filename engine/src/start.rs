@@ -237,6 +237,29 @@ fn run(
     let upkeep = upkeep.map(|journal| upkeep_of(&node, journal, upkeep_keeper, publisher.as_ref(), metrics));
     let retention = upkeep.map(Retention::start).transpose()?;
     node.set_services(Services { committer, keeper, reader, feed });
+    let workers = start_workers(&node, &aliases, replayed, &main)?;
+    Ok(Engine {
+        node,
+        aliases,
+        alias_owner,
+        workers,
+        journal,
+        store,
+        retention,
+        cluster,
+        publisher,
+        recovered,
+        _lock: lock,
+    })
+}
+
+/// Starts the workers with their shards, and waits until all answer.
+fn start_workers(
+    node: &Arc<Node>,
+    aliases: &Aliases,
+    replayed: Vec<ShardRecovery>,
+    main: &WorkerMain,
+) -> Result<Vec<JoinHandle<()>>> {
     let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
     for ShardRecovery { start, .. } in replayed {
         by_worker[node.worker_of(start.id) as usize].push(start);
@@ -244,7 +267,7 @@ fn run(
     let (ready, all_ready) = mpsc::channel();
     let mut workers = Vec::new();
     for (index, shards) in by_worker.into_iter().enumerate() {
-        let (node, main, ready, aliases) = (Arc::clone(&node), Arc::clone(&main), ready.clone(), aliases.clone());
+        let (node, main, ready, aliases) = (Arc::clone(node), Arc::clone(main), ready.clone(), aliases.clone());
         let main = move |worker| main(worker, aliases.clone());
         let body = move || worker_thread(node, index, shards, main, ready);
         let thread = std::thread::Builder::new()
@@ -260,19 +283,7 @@ fn run(
             Err(_) => return Err(Error::Stopped("a worker ended while it was starting".into())),
         }
     }
-    Ok(Engine {
-        node,
-        aliases,
-        alias_owner,
-        workers,
-        journal,
-        store,
-        retention,
-        cluster,
-        publisher,
-        recovered,
-        _lock: lock,
-    })
+    Ok(workers)
 }
 
 /// What is not published yet stays in the journal.
