@@ -52,7 +52,7 @@ stop() { kill "$node"; wait "$node" || true; node=; }
 ops/kafka.sh start "$work/kafka" 23092
 ops/kafka.sh topics "$work/kafka" 16
 if [ $mode = gone ]; then
-    start "$work/data" --kafka-brokers 127.0.0.1:23092
+    start "$work/data" --kafka 127.0.0.1:23092
     load 3 >/dev/null
     with=$(load "$seconds")
     ops/kafka.sh stop "$work/kafka" KILL
@@ -70,7 +70,7 @@ fi
 for pair in $(seq "$pairs"); do
     for kafka in off on; do
         arguments=()
-        if [ $kafka = on ]; then arguments=(--kafka-brokers 127.0.0.1:23092); fi
+        if [ $kafka = on ]; then arguments=(--kafka 127.0.0.1:23092); fi
         start "$work/data-$pair-$kafka" "${arguments[@]}"
         load 1 >/dev/null
         before=$(used_ms) operations=$(measure meed_journal_batch_records_sum)

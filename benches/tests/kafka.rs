@@ -87,7 +87,7 @@ impl Node {
         let mut child = Command::new(binary())
             .args(["--listen", &format!("127.0.0.1:{}", ports[0])])
             .args(["--metrics-listen", &format!("127.0.0.1:{}", ports[1])])
-            .args(["--kafka-brokers", &brokers, "--kafka-balances-interval-ms", "500", "--data"])
+            .args(["--kafka", &brokers, "--kafka-balances-interval-ms", "500", "--data"])
             .arg(&data)
             .stdout(Stdio::piped())
             .stderr(log)
@@ -301,7 +301,7 @@ fn topic_missing() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka.sh");
     let made = Command::new("env").args(replayed).arg(script).arg("topics").arg(&broker.folder).status().unwrap();
     assert!(made.success());
-    let arguments = ["events", "replay", "--topic", "replayed", "--kafka-brokers", &broker.address(), "--data"];
+    let arguments = ["events", "replay", "--topic", "replayed", "--kafka", &broker.address(), "--data"];
     let ended = Command::new(binary()).args(arguments).arg(folder.path().join("data")).status().unwrap();
     assert!(ended.success(), "meed events replay: {ended}");
     let again = check_topics(&broker.address(), "replayed", None).unwrap();

@@ -91,8 +91,8 @@ pub fn cql_config(settings: &Settings) -> std::result::Result<CqlConfig, Setting
 /// Where events are published, if anywhere.
 pub fn kafka_options(settings: &Settings) -> Option<KafkaOptions> {
     let properties = settings.kafka_properties.iter().map(|(name, value)| (name.clone(), value.clone()));
-    (!settings.kafka_brokers.is_empty()).then(|| KafkaOptions {
-        brokers: settings.kafka_brokers.clone(),
+    (!settings.kafka.is_empty()).then(|| KafkaOptions {
+        brokers: settings.kafka.clone(),
         events_topic: settings.kafka_events_topic.clone(),
         balances_topic: Some(settings.kafka_balances_topic.clone()).filter(|topic| topic != "off"),
         balances_interval_ms: settings.kafka_balances_interval_ms,

@@ -113,7 +113,6 @@ fn setting_arguments() -> Vec<Arg> {
             .value_name(declared.value_name)
             .help(help)
             .help_heading(declared.group);
-        let argument = if declared.name == "kafka_brokers" { argument.visible_alias("kafka") } else { argument };
         arguments.push(if declared.switch {
             argument
                 .num_args(0..=1)
@@ -259,8 +258,8 @@ pub fn parse(
         Some(("events", matches)) => {
             let matches = matches.subcommand_matches("replay").unwrap_or(matches);
             let loaded = settings(matches)?;
-            if loaded.settings.kafka_brokers.is_empty() {
-                return Err(SettingError("--kafka-brokers says where to publish to".to_owned()).into());
+            if loaded.settings.kafka.is_empty() {
+                return Err(SettingError("--kafka says where to publish to".to_owned()).into());
             }
             let range = Range {
                 since: matches.get_one("since").copied(),
@@ -402,8 +401,8 @@ mod tests {
             ("--journal-retention-days 365", "at least 366"),
             ("inspect d --account nothing", "PROGRAM/ACCOUNT"),
             ("inspect d --limit 0", "--limit"),
-            ("events replay --kafka-brokers b:1", "--topic"),
-            ("events replay --topic t", "--kafka-brokers"),
+            ("events replay --kafka b:1", "--topic"),
+            ("events replay --topic t", "--kafka"),
             ("events replay --topic t --kafka b:1 --since yesterday", "must be a time"),
             ("nonsense", "nonsense"),
             ("config", "show"),
@@ -432,7 +431,7 @@ mod tests {
         assert_eq!((account, from, limit), (Some(("p".to_owned(), "m-1".to_owned())), 7, Some(3)));
         let line = "events replay --topic t --kafka b:1 --data d --since 1970-01-01T00:00:01Z --program p";
         let Ok(Command::EventsReplay { loaded, topic, range }) = run(line, &[]) else { panic!() };
-        assert_eq!((loaded.settings.kafka_brokers.as_str(), topic.as_str()), ("b:1", "t"));
+        assert_eq!((loaded.settings.kafka.as_str(), topic.as_str()), ("b:1", "t"));
         assert_eq!((range.since, range.until, range.program.as_deref()), (Some(1_000), None, Some("p")));
         let Ok(Command::Torture(torture)) = run("torture --seeds 7 --first 3 --jobs 2", &[]) else { panic!() };
         assert_eq!(torture, Worlds { first: 3, seeds: 7, jobs: 2, verbose: false });

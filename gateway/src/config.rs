@@ -195,7 +195,7 @@ settings! {
         event_readers: u32 = 64, "COUNT", "Readers of /api/v1/events at once; beyond it 503", 0..=65536;
     }
     "Kafka" {
-        kafka_brokers: String = String::new(), "HOST:PORT,…", "Brokers to publish events to; none without it";
+        kafka: String = String::new(), "HOST:PORT,…", "Brokers to publish events to; none without it";
         kafka_events_topic: String = EVENTS_TOPIC.to_owned(), "TOPIC", "The topic of events; it must exist";
         kafka_balances_topic: String = BALANCES_TOPIC.to_owned(), "TOPIC|off", "The compacted topic of balances; it must exist";
         kafka_balances_interval_ms: u64 = 5_000, "MS", "Time between two flushes of balances", 10..=3600000;
@@ -392,8 +392,8 @@ fn check_journal(settings: &Settings) -> Result<(), SettingError> {
         (JournalKind::Cql, true) => {
             Err(SettingError("--journal cql needs --cql-nodes HOST:PORT, the nodes of the cluster to ask first".into()))
         }
-        (JournalKind::Cql, false) if !settings.kafka_brokers.is_empty() => {
-            Err(SettingError("--kafka-brokers has no effect with --journal cql yet; leave it out".into()))
+        (JournalKind::Cql, false) if !settings.kafka.is_empty() => {
+            Err(SettingError("--kafka has no effect with --journal cql yet; leave it out".into()))
         }
         (JournalKind::Embedded, false) => {
             Err(SettingError("--cql-nodes has no effect without --journal cql; give both or none".into()))

@@ -40,7 +40,7 @@ fn what_is_shown_can_be_loaded_again() {
 
 #[test]
 fn properties_of_the_kafka_client_are_in_the_file() {
-    let text = "kafka_brokers = \"b:1\"\n[kafka_properties]\n\"linger.ms\" = 5\n\"sasl.password\" = \"hush\"\n";
+    let text = "kafka = \"b:1\"\n[kafka_properties]\n\"linger.ms\" = 5\n\"sasl.password\" = \"hush\"\n";
     let loaded = file(text).unwrap();
     assert_eq!(loaded.settings.kafka_properties["linger.ms"], "5");
     let shown = loaded.show();
