@@ -146,9 +146,17 @@ impl<H> Lane<H> {
         self.filling.bytes.len()
     }
 
-    /// The frames in the batch being filled, from a byte of it on: what was decided since it had so many.
-    pub fn filling_since(&self, bytes: usize) -> &[u8] {
-        &self.filling.bytes[bytes..]
+    /// Where the next record goes: the batch and the byte.
+    pub fn place(&self) -> (u64, usize) {
+        (self.filling_number, self.filling.bytes.len())
+    }
+
+    /// The frames of what was decided since the lane was at a place, and is not handed over.
+    pub fn decided_since(&self, (batch, byte): (u64, usize)) -> Vec<u8> {
+        let full = self.full.iter().map(|(number, buffer)| (*number, buffer));
+        let all = full.chain([(self.filling_number, &self.filling)]).filter(|(number, _)| *number >= batch);
+        let since = |(number, buffer): (u64, &Buffer)| buffer.bytes[if number == batch { byte } else { 0 }..].to_vec();
+        all.flat_map(since).collect()
     }
 
     /// What is held, in the order in which it will be released.

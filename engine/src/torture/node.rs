@@ -288,10 +288,10 @@ impl Node {
         let mut out = Output::default();
         for input in inbox.drain(..) {
             watch.input(&input);
-            let (bytes_before, ready_before) = (lane.filling_bytes(), out.ready.len());
+            let (before, ready_before) = (lane.place(), out.ready.len());
             logic.handle(input, &world, lane, &mut out)?;
             let held = lane.waiting().chain(&out.ready[ready_before..]).filter_map(decided).collect();
-            let records = auditor::decode(lane.filling_since(bytes_before)).map_err(Stop::Found)?;
+            let records = auditor::decode(&lane.decided_since(before)).map_err(Stop::Found)?;
             watch.seen(Seen { now, settle_until: self.settle_until, records, held }).map_err(Stop::Found)?;
         }
         self.tasks.ask(out.jobs);
