@@ -7,5 +7,6 @@ pub mod prefill;
 #[cfg(feature = "kafka")]
 pub mod consumer;
 pub mod server_process;
+pub mod listener;
 pub mod figures;
 pub mod flags;

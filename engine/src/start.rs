@@ -32,7 +32,7 @@ use crate::node::{Node, OnFault, Services};
 use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
-use crate::retention::{NeededFrom, Retention, Upkeep};
+use crate::retention::{Retention, Upkeep};
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
 use crate::worker::Worker;
 
@@ -286,12 +286,6 @@ fn start_workers(
     Ok(workers)
 }
 
-/// What is not published yet stays in the journal.
-fn published_floor(publisher: &Publisher) -> NeededFrom {
-    let published = publisher.published();
-    Box::new(move || Ok(published.sequences().into_iter().map(|sequence| sequence + 1).collect()))
-}
-
 /// What the upkeep thread works on.
 fn upkeep_of(
     node: &Arc<Node>,
@@ -308,7 +302,7 @@ fn upkeep_of(
         journal,
         keeper,
         // Whoever reads the journal behind the checkpoints has its place here.
-        needed_from: publisher.into_iter().map(published_floor).collect(),
+        needed_from: publisher.into_iter().map(Publisher::needed_from).collect(),
         is_clock_trusted: Box::new(move || trusting.settles_everything()),
         times: (node.times, config.clock_jump_ms),
         identity: (journal_id, node.shards()),

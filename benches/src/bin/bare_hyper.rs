@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use meed_benches::flags::Flags;
-use socket2::{Domain, Protocol, Socket, Type};
+use meed_benches::listener::listen;
 use tokio::task::LocalSet;
 
 #[global_allocator]
@@ -29,7 +29,6 @@ const USAGE: &str = "bare_hyper [--listen HOST:PORT] [--workers N] [--status N] 
   --status N          status of every answer; default 201
   --body-bytes N      bytes of JSON in every answer; default 345";
 
-const BACKLOG: i32 = 4_096;
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// What every answer is made of. Clones share the body's bytes.
@@ -59,17 +58,6 @@ impl Answer {
         headers.insert(REQUEST_ID, HeaderValue::from_static("0123456789abcdef"));
         Ok(response)
     }
-}
-
-/// Several listeners on one address; the kernel spreads connections over them.
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn serve_worker(listener: TcpListener, answer: &Answer) -> std::io::Result<Infallible> {

@@ -22,10 +22,10 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use meed_benches::flags::Flags;
+use meed_benches::listener::listen;
 use meed_engine::disk::Disk;
 use meed_engine::journal::{Floor, Journal, JournalOptions, Part, Run, frame};
 use meed_schemas::ids::Position;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{Notify, oneshot};
 
 #[global_allocator]
@@ -40,7 +40,6 @@ const USAGE: &str = "runtimes --data DIR --threading cores|shared [--workers N]
 const SHARDS: u16 = 16;
 const RECORD_BYTES: usize = 113;
 const BODY_BYTES: usize = 345;
-const BACKLOG: i32 = 4_096;
 const YIELDS_BEFORE_SUBMIT: usize = 3;
 
 /// Who waits for a record, and on which worker.
@@ -232,16 +231,6 @@ async fn accept(listener: &tokio::net::TcpListener) -> tokio::net::TcpStream {
             Err(_) => tokio::task::yield_now().await,
         }
     }
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn serve_core(server: Arc<Server>, worker: usize, listener: TcpListener) -> std::io::Result<()> {

@@ -8,6 +8,7 @@ use crate::config::KafkaOptions;
 use crate::error::{Error, Result};
 use crate::journal::Records;
 use crate::metrics::PublishMetrics;
+use crate::retention::NeededFrom;
 
 /// The publishing thread, of which there is none.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ impl Publisher {
         _metrics: PublishMetrics,
     ) -> Result<Self> {
         Err(absent())
+    }
+
+    /// There is nothing to keep.
+    pub fn needed_from(&self) -> NeededFrom {
+        match *self {}
     }
 
     /// There is none to stop.

@@ -36,7 +36,7 @@ pub use absent::{Publisher, replay};
 #[cfg(feature = "kafka")]
 pub use replay::replay;
 #[cfg(feature = "kafka")]
-pub use run::{Published, Publisher};
+pub use run::Publisher;
 
 /// What of a journal is published once more.
 #[derive(Clone, Debug, Default)]

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::feed::{Next, Reached, Rendering, read_on};
 use crate::journal::Records;
 use crate::metrics::PublishMetrics;
+use crate::retention::NeededFrom;
 
 /// Messages that may wait for a confirmation.
 const WINDOW: usize = 65_536;
@@ -46,17 +47,6 @@ struct Shared {
     until: Mutex<Option<Instant>>,
     told: Condvar,
     published: Vec<AtomicU64>,
-}
-
-/// How far publishing is, for whoever removes what is published.
-#[derive(Clone, Debug)]
-pub struct Published(Arc<Shared>);
-
-impl Published {
-    /// Per shard, everything up to here is published, and that is saved.
-    pub fn sequences(&self) -> Vec<u64> {
-        self.0.published.iter().map(|sequence| sequence.load(Ordering::Acquire)).collect()
-    }
 }
 
 impl Shared {
@@ -102,9 +92,10 @@ impl Publisher {
         Ok(Self { shared, thread })
     }
 
-    /// How far it is.
-    pub fn published(&self) -> Published {
-        Published(Arc::clone(&self.shared))
+    /// What is not published yet, or not saved as published, stays in the journal.
+    pub fn needed_from(&self) -> NeededFrom {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move || Ok(shared.published.iter().map(|sequence| sequence.load(Ordering::Acquire) + 1).collect()))
     }
 
     /// Ends the thread. What is durable by now is published first, if that is done within `patience`; the rest

@@ -98,8 +98,10 @@ impl Stage {
 
     fn wait_until_published(&self, publisher: &Publisher) {
         let began = Instant::now();
-        while publisher.published().sequences() != self.last {
-            assert!(began.elapsed() < PATIENCE, "{:?} of {:?}", publisher.published(), self.last);
+        let needed_from = publisher.needed_from();
+        let all: Vec<u64> = self.last.iter().map(|sequence| sequence + 1).collect();
+        while needed_from().unwrap() != all {
+            assert!(began.elapsed() < PATIENCE, "{:?} of {all:?}", needed_from().unwrap());
             std::thread::yield_now();
         }
     }
