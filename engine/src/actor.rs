@@ -1,21 +1,31 @@
 //! The actor round a shard: a thin shell that takes what lies in the shard's inbox, in one turn of the
 //! worker, through the shard's logic; and the supervisor that stops the node when one fails.
+//!
+//! Where several nodes share a journal, the actors of all shards run on every node, and each knows whether the shard is
+//! here. A shard that is given away first ends what is under way: then nothing that it asked for can come back when
+//! the node gets it again.
 
 use std::sync::Arc;
 
 use meed_schemas::outcome::{Refusal, Reply};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use crate::error::Error;
+use crate::commit::Lane;
+use crate::error::{Error, Result};
 use crate::exchange::Exchange;
 use crate::inbox::{Inbox, Work};
+use crate::journal::cql;
 use crate::node::Node;
-use crate::shard::{Envelope, Held, Input, Output, Shard, World};
+use crate::shard::{Envelope, Held, Input, Output, Shard, ShardLimits, Tenure, World};
 
 /// What the actor is made of.
 pub struct ShardArguments {
-    /// The shard.
-    pub shard: Shard,
+    /// Which shard.
+    pub id: u16,
+    /// The shard, where it is here from the start.
+    pub shard: Option<Shard>,
+    /// Bounds of one that comes later.
+    pub limits: ShardLimits,
     /// The node.
     pub node: Arc<Node>,
     /// Its worker's exchange.
@@ -24,9 +34,26 @@ pub struct ShardArguments {
     pub inbox: Arc<Inbox>,
 }
 
+/// Whether a shard is here.
+enum Place {
+    /// It is.
+    Here(Box<Shard>),
+    /// Another node has it, or nobody.
+    Elsewhere,
+    /// It is being recovered; what came for it waits.
+    Coming(Vec<Envelope>),
+    /// It is to go: what is under way ends, what comes waits. Once all has ended, the node was told.
+    Going { shard: Box<Shard>, waiting: Vec<Input>, was_told: bool },
+}
+
 /// What the actor owns.
 pub struct ShardState {
-    arguments: ShardArguments,
+    id: u16,
+    place: Place,
+    limits: ShardLimits,
+    node: Arc<Node>,
+    exchange: Arc<Exchange>,
+    inbox: Arc<Inbox>,
     inputs: Vec<Input>,
     /// When the shard last reported, by the node's monotonic clock.
     reported_ms: i64,
@@ -47,40 +74,64 @@ impl Actor for ShardActor {
         &self,
         myself: ActorRef<Work>,
         arguments: ShardArguments,
-    ) -> Result<ShardState, ActorProcessingErr> {
-        arguments.inbox.attach(myself);
-        Ok(ShardState { arguments, inputs: Vec::new(), reported_ms: i64::MIN / 2 })
+    ) -> std::result::Result<ShardState, ActorProcessingErr> {
+        let ShardArguments { id, shard, limits, node, exchange, inbox } = arguments;
+        inbox.attach(myself);
+        let place = shard.map_or(Place::Elsewhere, |shard| Place::Here(Box::new(shard)));
+        Ok(ShardState { id, place, limits, node, exchange, inbox, inputs: Vec::new(), reported_ms: i64::MIN / 2 })
     }
 
-    async fn handle(&self, _: ActorRef<Work>, _: Work, state: &mut ShardState) -> Result<(), ActorProcessingErr> {
-        let ShardState { arguments: ShardArguments { shard, node, exchange, inbox }, inputs, reported_ms } = state;
-        let Some(since) = inbox.take(inputs) else { return Ok(()) };
-        exchange.metrics.wait.record(since.elapsed());
+    async fn handle(
+        &self,
+        _: ActorRef<Work>,
+        _: Work,
+        state: &mut ShardState,
+    ) -> std::result::Result<(), ActorProcessingErr> {
+        let Some(since) = state.inbox.take(&mut state.inputs) else { return Ok(()) };
+        state.exchange.metrics.wait.record(since.elapsed());
+        state.turn().map_err(|error| {
+            let text = error.to_string();
+            state.node.fault(error);
+            text.into()
+        })
+    }
+}
+
+impl ShardState {
+    fn turn(&mut self) -> Result<()> {
+        let (node, exchange) = (Arc::clone(&self.node), Arc::clone(&self.exchange));
         let elapsed_ms = node.times.elapsed_ms();
         let now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
         let world = World { now, settle_until: node.settle_until(), elapsed_ms, programs: node.programs() };
         let mut out = Output::default();
         let mut housekeeping = false;
         {
-            let mut lane = exchange.lane(shard.id());
-            let may_decide = node.may_decide(shard.id());
+            let mut lane = exchange.lane(self.id);
+            let may_decide = node.may_decide(self.id);
+            let mut inputs = std::mem::take(&mut self.inputs);
             for input in inputs.drain(..) {
+                let Place::Here(shard) = &mut self.place else {
+                    self.away(input, may_decide, &world, &mut lane, &mut out)?;
+                    continue;
+                };
                 if !may_decide && let Input::Command(envelope) = &input {
-                    out.ready.extend(refused(shard.id(), envelope));
+                    out.ready.extend(refused(self.id, envelope, Refusal::NotReady));
+                    continue;
+                }
+                if let Input::Tenure(tenure) = input {
+                    self.change(*tenure, may_decide, &world, &mut lane, &mut out)?;
                     continue;
                 }
                 housekeeping |= matches!(input, Input::Tick | Input::Flush | Input::CheckpointDone(_));
-                if let Err(error) = shard.handle(input, &world, &mut lane, &mut out) {
-                    let text = error.to_string();
-                    node.fault(error);
-                    return Err(text.into());
-                }
+                shard.handle(input, &world, &mut lane, &mut out)?;
             }
+            self.inputs = inputs;
+            self.look_whether_gone(&lane, &out);
         }
-        if housekeeping {
+        if let (true, Place::Here(shard)) = (housekeeping, &self.place) {
             node.note_progress(shard);
-            if elapsed_ms - *reported_ms >= REPORT_MS {
-                *reported_ms = elapsed_ms;
+            if elapsed_ms - self.reported_ms >= REPORT_MS {
+                self.reported_ms = elapsed_ms;
                 node.report(shard);
             }
         }
@@ -93,13 +144,100 @@ impl Actor for ShardActor {
         exchange.arm();
         Ok(())
     }
+
+    /// Takes an input of a shard that is not, or not wholly, here.
+    fn away(
+        &mut self,
+        input: Input,
+        may_decide: bool,
+        world: &World,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) -> Result<()> {
+        let version = self.node.map_version();
+        match (&mut self.place, input) {
+            (_, Input::Tenure(tenure)) => self.change(*tenure, may_decide, world, lane, out)?,
+            (Place::Here(shard), input) => shard.handle(input, world, lane, out)?,
+            (Place::Elsewhere, Input::Command(envelope)) => {
+                out.ready.extend(refused(self.id, &envelope, Refusal::NotOwner { version }));
+            }
+            (Place::Coming(waiting), Input::Command(envelope)) => waiting.push(envelope),
+            (Place::Elsewhere, Input::Flush) => self.node.note_absent(self.id),
+            // What a tenure before this one had asked for.
+            (Place::Elsewhere | Place::Coming(_), _) => {}
+            (Place::Going { waiting, .. }, input @ (Input::Command(_) | Input::Due(_))) => waiting.push(input),
+            (Place::Going { .. }, Input::Tick) => {}
+            (Place::Going { shard, .. }, input) => {
+                shard.handle(input, world, lane, out)?;
+                self.node.note_progress(shard);
+            }
+        }
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        tenure: Tenure,
+        may_decide: bool,
+        world: &World,
+        lane: &mut Lane<Held>,
+        out: &mut Output,
+    ) -> Result<()> {
+        let version = self.node.map_version();
+        let (place, waiting) = match (std::mem::replace(&mut self.place, Place::Elsewhere), tenure) {
+            (Place::Elsewhere, Tenure::Prepare) => (Place::Coming(Vec::new()), Vec::new()),
+            (Place::Coming(waiting), Tenure::Begin(start)) => {
+                *lane = Lane::of_shard(self.id, start.last_sequence, cql::BATCH_BYTES);
+                let shard = Box::new(Shard::new(*start, self.limits));
+                (Place::Here(shard), waiting.into_iter().map(Input::Command).collect())
+            }
+            (Place::Here(shard), Tenure::Drain) => {
+                (Place::Going { shard, waiting: Vec::new(), was_told: false }, Vec::new())
+            }
+            (Place::Going { shard, waiting, .. }, Tenure::Resume) => (Place::Here(shard), waiting),
+            (Place::Going { waiting, .. }, Tenure::Release) => (Place::Elsewhere, waiting),
+            (place, _) => (place, Vec::new()),
+        };
+        self.place = place;
+        for input in waiting {
+            match (&mut self.place, input) {
+                (Place::Here(shard), input) if may_decide => shard.handle(input, world, lane, out)?,
+                (Place::Here(_), Input::Command(envelope)) => {
+                    out.ready.extend(refused(self.id, &envelope, Refusal::NotReady));
+                }
+                (_, Input::Command(envelope)) => {
+                    out.ready.extend(refused(self.id, &envelope, Refusal::NotOwner { version }));
+                }
+                _ => {}
+            }
+        }
+        match &mut self.place {
+            Place::Going { shard, .. } => shard.checkpoint_all(world, lane, out)?,
+            Place::Here(shard) => self.node.report(shard),
+            Place::Elsewhere => self.node.note_absent(self.id),
+            Place::Coming(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Tells the node once when nothing of a shard that is to go is under way any more.
+    fn look_whether_gone(&mut self, lane: &Lane<Held>, out: &Output) {
+        if let Place::Going { shard, was_told, .. } = &mut self.place
+            && !*was_told
+            && shard.is_quiet()
+            && lane.is_quiet()
+            && out.ready.is_empty()
+        {
+            *was_told = true;
+            self.node.told_quiet(self.id);
+        }
+    }
 }
 
-/// The answer to a command that this node may not decide, by the clock or because it does not know what became of
-/// what it decided before.
-fn refused(shard: u16, envelope: &Envelope) -> Option<Held> {
-    let reply = Reply::Refused(Refusal::NotReady);
-    Some(Held::Reply { to: envelope.to?, shard, bytes: envelope.bytes, reply })
+/// The answer to a command that this node may not decide: by the clock, because it does not know what became of
+/// what it decided before, or because another node owns the shard.
+fn refused(shard: u16, envelope: &Envelope, why: Refusal) -> Option<Held> {
+    Some(Held::Reply { to: envelope.to?, shard, bytes: envelope.bytes, reply: Reply::Refused(why) })
 }
 
 /// Watches the shards: one that fails, by a fault or a panic, stops the node, because its accounts can no
@@ -111,7 +249,11 @@ impl Actor for Supervisor {
     type State = Arc<Node>;
     type Arguments = Arc<Node>;
 
-    async fn pre_start(&self, _: ActorRef<Work>, node: Arc<Node>) -> Result<Arc<Node>, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        _: ActorRef<Work>,
+        node: Arc<Node>,
+    ) -> std::result::Result<Arc<Node>, ActorProcessingErr> {
         Ok(node)
     }
 
@@ -120,7 +262,7 @@ impl Actor for Supervisor {
         _: ActorRef<Work>,
         event: SupervisionEvent,
         node: &mut Arc<Node>,
-    ) -> Result<(), ActorProcessingErr> {
+    ) -> std::result::Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(_, error) = event {
             node.fault(Error::Stopped(format!("a shard failed: {error}")));
         }

@@ -253,6 +253,11 @@ impl<H> Lane<H> {
         self.submitted.len() - self.full.len()
     }
 
+    /// Whether everything that was decided is durable and was released.
+    pub fn is_quiet(&self) -> bool {
+        !self.has_batch() && self.submitted.is_empty() && self.held.is_empty()
+    }
+
     /// How many things are held.
     pub fn held(&self) -> usize {
         self.held.len()

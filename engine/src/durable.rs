@@ -12,9 +12,11 @@ use crate::config::EngineConfig;
 use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
-use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Registry, ShardJournal, Statements};
+use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Extents, Registry, Statements};
 use crate::journal::{Floor, Journal, JournalOptions, Records, Recovered};
+use crate::node::with_version;
 use crate::ownership::Ownership;
+use crate::program::Programs;
 use crate::secrets::Secrets;
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS};
 use crate::store::cql::CqlStore;
@@ -25,12 +27,7 @@ pub enum OpenJournal {
     /// In the folder.
     Embedded(Box<Journal>),
     /// In the cluster.
-    Cql {
-        /// One for every shard, in order.
-        journals: Vec<ShardJournal>,
-        /// The cluster.
-        cluster: Cluster,
-    },
+    Cql(Box<Cluster>),
 }
 
 /// All that is durable, open.
@@ -64,7 +61,7 @@ impl Durable {
     pub fn ownership(&self) -> Option<Arc<Ownership>> {
         match &self.journal {
             OpenJournal::Embedded(_) => None,
-            OpenJournal::Cql { cluster, .. } => Some(Arc::clone(&cluster.ownership)),
+            OpenJournal::Cql(cluster) => Some(Arc::clone(&cluster.ownership)),
         }
     }
 }
@@ -73,15 +70,43 @@ impl Durable {
 pub struct Cluster {
     /// The connection.
     pub cql: Arc<Cql>,
-    /// Appends under way at once.
-    pub appends: usize,
-    registry: Arc<Registry>,
-    ownership: Arc<Ownership>,
+    /// How it is reached.
+    pub config: CqlConfig,
+    /// Its nodes, and who owns what.
+    pub registry: Arc<Registry>,
+    /// What this node may answer for.
+    pub ownership: Arc<Ownership>,
+    /// What asks the journal's tables.
+    pub statements: Arc<Statements>,
+    /// Where the records of this node's shards are.
+    pub extents: Arc<Extents>,
+    /// A second hand on the state, for recoveries.
+    store: Option<Store>,
     /// Renews the lease.
     keeping: JoinHandle<Result<()>>,
 }
 
 impl Cluster {
+    /// The state store for recoveries; once.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn take_store(&mut self) -> Result<Store> {
+        self.store.take().ok_or_else(|| Error::Stopped("the store for recoveries was taken twice".into()))
+    }
+
+    /// Every program that was announced so far.
+    ///
+    /// # Errors
+    /// The node stops; a document that cannot be read.
+    pub fn programs(&self) -> Result<Programs> {
+        let mut rows = self.registry.programs()?;
+        rows.sort_by(|a, b| (&a.name, a.number).cmp(&(&b.name, b.number)));
+        rows.iter().try_fold(Programs::default(), |programs, row| {
+            with_version(&programs, &row.name, row.number, row.effective_from, &row.document)
+        })
+    }
+
     /// Calls `on_lost` when another node has the lease, or it cannot be renewed for good.
     pub fn watch_lease(&mut self, on_lost: impl FnOnce(Error) + Send + 'static) {
         let watched = self.cql.spawn(std::future::ready(Ok(())));
@@ -107,7 +132,7 @@ impl Cluster {
     pub fn close(self, in_order: bool) {
         self.cql.stop_asking();
         if in_order {
-            self.registry.release();
+            self.registry.leave();
         }
         self.cql.close();
     }
@@ -179,38 +204,37 @@ fn open_folder(config: &EngineConfig) -> Result<Durable> {
 fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Result<Durable> {
     let cql = Cql::connect(settings)?;
     let keyspace = cql::open_keyspace(&cql, settings, config.shards)?;
-    let ownership = Arc::new(Ownership::new(keyspace.shards));
     let registry = Arc::new(Registry::open(&cql, settings, now)?);
-    registry.wait_for_lease(&ownership)?;
+    let ownership = Arc::new(Ownership::of(registry.own().incarnation, keyspace.shards));
+    registry.register(&ownership)?;
     let keeping = cql.spawn(Arc::clone(&registry).keep(Arc::clone(&ownership)));
     let began = Instant::now();
     let statements = Arc::new(Statements::prepare(&cql)?);
-    let (claimed, extents) = cql::claim(&cql, &statements, keyspace.shards)?;
+    let extents = Arc::new(Extents::new(keyspace.shards));
     let recovered = Recovered {
         journal_id: keyspace.journal_id,
-        incarnation: claimed.iter().map(|one| one.claimed.epoch.unsigned_abs()).max().unwrap_or(0),
+        incarnation: 0,
         created: keyspace.created,
         clean: false,
         last_batch: 0,
-        last_sequence: claimed.iter().map(|one| one.last_sequence).collect(),
+        // Shards come while the node runs.
+        last_sequence: vec![0; usize::from(keyspace.shards)],
         copied_batches: 0,
         cut: None,
     };
     let reader = CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), keyspace.journal_id);
-    let journals = claimed.into_iter().map(|one| {
-        let (cql, statements) = (Arc::clone(&cql), Arc::clone(&statements));
-        ShardJournal::new(cql, statements, Arc::clone(&extents), Arc::clone(&ownership), one, settings)
-    });
-    let journals = journals.collect::<Result<Vec<_>>>()?;
     let journal_took = began.elapsed();
-    let store = Store::Cql(CqlStore::open(&cql, [IDEMPOTENCY_KEY_DAYS, BUSINESS_KEY_DAYS])?);
+    let open_store = || CqlStore::open(&cql, [IDEMPOTENCY_KEY_DAYS, BUSINESS_KEY_DAYS]).map(Store::Cql);
+    let (store, second) = (open_store()?, open_store()?);
     let (aliases, alias_owner) = Aliases::open_shared(&cql, &keyspace.secrets.alias, &AliasOptions::default())?;
-    let cluster = Cluster { appends: settings.appends, registry, ownership, keeping, cql };
+    let config = settings.clone();
+    let cluster =
+        Cluster { config, registry, ownership, keeping, statements, extents, store: Some(second), cql };
     Ok(Durable {
         shards: keyspace.shards,
         secrets: keyspace.secrets,
         recovered,
-        journal: OpenJournal::Cql { journals, cluster },
+        journal: OpenJournal::Cql(Box::new(cluster)),
         reader: Records::Cql(reader),
         store,
         aliases,

@@ -89,7 +89,12 @@ impl Round {
     /// A fault of the store.
     pub fn carry_out(self, store: &mut Store, deliver: &mut dyn FnMut(Vec<(u16, Input)>)) -> Result<bool> {
         if !self.questions.is_empty() {
-            deliver(answer_all(store, self.questions)?);
+            let (answers, forgotten) = answer_all(store, self.questions)?;
+            deliver(answers);
+            // Who asked may have ended.
+            forgotten.into_iter().for_each(|sender| {
+                let _ = sender.send(());
+            });
         }
         if let Some((checkpoint, copied)) = self.checkpoint {
             store.checkpoint(&checkpoint)?;
@@ -161,6 +166,14 @@ impl Keeper {
         self.wake(&mut shared);
     }
 
+    /// Another node had the shard: forgets what is remembered of its rows. Comes when everything that was asked before
+    /// is answered; nothing comes after a fault.
+    pub fn forget(&self, shard: u16) -> Receiver<()> {
+        let (sender, receiver) = sync_channel(1);
+        self.ask([StoreJob::Forget(shard, sender)]);
+        receiver
+    }
+
     /// Makes what was written survive power loss, and forgets old keys; as [`Tasks::sync`].
     pub fn sync(&self, now: Millis, settle_until: Millis) {
         let mut shared = self.lock();
@@ -224,9 +237,12 @@ fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, o
     }
 }
 
+/// Answers to questions, and who is to be told when they are delivered.
+type Answers = (Vec<(u16, Input)>, Vec<SyncSender<()>>);
+
 /// Answers questions; those of one kind together.
-fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Vec<(u16, Input)>> {
-    let mut answers = Vec::with_capacity(questions.len());
+fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Answers> {
+    let (mut answers, mut forgotten) = (Vec::with_capacity(questions.len()), Vec::new());
     let (mut loads, mut facts, mut askers) = (Vec::new(), Vec::new(), Vec::new());
     for question in questions {
         match question {
@@ -242,6 +258,10 @@ fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Vec<(u16, I
                 let (hashes, next) = store.spilled_keys(shard, from, KEYS_PER_QUESTION)?;
                 answers.push((shard, Input::SpilledKeys(hashes, next)));
             }
+            StoreJob::Forget(shard, sender) => {
+                store.forget(shard);
+                forgotten.push(sender);
+            }
         }
     }
     let blobs = store.load_many(&loads)?;
@@ -250,7 +270,7 @@ fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Vec<(u16, I
     for (((shard, identity, _), (ticket, key)), value) in facts.into_iter().zip(askers).zip(values) {
         answers.push((shard, Input::Fact(identity, ticket, key, value)));
     }
-    Ok(answers)
+    Ok((answers, forgotten))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod start;
 pub mod actor;
 pub mod worker;
 pub mod slots;
+pub mod cluster;
 pub mod durable;
 pub mod recovery;
 pub mod publish;

@@ -190,3 +190,73 @@ impl PublishMetrics {
         self.lag_seconds.set(oldest_ms.max(0) as f64 / 1_000.0);
     }
 }
+
+/// Of a node among several; they stand at 0 on a node that owns a folder.
+#[derive(Debug, Clone)]
+pub struct ClusterMetrics {
+    nodes: Gauge,
+    shards: Gauge,
+    version: Gauge,
+    /// Leases of other nodes that this one ended because they stood still.
+    pub buried: Counter,
+    given: Counter,
+    begun: Counter,
+    pause: Histogram,
+    begin: Histogram,
+}
+
+impl ClusterMetrics {
+    /// Registers with the installed recorder.
+    pub fn register() -> Self {
+        describe_gauge!("meed_cluster_nodes", Unit::Count, "Nodes whose leases run, as this node knows");
+        describe_gauge!("meed_cluster_shards_owned", Unit::Count, "Shards that this node has begun and owns");
+        describe_gauge!("meed_cluster_map_version", Unit::Count, "Version of the map of owners that this node knows");
+        describe_counter!(
+            "meed_cluster_leases_ended_total",
+            Unit::Count,
+            "Leases of other nodes that this node ended because they were not renewed"
+        );
+        describe_counter!("meed_cluster_shards_given_total", Unit::Count, "Shards given to another node in order");
+        describe_counter!("meed_cluster_shards_begun_total", Unit::Count, "Shards claimed, recovered and begun");
+        describe_histogram!(
+            "meed_cluster_give_seconds",
+            Unit::Seconds,
+            "Time from the pause of a shard to the change of its owner"
+        );
+        describe_histogram!(
+            "meed_cluster_begin_seconds",
+            Unit::Seconds,
+            "Time to claim a shard and to recover it"
+        );
+        Self {
+            nodes: gauge!("meed_cluster_nodes"),
+            shards: gauge!("meed_cluster_shards_owned"),
+            version: gauge!("meed_cluster_map_version"),
+            buried: counter!("meed_cluster_leases_ended_total"),
+            given: counter!("meed_cluster_shards_given_total"),
+            begun: counter!("meed_cluster_shards_begun_total"),
+            pause: histogram!("meed_cluster_give_seconds"),
+            begin: histogram!("meed_cluster_begin_seconds"),
+        }
+    }
+
+    /// What there is now.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub fn set(&self, nodes: usize, shards: usize, version: i64) {
+        self.nodes.set(nodes as f64);
+        self.shards.set(shards as f64);
+        self.version.set(version as f64);
+    }
+
+    /// A shard was given away after a pause.
+    pub fn given(&self, pause: Duration) {
+        self.given.increment(1);
+        self.pause.record(pause);
+    }
+
+    /// A shard has begun.
+    pub fn begun(&self, took: Duration) {
+        self.begun.increment(1);
+        self.begin.record(took);
+    }
+}

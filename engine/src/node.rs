@@ -23,6 +23,15 @@ use crate::shard::{Shard, ShardReport};
 /// Called once, with the first fault; the process has to stop.
 pub type OnFault = Box<dyn Fn(&Error) + Send + Sync>;
 
+/// What a node of a cluster tells the manager of its shards.
+pub struct ClusterHooks {
+    /// Nothing of this shard, which is to go, is under way any more.
+    pub on_quiet: Box<dyn Fn(u16) + Send + Sync>,
+    /// Makes a journaled version of a program known to every node, or with none waits until all know what there is;
+    /// then calls.
+    pub announce: Box<dyn Fn(Option<Record>, Box<dyn FnOnce() + Send>) + Send + Sync>,
+}
+
 /// The threads that a node hands work to.
 pub struct Services {
     /// The journal's thread.
@@ -33,6 +42,8 @@ pub struct Services {
     pub reader: Reader,
     /// Those that read the feed.
     pub feed: Reader,
+    /// In a cluster, the manager of its shards.
+    pub cluster: Option<ClusterHooks>,
 }
 
 /// A node.
@@ -146,6 +157,28 @@ impl Node {
         shard % self.exchanges.len() as u16
     }
 
+    /// What it may answer for, where several nodes share a journal.
+    pub fn ownership(&self) -> Option<&Arc<Ownership>> {
+        self.ownership.as_ref()
+    }
+
+    /// The version of the map of owners that is known here.
+    pub fn map_version(&self) -> i64 {
+        self.ownership.as_ref().map_or(0, |ownership| ownership.map().version)
+    }
+
+    /// Nothing of this shard, which is to go, is under way any more.
+    pub fn told_quiet(&self, shard: u16) {
+        if let Some(cluster) = &self.services().cluster {
+            (cluster.on_quiet)(shard);
+        }
+    }
+
+    /// The manager of its shards, in a cluster.
+    pub fn cluster(&self) -> Option<&ClusterHooks> {
+        self.services().cluster.as_ref()
+    }
+
     /// Whether commands of a shard may be decided now.
     pub fn may_decide(&self, shard: u16) -> bool {
         self.ownership.as_ref().is_none_or(|ownership| ownership.may_decide(shard, boot_ms()))
@@ -186,14 +219,20 @@ impl Node {
     /// A document that does not compile, which the decision had excluded.
     pub fn publish_program(&self, record: &Record) -> Result<()> {
         let Detail::Program { document } = &record.detail else { return Ok(()) };
+        self.adopt_program(record.identity.program(), record.program_version, record.recorded_at, document)
+    }
+
+    /// Makes a version of a program known to every shard, unless it is known.
+    ///
+    /// # Errors
+    /// A document that does not compile; a version that does not follow the newest one.
+    pub fn adopt_program(&self, name: &str, number: u32, effective_from: Millis, document: &str) -> Result<()> {
         let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
-        *programs = Arc::new(with_version(
-            &programs,
-            record.identity.program(),
-            record.program_version,
-            record.recorded_at,
-            document,
-        )?);
+        let known = programs.get(name).map_or(0, |program| program.newest().number);
+        if number > known + 1 {
+            return Err(Error::Setting(format!("version {number} of program {name} came after version {known}")));
+        }
+        *programs = Arc::new(with_version(&programs, name, number, effective_from, document)?);
         Ok(())
     }
 
@@ -223,6 +262,15 @@ impl Node {
     /// Takes a shard's report.
     pub fn report(&self, shard: &Shard) {
         *self.reports[shard.id() as usize].lock().unwrap_or_else(PoisonError::into_inner) = shard.report();
+    }
+
+    /// A shard is not here: there is nothing to report or to flush.
+    pub fn note_absent(&self, shard: u16) {
+        let index = usize::from(shard);
+        self.lag_records[index].store(0, Ordering::Relaxed);
+        self.flushed[index].store(true, Ordering::Release);
+        *self.reports[index].lock().unwrap_or_else(PoisonError::into_inner) =
+            ShardReport { shard, ..ShardReport::default() };
     }
 
     /// The shards' last reports.

@@ -1,13 +1,20 @@
-//! What a node may answer for, where several nodes share one journal: a lease in time, and shards whose last batch has
-//! an outcome that is known.
+//! What a node may answer for, where several nodes share one journal: a lease in time, the shards that the map of
+//! owners gives it, and shards whose last batch has an outcome that is known.
 //!
-//! The lease protects what is read: nobody else owns the shards while it runs. What is written is protected by the
-//! epochs of the journal, whatever any clock says.
+//! The lease protects what is read: nobody else takes a shard of a node while its lease runs. What is written is
+//! protected by the epochs of the journal, whatever any clock says.
 
+mod map;
+
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
+
+pub use map::{LiveNode, Member, OwnerMap, Plan, Seat, plan};
 
 /// Milliseconds of a clock that never goes back and also runs while the machine sleeps.
 pub fn boot_ms() -> i64 {
@@ -20,18 +27,50 @@ pub fn boot_ms() -> i64 {
 const MARGIN_SHARE: u32 = 6;
 
 /// What one node may answer for now.
-#[derive(Debug)]
 pub struct Ownership {
+    /// This life of the node; 0 where it owns nothing.
+    own: u128,
     /// Until when, by [`boot_ms`].
     until_ms: AtomicI64,
     /// Per shard, whether the outcome of its last batch is unknown.
     unresolved: Vec<AtomicBool>,
+    /// Who owns what, as far as it is known here.
+    map: watch::Sender<Arc<OwnerMap>>,
+    /// Told when a map comes from elsewhere that is newer.
+    on_newer: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Ownership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ownership").field("until_ms", &self.until_ms).finish_non_exhaustive()
+    }
 }
 
 impl Ownership {
-    /// Owns nothing yet.
+    /// Of a gateway that only follows the map, or a test.
     pub fn new(shards: u16) -> Self {
-        Self { until_ms: AtomicI64::new(i64::MIN), unresolved: (0..shards).map(|_| AtomicBool::new(false)).collect() }
+        Self::of(0, shards)
+    }
+
+    /// Of this life of a node, which owns nothing yet.
+    pub fn of(own: u128, shards: u16) -> Self {
+        Self {
+            own,
+            until_ms: AtomicI64::new(i64::MIN),
+            unresolved: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+            map: watch::Sender::new(Arc::new(OwnerMap::unknown(shards))),
+            on_newer: OnceLock::new(),
+        }
+    }
+
+    /// This life of the node.
+    pub fn own(&self) -> u128 {
+        self.own
+    }
+
+    /// Whether the map gives the shard to this node.
+    pub fn is_owner(&self, shard: u16) -> bool {
+        self.map.borrow().is_owner(shard, self.own)
     }
 
     /// A renewal that was sent at `sent_ms` has been confirmed.
@@ -46,7 +85,7 @@ impl Ownership {
         now_ms < self.until_ms.load(Ordering::Acquire)
     }
 
-    /// Whether commands of a shard may be decided at `now_ms`.
+    /// Whether commands of a shard that this node owns may be decided at `now_ms`.
     pub fn may_decide(&self, shard: u16, now_ms: i64) -> bool {
         self.holds(now_ms) && !self.unresolved[usize::from(shard)].load(Ordering::Acquire)
     }
@@ -60,40 +99,79 @@ impl Ownership {
     pub fn unresolved(&self) -> usize {
         self.unresolved.iter().filter(|u| u.load(Ordering::Relaxed)).count()
     }
+
+    /// The newest map of owners that is known here.
+    pub fn map(&self) -> Arc<OwnerMap> {
+        Arc::clone(&self.map.borrow())
+    }
+
+    /// To wait for newer ones.
+    pub fn maps(&self) -> watch::Receiver<Arc<OwnerMap>> {
+        self.map.subscribe()
+    }
+
+    /// Takes a map unless one as new is known.
+    pub fn learn(&self, map: OwnerMap) -> bool {
+        self.map.send_if_modified(|known| {
+            let is_newer = map.version > known.version;
+            if is_newer {
+                *known = Arc::new(map);
+            }
+            is_newer
+        })
+    }
+
+    /// Another node has told its map.
+    pub fn told(&self, map: OwnerMap) {
+        if self.learn(map)
+            && let Some(on_newer) = self.on_newer.get()
+        {
+            on_newer();
+        }
+    }
+
+    /// Calls `on_newer` when another node tells a newer map; set once.
+    pub fn on_newer(&self, on_newer: Box<dyn Fn() + Send + Sync>) {
+        // A node has one manager of its shards.
+        let _ = self.on_newer.set(on_newer);
+    }
 }
 
-/// Who holds the lease, as its row says.
+/// A node's lease, as its row says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseRow {
-    /// The incarnation that holds it; `None` when it was given back.
-    pub holder: Option<u128>,
+    /// The incarnation that holds it.
+    pub holder: u128,
     /// Grows with every renewal.
     pub beat: i64,
     /// How long the holder counts on it.
     pub lease_ms: i64,
 }
 
-/// Somebody who waits for the lease: it is dead when its row has not changed for as long as it runs, by the waiting
+/// Who looks at other nodes' leases: one is dead when its row has not changed for as long as it runs, by the looking
 /// node's own clock.
 #[derive(Debug, Default)]
-pub struct Taker {
-    seen: Option<(LeaseRow, i64)>,
+pub struct Watcher {
+    seen: HashMap<Box<str>, (LeaseRow, i64)>,
 }
 
-impl Taker {
-    /// Whether the lease may be taken, given its row at `now_ms` (by [`boot_ms`], read before the row was asked for).
-    pub fn may_take(&mut self, row: LeaseRow, now_ms: i64) -> bool {
-        if row.holder.is_none() {
-            return true;
-        }
-        match self.seen {
-            // The row may have changed just after it was read: the time counts from after that answer.
-            Some((seen, since_ms)) if seen == row => now_ms.saturating_sub(since_ms) >= row.lease_ms,
+impl Watcher {
+    /// Whether the lease in this row has run out, given that the row was asked for at `asked_ms` and had come by
+    /// `came_ms` (both by [`boot_ms`]). Who acts on it must make sure that the row is still the same.
+    pub fn is_dead(&mut self, name: &str, row: LeaseRow, asked_ms: i64, came_ms: i64) -> bool {
+        match self.seen.get(name) {
+            Some((seen, since_ms)) if *seen == row => asked_ms.saturating_sub(*since_ms) >= row.lease_ms,
+            // The row may have changed just before it was read: the time counts from after that answer.
             _ => {
-                self.seen = Some((row, boot_ms().max(now_ms)));
+                self.seen.insert(name.into(), (row, came_ms.max(asked_ms)));
                 false
             }
         }
+    }
+
+    /// Forgets rows that are gone.
+    pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.seen.retain(|name, _| is_there(name));
     }
 }
 
@@ -117,17 +195,25 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_taken_when_its_row_stood_still_for_as_long_as_it_runs() {
+    fn a_lease_is_over_when_its_row_stood_still_for_as_long_as_it_runs() {
         let row = |holder, beat| LeaseRow { holder, beat, lease_ms: 6_000 };
-        let start = boot_ms() + 1_000_000;
-        let mut taker = Taker::default();
-        assert!(taker.may_take(row(None, 3), start), "given back");
-        assert!(!taker.may_take(row(Some(7), 3), start));
-        assert!(!taker.may_take(row(Some(7), 3), start + 5_999));
-        assert!(!taker.may_take(row(Some(7), 4), start + 6_000), "it was renewed");
-        assert!(!taker.may_take(row(Some(8), 4), start + 11_000), "another has it");
-        assert!(!taker.may_take(row(Some(8), 4), start + 16_999));
-        assert!(taker.may_take(row(Some(8), 4), start + 17_000));
+        let mut watcher = Watcher::default();
+        let mut look = |row, asked_ms| watcher.is_dead("other", row, asked_ms, asked_ms + 10);
+        assert!(!look(row(7, 3), 1_000));
+        assert!(!look(row(7, 3), 7_009), "it may have been renewed just before it was first read");
+        assert!(!look(row(7, 4), 7_010), "it was renewed");
+        assert!(!look(row(8, 4), 13_000), "another has the name");
+        assert!(!look(row(8, 4), 19_009));
+        assert!(look(row(8, 4), 19_010));
+        assert!(look(row(8, 4), 19_020), "until somebody acts on it");
+    }
+
+    #[test]
+    fn only_a_newer_map_is_taken() {
+        let ownership = Ownership::new(1);
+        let of = |version| OwnerMap { version, ..OwnerMap::unknown(1) };
+        assert!(ownership.learn(of(3)) && !ownership.learn(of(3)) && !ownership.learn(of(2)));
+        assert_eq!(ownership.map().version, 3);
     }
 
     #[test]

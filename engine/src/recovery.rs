@@ -106,6 +106,22 @@ impl Replay {
         Ok(replay)
     }
 
+    /// Checks that the journal has everything that the store lacks.
+    fn check_begin(&self, begins_at: u64) -> Result<()> {
+        if self.replay_start >= begins_at {
+            return Ok(());
+        }
+        Err(Error::Damaged {
+            file: "state".into(),
+            offset: 0,
+            detail: format!(
+                "it lacks the records of shard {} from {} on, and the journal begins at {begins_at}; make it again from \
+                 a snapshot with `meed restore`",
+                self.shard, self.replay_start
+            ),
+        })
+    }
+
     /// Takes one record of the tail.
     fn take(&mut self, record: Record, payload: &[u8]) {
         let sequence = record.position.sequence();
@@ -205,8 +221,56 @@ pub fn recover(
     let seed = hash_seed(store, new_seed)?;
     shards.iter_mut().for_each(|shard| shard.start.seed = seed);
     let programs = programs(store, &shards)?;
-    let settles_until = settle_bound(store, gap, &shards, wall)?;
+    let last_recorded_at = shards.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
+    let settles_until = settle_bound(store, gap, last_recorded_at, wall)?;
     Ok(Recovery { shards, programs, settles_until })
+}
+
+/// What a node of a cluster has to know before it gets any shard: the seed of the hashes of accounts, and until when it
+/// settles what falls due. The last record's time is that of the newest checkpoint of any shard, which is near enough
+/// to a bound of days.
+///
+/// # Errors
+/// As [`recover`].
+pub fn prepare(
+    store: &mut Store,
+    shards: u16,
+    gap: SettleGap,
+    wall: Millis,
+    new_seed: &dyn Fn() -> Result<u64>,
+) -> Result<(u64, Option<Millis>)> {
+    let mut last_recorded_at = 0;
+    for shard in 0..shards {
+        // Only the time counts here.
+        let begun = Replay::begin(store, shard, u64::MAX - 1)?;
+        last_recorded_at = last_recorded_at.max(begun.last_recorded_at);
+    }
+    Ok((hash_seed(store, new_seed)?, settle_bound(store, gap, last_recorded_at, wall)?))
+}
+
+/// Recovers one shard while the node runs: replay of what the journal has and the store lacks. With it come the
+/// programs whose accounts lie in it.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_shard(
+    store: &Store,
+    reader: &Records,
+    shard: u16,
+    last_sequence: u64,
+    seed: u64,
+) -> Result<(ShardRecovery, Programs)> {
+    let removed = reader.removed_sequence()?.get(usize::from(shard)).copied().unwrap_or(0);
+    let replay = Replay::begin(store, shard, last_sequence)?;
+    replay.check_begin(removed + 1)?;
+    let mut from = vec![0; usize::from(reader.shards())];
+    let mut last = from.clone();
+    (from[usize::from(shard)], last[usize::from(shard)]) = (replay.replay_start - 1, last_sequence);
+    let mut recovered = replay_some(store, reader, &from, &last, vec![replay])?;
+    recovered.iter_mut().for_each(|recovery| recovery.start.seed = seed);
+    let programs = programs(store, &recovered)?;
+    let missing = || Error::Stopped(format!("nothing came of the replay of shard {shard}"));
+    Ok((recovered.pop().ok_or_else(missing)?, programs))
 }
 
 /// The seed of the hashes of accounts, made with the store. Clients cannot know it, so ids that collide cannot be
@@ -215,16 +279,15 @@ fn hash_seed(store: &mut Store, new_seed: &dyn Fn() -> Result<u64>) -> Result<u6
     if let Some(seed) = store.meta(HASH_SEED)?.and_then(|bytes| bytes.try_into().ok()) {
         return Ok(u64::from_le_bytes(seed));
     }
-    let seed = new_seed()?;
-    store.put_meta(HASH_SEED, &seed.to_le_bytes())?;
-    Ok(seed)
+    let seed = store.meta_or_insert(HASH_SEED, &new_seed()?.to_le_bytes())?;
+    let damaged = |_| Error::Damaged { file: "state".into(), offset: 0, detail: "the seed of its hashes".into() };
+    Ok(u64::from_le_bytes(seed.try_into().map_err(damaged)?))
 }
 
 /// Until when the node settles what falls due, when that is not for ever: to the last record before a gap that is too
 /// long. The bound outlives this process, because records of after the gap would hide it from the next start; only the
 /// operator lifts it.
-fn settle_bound(store: &mut Store, gap: SettleGap, replayed: &[ShardRecovery], wall: Millis) -> Result<Option<Millis>> {
-    let last_recorded_at = replayed.iter().map(|r| r.start.last_recorded_at).max().unwrap_or(0);
+fn settle_bound(store: &mut Store, gap: SettleGap, last_recorded_at: Millis, wall: Millis) -> Result<Option<Millis>> {
     let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
     let kept = kept.filter(|until| *until < Millis::MAX);
     let longest = gap.days.saturating_mul(DAY_MS);
@@ -247,18 +310,7 @@ fn replay(store: &Store, reader: &Records, last_sequence: &[u64], threads: usize
     let mut from = Vec::new();
     for (shard, last) in last_sequence.iter().enumerate() {
         let replay = Replay::begin(store, shard as u16, *last)?;
-        let begins_at = removed.get(shard).map_or(1, |removed| removed + 1);
-        if replay.replay_start < begins_at {
-            return Err(Error::Damaged {
-                file: "state".into(),
-                offset: 0,
-                detail: format!(
-                    "it lacks the records of shard {shard} from {} on, and the journal begins at {begins_at}; make it \
-                     again from a snapshot with `meed restore`",
-                    replay.replay_start
-                ),
-            });
-        }
+        replay.check_begin(removed.get(shard).map_or(1, |removed| removed + 1))?;
         let again = u64::from(planted(Fault::ApplyTwiceOnReplay));
         from.push((replay.replay_start - 1).saturating_sub(again));
         by_thread[shard % threads.max(1)].push(replay);

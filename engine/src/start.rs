@@ -21,13 +21,14 @@ use crate::commit::Lane;
 use crate::committer::{Committer, CommitterThread, CqlCommitter, EmbeddedCommitter, OnDurable, OnShardDurable};
 use crate::config::EngineConfig;
 use crate::disk::FolderLock;
+use crate::cluster::{self, Manager};
 use crate::durable::{self, Cluster, Durable, OpenJournal};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Lanes, Message};
 use crate::inbox::Inbox;
 use crate::journal::{JournalUpkeep, Records, Recovered, cql};
 use crate::keeper::Keeper;
-use crate::metrics::{JournalMetrics, PublishMetrics, UpkeepMetrics};
+use crate::metrics::{ClusterMetrics, JournalMetrics, PublishMetrics, UpkeepMetrics};
 use crate::node::{Node, OnFault, Services};
 use crate::publish::Publisher;
 use crate::reader::Reader;
@@ -66,6 +67,8 @@ pub struct Engine {
     retention: Option<Retention>,
     /// The cluster, where journal and state are in one.
     cluster: Option<Cluster>,
+    /// Of its shards there.
+    manager: Option<Manager>,
     publisher: Option<Publisher>,
     /// What recovery found and did, for the log.
     pub recovered: RecoveryReport,
@@ -101,8 +104,27 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     let wall = times.wall_ms();
     let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
     let last_sequence = durable.recovered.last_sequence.clone();
-    let Recovery { shards: replayed, programs, settles_until } =
-        recovery::recover(&mut durable.store, &durable.reader, &last_sequence, workers, gap, wall, &random_seed)?;
+    let (seed, recovery) = match &durable.journal {
+        OpenJournal::Embedded(_) => {
+            let recovery = recovery::recover(
+                &mut durable.store,
+                &durable.reader,
+                &last_sequence,
+                workers,
+                gap,
+                wall,
+                &random_seed,
+            )?;
+            (0, recovery)
+        }
+        // Its shards come while the node runs.
+        OpenJournal::Cql(cluster) => {
+            let (seed, settles_until) =
+                recovery::prepare(&mut durable.store, durable.shards, gap, wall, &random_seed)?;
+            (seed, Recovery { shards: Vec::new(), programs: cluster.programs()?, settles_until })
+        }
+    };
+    let Recovery { shards: replayed, programs, settles_until } = recovery;
     let report = RecoveryReport {
         replayed_records: replayed.iter().map(|r| r.records).sum(),
         journal_took: durable.journal_took,
@@ -127,7 +149,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         on_fault,
         durable.ownership(),
     );
-    run(Arc::new(node), durable, replayed, main, report)
+    run(Arc::new(node), durable, replayed, seed, main, report)
 }
 
 /// The commit pipelines of a worker: one for each unit that its journal makes durable by itself.
@@ -138,7 +160,7 @@ fn lanes(journal: &OpenJournal, last_sequence: &[u64], worker: usize, workers: u
             let batch_bytes_max = journal.batch_bytes_max() / (2 * workers);
             Lanes::Shared(Lane::new(last_sequence.to_vec(), batch_bytes_max).into())
         }
-        OpenJournal::Cql { .. } => {
+        OpenJournal::Cql(_) => {
             let own = last_sequence.iter().enumerate().skip(worker).step_by(workers);
             let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, cql::BATCH_BYTES).into();
             Lanes::PerShard { workers, lanes: own.map(lane).collect() }
@@ -174,7 +196,7 @@ fn start_committer(node: &Arc<Node>, journal: OpenJournal) -> (Committer, Commit
                 EmbeddedCommitter::start(*journal, on_durable.collect(), on_fault, JournalMetrics::register());
             (Committer::Embedded(committer), CommitterThread::Embedded(thread), None)
         }
-        OpenJournal::Cql { journals, mut cluster } => {
+        OpenJournal::Cql(mut cluster) => {
             let workers = node.exchanges().len();
             let on_durable = {
                 let node = Arc::clone(node);
@@ -183,12 +205,13 @@ fn start_committer(node: &Arc<Node>, journal: OpenJournal) -> (Committer, Commit
                     node.exchanges()[worker].send([Message::Durable(lane, number, buffer)]);
                 }) as OnShardDurable
             };
-            let metrics = JournalMetrics::register();
+            let (metrics, appends) = (JournalMetrics::register(), cluster.config.appends);
+            let shards = node.shards();
             let (committer, tasks) =
-                CqlCommitter::start(&cluster.cql, journals, workers, cluster.appends, &on_durable, on_fault, &metrics);
+                CqlCommitter::new(&cluster.cql, shards, workers, appends, on_durable, on_fault, metrics);
             let lost = Arc::clone(node);
             cluster.watch_lease(move |error| lost.fault(error));
-            (Committer::Cql(committer), CommitterThread::Cql(tasks), Some(cluster))
+            (Committer::Cql(committer), CommitterThread::Cql(tasks), Some(*cluster))
         }
     }
 }
@@ -198,6 +221,7 @@ fn run(
     node: Arc<Node>,
     durable: Durable,
     replayed: Vec<ShardRecovery>,
+    seed: u64,
     main: WorkerMain,
     recovered: RecoveryReport,
 ) -> Result<Engine> {
@@ -208,9 +232,9 @@ fn run(
     };
     let upkeep = match &journal {
         OpenJournal::Embedded(journal) => Some(journal.upkeep()),
-        OpenJournal::Cql { .. } => None,
+        OpenJournal::Cql(_) => None,
     };
-    let (committer, journal, cluster) = start_committer(&node, journal);
+    let (committer, journal, mut cluster) = start_committer(&node, journal);
     let deliver = {
         let node = Arc::clone(&node);
         move |inputs: Vec<(u16, Input)>| {
@@ -230,14 +254,25 @@ fn run(
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
     let upkeep_keeper = keeper.clone();
     let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
+    let records = reader.clone();
     let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
     let publisher = start_publisher(&node, reader.journal())?;
     // Registered in any case: the metrics page has the same measures on every node.
     let metrics = UpkeepMetrics::register();
     let upkeep = upkeep.map(|journal| upkeep_of(&node, journal, upkeep_keeper, publisher.as_ref(), metrics));
     let retention = upkeep.map(Retention::start).transpose()?;
-    node.set_services(Services { committer, keeper, reader, feed });
+    // Registered in any case, as those before.
+    let _ = ClusterMetrics::register();
+    let (events, announcer) = (cluster::Events::default(), cluster::Announcer::new());
+    let hooks = cluster.as_ref().map(|_| events.hooks(&announcer.0));
+    node.set_services(Services { committer: committer.clone(), keeper, reader, feed, cluster: hooks });
     let workers = start_workers(&node, &aliases, replayed, &main)?;
+    let manager = match (&mut cluster, committer) {
+        (Some(cluster), Committer::Cql(committer)) => {
+            Some(Manager::start(&node, cluster, records, committer, seed, events, announcer)?)
+        }
+        _ => None,
+    };
     Ok(Engine {
         node,
         aliases,
@@ -247,11 +282,15 @@ fn run(
         store,
         retention,
         cluster,
+        manager,
         publisher,
         recovered,
         _lock: lock,
     })
 }
+
+/// Shards of a worker: those that are here from the start, and those that may come.
+type ShardStarts = Vec<(u16, Option<ShardStart>)>;
 
 /// Starts the workers with their shards, and waits until all answer.
 fn start_workers(
@@ -260,9 +299,14 @@ fn start_workers(
     replayed: Vec<ShardRecovery>,
     main: &WorkerMain,
 ) -> Result<Vec<JoinHandle<()>>> {
-    let mut by_worker: Vec<Vec<ShardStart>> = node.exchanges().iter().map(|_| Vec::new()).collect();
+    let mut starts: Vec<Option<ShardStart>> = (0..node.shards()).map(|_| None).collect();
     for ShardRecovery { start, .. } in replayed {
-        by_worker[node.worker_of(start.id) as usize].push(start);
+        let id = usize::from(start.id);
+        starts[id] = Some(start);
+    }
+    let mut by_worker: Vec<ShardStarts> = node.exchanges().iter().map(|_| Vec::new()).collect();
+    for (shard, start) in (0..node.shards()).zip(starts) {
+        by_worker[node.worker_of(shard) as usize].push((shard, start));
     }
     let (ready, all_ready) = mpsc::channel();
     let mut workers = Vec::new();
@@ -334,6 +378,14 @@ impl Engine {
         &self.node
     }
 
+    /// Gives this node's shards to other nodes while it still answers, where there are any; returns when they are
+    /// given, or at `until`.
+    pub fn leave(&self, until: Instant) {
+        if let Some(manager) = &self.manager {
+            manager.leave(until);
+        }
+    }
+
     /// Takes the node down in order, within about `patience` for what is under way and the last checkpoint.
     /// What is not finished then is as safe as after a kill: it is in the journal.
     ///
@@ -345,6 +397,12 @@ impl Engine {
         node.permits.drain();
         if let Some(retention) = self.retention {
             retention.stop();
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.stop_asking_at(until);
+        }
+        if let Some(manager) = self.manager {
+            manager.stop();
         }
         while node.permits.under_way() > 0 && Instant::now() < until && !node.has_faulted() {
             std::thread::sleep(STOP_POLL);
@@ -363,9 +421,6 @@ impl Engine {
             let _ = worker.join();
         }
         drop(self.aliases);
-        if let Some(cluster) = &self.cluster {
-            cluster.stop_asking_at(until);
-        }
         let aliases = self.alias_owner.join();
         node.reader().stop();
         node.feed().stop();
@@ -387,7 +442,7 @@ impl Engine {
 fn worker_thread(
     node: Arc<Node>,
     index: usize,
-    shards: Vec<ShardStart>,
+    shards: ShardStarts,
     main: impl Fn(Worker) -> Pin<Box<dyn Future<Output = ()>>>,
     ready: mpsc::Sender<Result<()>>,
 ) {
@@ -420,7 +475,7 @@ fn worker_thread(
 }
 
 /// Spawns the actors of a worker's shards, under a supervisor.
-async fn spawn_shards(node: &Arc<Node>, index: usize, shards: Vec<ShardStart>) -> Result<Vec<Option<Arc<Inbox>>>> {
+async fn spawn_shards(node: &Arc<Node>, index: usize, shards: ShardStarts) -> Result<Vec<Option<Arc<Inbox>>>> {
     let failed = |error: ractor::SpawnErr| Error::Stopped(format!("an actor did not start: {error}"));
     let (supervisor, _) = Supervisor::spawn(None, Supervisor, Arc::clone(node)).await.map_err(failed)?;
     let mut inboxes: Vec<Option<Arc<Inbox>>> = (0..node.shards()).map(|_| None).collect();
@@ -433,11 +488,12 @@ async fn spawn_shards(node: &Arc<Node>, index: usize, shards: Vec<ShardStart>) -
         checkpoint_interval_ms: node.config().checkpoint_interval_ms,
         pack_after_ms: PACK_AFTER_MS,
     };
-    for start in shards {
+    for (id, start) in shards {
         let inbox = Arc::new(Inbox::default());
-        let id = start.id;
         let arguments = ShardArguments {
-            shard: Shard::new(start, limits),
+            id,
+            shard: start.map(|start| Shard::new(start, limits)),
+            limits,
             node: Arc::clone(node),
             exchange: Arc::clone(&node.exchanges()[index]),
             inbox: Arc::clone(&inbox),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use meed_schemas::command::Request;
 use meed_schemas::ids::Position;
 use meed_schemas::outcome::{Refusal, Reply};
-use meed_schemas::record::Record;
+use meed_schemas::record::{Record, RecordKind};
 use smallvec::SmallVec;
 
 use crate::error::{self, Error};
@@ -349,11 +349,25 @@ struct Released<'a> {
 
 impl Outlet for Released<'_> {
     fn publish_program(&mut self, record: &Record) -> error::Result<()> {
-        self.worker.inner.node.publish_program(record)
+        let node = &self.worker.inner.node;
+        // In a cluster it is made known by whoever tells the other nodes: see `reply`.
+        if node.cluster().is_some() { Ok(()) } else { node.publish_program(record) }
     }
 
     fn reply(&mut self, to: ReplyTo, shard: u16, bytes: u32, reply: Reply) {
         let worker = self.worker;
+        if let Some(cluster) = worker.inner.node.cluster()
+            && let Some(record) = program_of(&reply)
+        {
+            // Every node knows the version before its author hears that it is one.
+            let node = Arc::clone(&worker.inner.node);
+            let then = Box::new(move || {
+                node.permits.release_shard(shard, 1);
+                node.permits.release_node(1, i64::from(bytes));
+                node.exchanges()[to.worker as usize].send([Message::Reply(to, reply)]);
+            });
+            return (cluster.announce)(record, then);
+        }
         worker.inner.node.permits.release_shard(shard, 1);
         self.count += 1;
         self.bytes += i64::from(bytes);
@@ -374,6 +388,17 @@ impl Outlet for Released<'_> {
 
     fn fault(&mut self, error: Error) {
         self.worker.inner.node.fault(error);
+    }
+}
+
+/// Whether an answer names a version of a program to its author, and the record if it made one.
+fn program_of(reply: &Reply) -> Option<Option<Record>> {
+    match reply {
+        Reply::Executed { record, replayed: false } if record.kind == RecordKind::Program => {
+            Some(Some((**record).clone()))
+        }
+        Reply::Program { .. } => Some(None),
+        _ => None,
     }
 }
 

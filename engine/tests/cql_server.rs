@@ -24,6 +24,7 @@ fn config(keyspace: &str) -> CqlConfig {
         lease: Duration::from_secs(2),
         bucket_bytes: 256,
         node_name: "test".to_owned(),
+        address: "127.0.0.1:1".to_owned(),
     }
 }
 

@@ -5,15 +5,16 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use meed_engine::config::{EngineConfig, KafkaOptions, UPKEEP_INTERVAL, retention_ms};
 use meed_engine::error::{Error, Result};
 use meed_engine::journal::cql::CqlConfig;
+use meed_engine::node::Node;
+use meed_engine::ownership::Ownership;
 use meed_engine::permits::PermitLimits;
 use meed_engine::start::{Engine, WorkerMain, start};
-use meed_engine::worker::Worker;
 
 use tokio::task::spawn_local;
 
@@ -22,9 +23,12 @@ use meed_schemas::ids::{Identity, check_id};
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
 
+use crate::cluster::{Cluster, Peers};
 use crate::config::{JournalKind, SettingError, Settings};
 use crate::connection::serve_worker;
 use crate::context::{Context, Shared};
+use crate::forward::Unanswered;
+use crate::link::{Known, LinkLimits};
 use crate::owner::{Door, serve_fronts};
 use crate::reach::{Backend, Local};
 
@@ -85,6 +89,7 @@ pub fn cql_config(settings: &Settings) -> std::result::Result<CqlConfig, Setting
         lease: Duration::from_millis(settings.lease_ms),
         bucket_bytes: settings.cql_bucket_bytes.0,
         node_name: settings.node.clone(),
+        address: String::new(),
     })
 }
 
@@ -156,27 +161,44 @@ pub fn open(
     let (listeners, programs) = (Arc::new(listeners), Arc::new(programs));
     let shared = Arc::clone(shared);
     let (loaded, outcome) = mpsc::channel();
+    let peers: Arc<OnceLock<Arc<Peers>>> = Arc::default();
     let serve = tokio::sync::watch::Sender::new(false);
     let may_serve = serve.subscribe();
     let main: WorkerMain = Arc::new(move |worker, aliases| -> Pin<Box<dyn Future<Output = ()>>> {
         let (shared, listeners) = (Arc::clone(&shared), Arc::clone(&listeners));
         let (programs, loaded, mut may_serve) = (Arc::clone(&programs), loaded.clone(), may_serve.clone());
-        let door = door.clone();
+        let (door, peers) = (door.clone(), Arc::clone(&peers));
         Box::pin(async move {
             let _serving = shared.serving();
             let index = usize::from(worker.index());
+            let node = Arc::clone(worker.node());
+            let local = Local { worker, aliases };
+            let mut fronts = None;
+            let backend = match (node.ownership(), &door) {
+                (Some(ownership), Some(door)) => {
+                    let peers = peers.get_or_init(|| peers_of(&node, ownership, door, &shared));
+                    let cluster = Cluster::new(Arc::clone(peers), Some(local.clone()), index);
+                    spawn_local(cluster.clone().keep_links());
+                    // Others must reach its shards while it loads programs over theirs.
+                    fronts =
+                        Some(spawn_local(serve_fronts(Arc::clone(door), index, local.clone(), Arc::clone(&shared))));
+                    Backend::Cluster(cluster)
+                }
+                _ => Backend::Local(local.clone()),
+            };
             if index == 0 {
                 // The starter waits for exactly one message.
-                let _ = loaded.send(load_programs(&worker, &programs).await);
+                let _ = loaded.send(load_programs(&backend, &programs).await);
             }
             if may_serve.wait_for(|may| *may).await.is_err() {
                 return;
             }
             let own = |l: &Mutex<Option<TcpListener>>| l.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(listener) = listeners.get(index).and_then(own) else { return };
-            let local = Local { worker, aliases };
-            let fronts = door.map(|door| spawn_local(serve_fronts(door, index, local.clone(), Arc::clone(&shared))));
-            let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, Backend::Local(local)));
+            if let (Backend::Local(_), Some(door)) = (&backend, door) {
+                fronts = Some(spawn_local(serve_fronts(door, index, local, Arc::clone(&shared))));
+            }
+            let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, backend));
             if let Err(error) = serve_worker(listener, context, shared.drained()).await {
                 tracing::error!(worker = index, %error, "a worker cannot serve");
                 shared.fail();
@@ -199,14 +221,21 @@ pub fn open(
     }
 }
 
+/// Time for the shard of a program to have an owner, and between two tries.
+const LOAD_PATIENCE: Duration = Duration::from_secs(60);
+const LOAD_PAUSE: Duration = Duration::from_millis(20);
 /// Time for a node that cannot be used to stop in order.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-async fn load_programs(worker: &Worker, programs: &[ProgramFile]) -> Result<()> {
+/// The other nodes, as those of a cluster know each other.
+fn peers_of(node: &Arc<Node>, ownership: &Arc<Ownership>, door: &Door, shared: &Shared) -> Arc<Peers> {
+    let known = Arc::new(Known::of_node(node, ownership));
+    let limits = LinkLimits::of(&shared.settings);
+    Peers::new(known, door.secret(&node.secrets).clone(), limits, node.exchanges().len(), None)
+}
+
+async fn load_programs(backend: &Backend, programs: &[ProgramFile]) -> Result<()> {
     for program in programs {
-        if program.only_new && worker.node().programs().get(&program.name).is_some() {
-            continue;
-        }
         let request = Request {
             identity: Identity::program_account(&program.name),
             command: Command::PutProgram { document: program.document.clone() },
@@ -216,18 +245,33 @@ async fn load_programs(worker: &Worker, programs: &[ProgramFile]) -> Result<()> 
             traceparent: None,
         };
         let bytes = u32::try_from(program.document.len()).unwrap_or(u32::MAX);
-        let admitted = worker.admit(std::slice::from_ref(&request), bytes, PATIENCE).await;
-        let admitted = admitted.map_err(|_| Error::Setting("the limits leave no room to load a program".to_owned()))?;
-        match worker.call(request, &admitted).await {
-            Reply::Executed { .. } | Reply::Program { .. } => {}
-            Reply::Refused(Refusal::InvalidRequest { field, detail }) => {
+        let began = Instant::now();
+        let answer = loop {
+            if program.only_new && backend.programs().get(&program.name).is_some() {
+                break None;
+            }
+            match backend.ask(request.clone(), bytes, PATIENCE).await {
+                Ok(Reply::Refused(Refusal::NotReady | Refusal::Draining | Refusal::OutcomeUnknown)) => {}
+                // In a cluster another node may have to begin the program's shard first; a document may be put twice.
+                Err(Unanswered::NotReady | Unanswered::Unknown) => {}
+                answer => break Some(answer),
+            }
+            if began.elapsed() > LOAD_PATIENCE {
+                return Err(Error::Stopped(format!("nobody took program {}", program.name)));
+            }
+            tokio::time::sleep(LOAD_PAUSE).await;
+        };
+        match answer {
+            None | Some(Ok(Reply::Executed { .. } | Reply::Program { .. })) => {}
+            Some(Ok(Reply::Refused(Refusal::InvalidRequest { field, detail }))) => {
                 let name = &program.name;
                 return Err(Error::Setting(format!("program {name}: `{field}` {detail}")));
             }
-            other => {
+            Some(Ok(other)) => {
                 let name = &program.name;
                 return Err(Error::Setting(format!("program {name} was not accepted: {other:?}")));
             }
+            Some(Err(_)) => return Err(Error::Setting("the limits leave no room to load a program".to_owned())),
         }
     }
     Ok(())

@@ -177,8 +177,8 @@ settings! {
     }
     "Fronts" {
         front_of: OptionalPeer = OptionalPeer(None), "ADDRESS", "Serve as a front without data: forward to the owner at unix:PATH or http://HOST:PORT";
-        owner_listen: OptionalPeer = OptionalPeer(None), "ADDRESS", "Where fronts of this node reach it: unix:PATH or HOST:PORT; never the public address";
-        owner_secret: OptionalFile = OptionalFile(None), "FILE", "Secret that owner and fronts share, 16 bytes or more; a Unix socket without one uses PATH.secret, which the owner makes";
+        owner_listen: OptionalPeer = OptionalPeer(None), "ADDRESS", "Where fronts and other nodes reach it: unix:PATH or HOST:PORT, never the public address; with CQL 127.0.0.1 and a free port if not given";
+        owner_secret: OptionalFile = OptionalFile(None), "FILE", "Secret that owner and fronts share, 16 bytes or more; a Unix socket without one uses PATH.secret, which the owner makes, and nodes of a keyspace one from there";
     }
     "Requests" {
         body_bytes: ByteSize = ByteSize(64 << 10), "BYTES", "Longest body of a single request; beyond it 413", 1024..=16777216;
@@ -411,7 +411,15 @@ fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
     if settings.front_of.0.is_some() && !settings.programs.is_empty() {
         return refuse("--programs is the owner's: a front has the programs of its owner");
     }
-    if settings.owner_secret.0.is_none() && (on_tcp(&settings.front_of) || on_tcp(&settings.owner_listen)) {
+    let has_own_secret = settings.journal == JournalKind::Cql;
+    if has_own_secret && let Some(Peer::Tcp(address)) = &settings.owner_listen.0 {
+        let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+        if matches!(host, "0.0.0.0" | "[::]" | "*") {
+            return refuse("--owner-listen of a node of a cluster must be an address at which the other nodes reach it");
+        }
+    }
+    let listens = on_tcp(&settings.owner_listen) && !has_own_secret;
+    if settings.owner_secret.0.is_none() && (on_tcp(&settings.front_of) || listens) {
         return refuse("--front-of and --owner-listen on TCP need --owner-secret FILE: who knows it may do everything");
     }
     Ok(())

@@ -10,6 +10,7 @@ pub(crate) mod clock;
 mod events;
 pub(crate) mod frame;
 pub(crate) mod handshake;
+mod map;
 pub(crate) mod message;
 pub(crate) mod socket;
 
@@ -17,7 +18,7 @@ use meed_engine::permits::NoPermit;
 
 /// Version of the protocol: frames, messages, and the forms of requests and answers in them. Both sides must
 /// have the same.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Why a request has no answer from its account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,14 @@ pub enum Unanswered {
     Overloaded,
     /// The owner cannot be reached, or its store has stopped: it was not executed.
     NotReady,
+    /// Its shard is another node's: it was not executed.
+    NotOwner,
+    /// The link to its owner broke. It has a key or only reads, so it may be asked once more, of whoever owns its shard
+    /// then.
+    Broken {
+        /// Whether the owner may have seen it.
+        was_sent: bool,
+    },
     /// It was sent and no answer came: whether it was executed is to be asked under its key.
     Unknown,
 }

@@ -10,11 +10,12 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::Builder;
 use tokio::task::{LocalSet, spawn_local};
 
+use crate::cluster::{self, Cluster, Peers};
 use crate::config::{SettingError, Settings};
 use crate::connection::serve_worker;
 use crate::context::{Context, Shared};
 use crate::forward::handshake::LinkSecret;
-use crate::link::{Link, LinkError, LinkLimits, Owner};
+use crate::link::{Known, Link, LinkError, LinkLimits, Owner};
 use crate::owner::default_secret_file;
 use crate::peer::Peer;
 use crate::reach::Backend;
@@ -44,6 +45,15 @@ pub fn destination(settings: &Settings) -> Result<Option<Destination>, SettingEr
     Ok(Some(Destination { peer, secret }))
 }
 
+/// How a front's workers meet their owners.
+#[derive(Clone)]
+struct Meeting {
+    peers: Arc<Peers>,
+    /// Who is met first.
+    first: Peer,
+    owner: Arc<Owner>,
+}
+
 /// Starts the workers; when every link stands, and after `before_serving`, each serves its listener until the node
 /// is drained. The threads end then.
 ///
@@ -56,21 +66,23 @@ pub fn open(
     before_serving: impl FnOnce(),
 ) -> Result<Vec<JoinHandle<()>>, LinkError> {
     let settings = &shared.settings;
-    let limits = LinkLimits {
-        commands: i64::from(settings.admission_commands),
-        bytes: i64::try_from(settings.admission_bytes.0).unwrap_or(i64::MAX),
-        request_deadline_ms: i64::try_from(settings.request_deadline_ms).unwrap_or(i64::MAX),
-    };
-    let on_state = {
+    let limits = LinkLimits::of(settings);
+    let on_state: cluster::OnState = {
         let shared = Arc::clone(shared);
-        Box::new(move |state| shared.set_check(CHECK_OWNER, state))
+        Arc::new(move |state| shared.set_check(CHECK_OWNER, state))
     };
-    let owner = Arc::new(Owner::new(destination.peer, destination.secret, listeners.len(), limits, on_state));
+    let known = Arc::new(Known::of_front());
+    let workers = listeners.len();
+    let first = destination.peer.clone();
+    let peers = Peers::new(Arc::clone(&known), destination.secret.clone(), limits, workers, Some(Arc::clone(&on_state)));
+    let on_owner = Box::new(move |state| on_state(state));
+    let owner = Owner::new(destination.peer, destination.secret, workers, limits, known, false, on_owner);
+    let meeting = Meeting { peers, first, owner: Arc::new(owner) };
     let (linked, all_linked) = mpsc::channel();
     let serve = tokio::sync::watch::Sender::new(false);
     let mut threads = Vec::new();
     for (index, listener) in listeners.into_iter().enumerate() {
-        let (shared, owner) = (Arc::clone(shared), Arc::clone(&owner));
+        let (shared, meeting) = (Arc::clone(shared), meeting.clone());
         let (linked, may_serve) = (linked.clone(), serve.subscribe());
         let run = move || {
             let serving = shared.serving();
@@ -79,8 +91,7 @@ pub fn open(
                 // The starter waits for exactly one message of each worker.
                 Err(error) => return drop(linked.send(Err(LinkError::Io(error)))),
             };
-            let link = Link::new(owner, index);
-            LocalSet::new().block_on(&runtime, work(index, shared, listener, link, linked, may_serve));
+            LocalSet::new().block_on(&runtime, work(index, shared, listener, meeting, linked, may_serve));
             drop(serving);
         };
         threads.push(thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
@@ -101,17 +112,28 @@ async fn work(
     index: usize,
     shared: Arc<Shared>,
     listener: TcpListener,
-    link: Link,
+    meeting: Meeting,
     linked: mpsc::Sender<Result<(), LinkError>>,
     mut may_serve: tokio::sync::watch::Receiver<bool>,
 ) {
     // The starter may have gone with an error of another worker.
-    let running = spawn_local(link.clone().run(move |first| drop(linked.send(first))));
+    let link = Link::new(meeting.owner, index);
+    let running = spawn_local(link.clone().run(Some(move |first| drop(linked.send(first)))));
     tokio::select! {
         allowed = may_serve.wait_for(|may| *may) => if allowed.is_err() { return },
         () = shared.drained() => return,
     }
-    let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, Backend::Owner(link)));
+    // An owner that is one of many has told who the others are before its link stood.
+    let backend = if meeting.peers.is_cluster() {
+        running.abort();
+        let cluster = Cluster::new(meeting.peers, None, index);
+        cluster.meet(&meeting.first);
+        spawn_local(cluster.clone().keep_links());
+        Backend::Cluster(cluster)
+    } else {
+        Backend::Owner(link)
+    };
+    let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, backend));
     if let Err(error) = serve_worker(listener, context, shared.drained()).await {
         tracing::error!(worker = index, %error, "a worker cannot serve");
         shared.fail();

@@ -111,7 +111,9 @@ fn unanswered(why: Unanswered) -> Problem {
         Unanswered::NoPermit(NoPermit::Node | NoPermit::Shard) | Unanswered::Overloaded => {
             Problem::of(Kind::Overloaded)
         }
-        Unanswered::NotReady => Problem::of(Kind::NotReady),
-        Unanswered::Unknown => Problem::of(Kind::OutcomeUnknown),
+        Unanswered::NotReady | Unanswered::NotOwner | Unanswered::Broken { was_sent: false } => {
+            Problem::of(Kind::NotReady)
+        }
+        Unanswered::Unknown | Unanswered::Broken { was_sent: true } => Problem::of(Kind::OutcomeUnknown),
     }
 }

@@ -17,6 +17,8 @@ pub mod operations;
 mod watch;
 pub mod context;
 pub mod reach;
+pub mod cluster;
+pub mod local;
 pub mod link;
 pub mod forward;
 pub mod feed;

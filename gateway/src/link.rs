@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use meed_engine::aliases::PutOutcome;
 use meed_engine::clock::SystemTimes;
-use meed_engine::node::with_version;
+use meed_engine::node::{Node, with_version};
+use meed_engine::ownership::Ownership;
 use meed_engine::permits::{NoPermit, PermitLimits, Permits};
 use meed_engine::program::{Program, Programs};
 use meed_engine::reader::PageQuery;
@@ -30,6 +31,7 @@ use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
 use tokio::sync::Notify;
 
+use crate::config::Settings;
 use crate::feed::{Chunk, NoStart, Start, Wanted};
 use crate::forward::Unanswered;
 use crate::forward::clock::OwnerClock;
@@ -63,6 +65,87 @@ pub struct LinkLimits {
     pub request_deadline_ms: i64,
 }
 
+impl LinkLimits {
+    /// Those of the settings.
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            commands: i64::from(settings.admission_commands),
+            bytes: i64::try_from(settings.admission_bytes.0).unwrap_or(i64::MAX),
+            request_deadline_ms: i64::try_from(settings.request_deadline_ms).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// What owners tell that does not depend on which of them tells it.
+pub struct Known {
+    secrets: OnceLock<Secrets>,
+    programs: Catalogue,
+    /// Takes the maps of owners that are told.
+    pub(crate) ownership: Arc<Ownership>,
+}
+
+/// Where programs that are told go.
+enum Catalogue {
+    /// Of a front.
+    Own(RwLock<Arc<Programs>>),
+    /// Of a node, which knows them also from its cluster.
+    Node(Arc<Node>),
+}
+
+impl Known {
+    /// Of a front, before it has met an owner.
+    pub fn of_front() -> Self {
+        let ownership = Arc::new(Ownership::new(0));
+        Self { secrets: OnceLock::new(), programs: Catalogue::Own(RwLock::default()), ownership }
+    }
+
+    /// Of a node of a cluster.
+    pub fn of_node(node: &Arc<Node>, ownership: &Arc<Ownership>) -> Self {
+        Self {
+            secrets: OnceLock::from(Secrets::of_owner(&node.secrets.for_front())),
+            programs: Catalogue::Node(Arc::clone(node)),
+            ownership: Arc::clone(ownership),
+        }
+    }
+
+    /// The keys that hash and render.
+    ///
+    /// # Errors
+    /// No owner was ever met.
+    pub fn secrets(&self) -> Result<&Secrets, Unanswered> {
+        self.secrets.get().ok_or(Unanswered::NotReady)
+    }
+
+    /// The programs that were told.
+    pub fn programs(&self) -> Arc<Programs> {
+        match &self.programs {
+            Catalogue::Own(programs) => Arc::clone(&programs.read().unwrap_or_else(PoisonError::into_inner)),
+            Catalogue::Node(node) => node.programs(),
+        }
+    }
+
+    /// Takes a version that an owner told; every link tells all of them.
+    fn adopt_program(&self, name: &str, number: u32, effective_from: Millis, document: &str) -> Result<(), String> {
+        let programs = match &self.programs {
+            Catalogue::Own(programs) => programs,
+            Catalogue::Node(node) => {
+                return node.adopt_program(name, number, effective_from, document).map_err(|e| e.to_string());
+            }
+        };
+        let mut programs = programs.write().unwrap_or_else(PoisonError::into_inner);
+        let known = programs.get(name).map_or(0, |program| program.newest().number);
+        if number <= known {
+            return Ok(());
+        }
+        if number > known + 1 {
+            return Err(format!("version {number} of program {name} came after version {known}"));
+        }
+        let with = with_version(&programs, name, number, effective_from, document);
+        *programs = Arc::new(with.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+}
+
 /// The owner as all workers of a front know it.
 pub struct Owner {
     peer: Peer,
@@ -70,8 +153,9 @@ pub struct Owner {
     limits: LinkLimits,
     times: SystemTimes,
     permits: Permits,
-    secrets: OnceLock<Secrets>,
-    programs: RwLock<Arc<Programs>>,
+    known: Arc<Known>,
+    /// Whether other owners may be asked instead when a link to this one breaks.
+    is_one_of_many: bool,
     states: Mutex<Vec<Result<(), String>>>,
     on_state: OnState,
 }
@@ -84,7 +168,15 @@ impl std::fmt::Debug for Owner {
 
 impl Owner {
     /// The owner at `peer`, for `workers` links. `on_state` is told whenever readiness changes.
-    pub fn new(peer: Peer, secret: LinkSecret, workers: usize, limits: LinkLimits, on_state: OnState) -> Self {
+    pub fn new(
+        peer: Peer,
+        secret: LinkSecret,
+        workers: usize,
+        limits: LinkLimits,
+        known: Arc<Known>,
+        is_one_of_many: bool,
+        on_state: OnState,
+    ) -> Self {
         let permits =
             PermitLimits { commands: limits.commands, bytes: limits.bytes, commands_per_shard: limits.commands };
         Self {
@@ -94,8 +186,8 @@ impl Owner {
             limits,
             times: SystemTimes::start(),
             permits: Permits::new(permits, 1),
-            secrets: OnceLock::new(),
-            programs: RwLock::default(),
+            known,
+            is_one_of_many,
             on_state,
         }
     }
@@ -106,25 +198,6 @@ impl Owner {
             states[link] = state;
             (self.on_state)(states.iter().find(|state| state.is_err()).cloned().unwrap_or(Ok(())));
         }
-    }
-
-    fn programs(&self) -> Arc<Programs> {
-        Arc::clone(&self.programs.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Takes a version that the owner told; every link tells all of them.
-    fn adopt_program(&self, name: &str, number: u32, effective_from: Millis, document: &str) -> Result<(), String> {
-        let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
-        let known = programs.get(name).map_or(0, |program| program.newest().number);
-        if number <= known {
-            return Ok(());
-        }
-        if number > known + 1 {
-            return Err(format!("version {number} of program {name} came after version {known}"));
-        }
-        let with = with_version(&programs, name, number, effective_from, document);
-        *programs = Arc::new(with.map_err(|error| error.to_string())?);
-        Ok(())
     }
 }
 
@@ -199,9 +272,14 @@ impl Link {
         }
     }
 
+    /// Whether somebody waits for an answer.
+    pub fn is_waited_for(&self) -> bool {
+        self.inner.outstanding.borrow().iter().any(Option::is_some)
+    }
+
     /// The programs that the owner has told.
     pub fn programs(&self) -> Arc<Programs> {
-        self.inner.owner.programs()
+        self.inner.owner.known.programs()
     }
 
     /// The keys that hash and render.
@@ -209,7 +287,7 @@ impl Link {
     /// # Errors
     /// No link has ever stood.
     pub fn secrets(&self) -> Result<&Secrets, Unanswered> {
-        self.inner.owner.secrets.get().ok_or(Unanswered::NotReady)
+        self.inner.owner.known.secrets()
     }
 
     /// Whether a request has a chance at all.
@@ -430,6 +508,7 @@ fn refusal_of(answer: &Answer) -> Unanswered {
     match answer {
         Answer::NoPermit(none) => Unanswered::NoPermit(*none),
         Answer::Overloaded => Unanswered::Overloaded,
+        Answer::NotOwner => Unanswered::NotOwner,
         _ => Unanswered::Unknown,
     }
 }

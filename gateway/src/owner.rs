@@ -61,9 +61,11 @@ async fn serve_front(stream: Stream, door: &Door, local: Rc<Local>, shared: Arc<
         Ok(taken) => taken,
         Err(error) => return tracing::warn!(%error, "a front's connection cannot be used"),
     };
-    match timeout(HANDSHAKE_TIMEOUT, handshake::as_owner(&socket, door.secret())).await {
+    let secrets = &local.worker.node().secrets;
+    let secret = door.secret(secrets);
+    match timeout(HANDSHAKE_TIMEOUT, handshake::as_owner(&socket, secret)).await {
         Ok(Ok(nonces)) => {
-            let keys = door.seal(&nonces, &local.worker.node().secrets.for_front());
+            let keys = secret.seal(&nonces, &secrets.for_front());
             Front::new(socket, local, shared).serve(&keys).await;
         }
         Ok(Err(error)) => door.refused(&error.to_string()),

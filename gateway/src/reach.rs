@@ -1,50 +1,23 @@
-//! How a request reaches its account: through the engine of this process, or over a link to its owner. Two
-//! ways with one face; the rest of the front end does not know which it is.
+//! How a request reaches its account: through the engine of this process, over a link to its owner, or in a cluster
+//! whichever of the two is right. Three ways with one face; the rest of the front end does not know which it is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use meed_engine::aliases::{Alias, Aliases, Answer, PutOutcome};
-use meed_engine::error::Error;
+use meed_engine::aliases::{Alias, PutOutcome};
 use meed_engine::program::{Program, Programs};
 use meed_engine::reader::PageQuery;
 use meed_engine::secrets::Secrets;
-use meed_engine::worker::{CallMany, Worker};
+use meed_engine::worker::CallMany;
 use meed_schemas::command::Request;
 use meed_schemas::outcome::Reply;
 use meed_schemas::record::Record;
 
+use crate::cluster::{self, Cluster};
 use crate::feed::{self, Chunk, NoStart, Start, Wanted};
 use crate::forward::Unanswered;
 use crate::link::{self, Link};
-
-/// The engine of this process, as one worker has it.
-#[derive(Clone)]
-pub struct Local {
-    /// The worker whose thread this is.
-    pub worker: Worker,
-    /// The aliases.
-    pub aliases: Aliases,
-}
-
-impl Local {
-    /// An answer of the alias store. One that has stopped takes the node with it: nothing can be promised any more.
-    pub(crate) fn of_aliases<T>(&self, answer: Result<Answer<T>, Error>) -> Result<T, Unanswered> {
-        match answer {
-            Ok(Answer::Done(done)) => Ok(done),
-            Ok(Answer::Overloaded) => Err(Unanswered::Overloaded),
-            Err(error) => {
-                self.worker.node().fault(error);
-                Err(Unanswered::NotReady)
-            }
-        }
-    }
-
-    /// A page of an account's history.
-    pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
-        self.worker.node().reader().page(query).await.ok_or(Unanswered::Overloaded)
-    }
-}
+pub use crate::local::Local;
 
 /// What a worker's requests need of the accounts.
 #[derive(Clone)]
@@ -53,6 +26,8 @@ pub enum Backend {
     Local(Local),
     /// They are the owner's.
     Owner(Link),
+    /// They are spread over nodes.
+    Cluster(Cluster),
 }
 
 impl std::fmt::Debug for Backend {
@@ -60,6 +35,7 @@ impl std::fmt::Debug for Backend {
         match self {
             Self::Local(local) => write!(f, "Local({})", local.worker.index()),
             Self::Owner(link) => write!(f, "{link:?}"),
+            Self::Cluster(cluster) => write!(f, "{cluster:?}"),
         }
     }
 }
@@ -70,6 +46,7 @@ impl Backend {
         match self {
             Self::Local(local) => local.worker.node().programs(),
             Self::Owner(link) => link.programs(),
+            Self::Cluster(cluster) => cluster.known().programs(),
         }
     }
 
@@ -81,6 +58,7 @@ impl Backend {
         match self {
             Self::Local(local) => Ok(&local.worker.node().secrets),
             Self::Owner(link) => link.secrets(),
+            Self::Cluster(cluster) => cluster.known().secrets(),
         }
     }
 
@@ -92,6 +70,7 @@ impl Backend {
         match self {
             Self::Local(local) => local.worker.node().permits.has_room().map_err(Unanswered::NoPermit),
             Self::Owner(link) => link.has_room(),
+            Self::Cluster(cluster) => cluster.has_room(),
         }
     }
 
@@ -103,6 +82,7 @@ impl Backend {
         match self {
             Self::Local(local) => Ok(local.worker.node().programs().get(name).cloned()),
             Self::Owner(link) => link.find_program(name).await,
+            Self::Cluster(cluster) => cluster.find_program(name).await,
         }
     }
 
@@ -114,6 +94,7 @@ impl Backend {
         match self {
             Self::Local(_) => Ok(()),
             Self::Owner(link) => link.refresh_programs().await,
+            Self::Cluster(cluster) => cluster.refresh_programs().await,
         }
     }
 
@@ -124,11 +105,9 @@ impl Backend {
     /// It has no answer.
     pub async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
         match self {
-            Self::Local(Local { worker, .. }) => {
-                let admitted = worker.admit(std::slice::from_ref(&request), bytes, wait).await;
-                Ok(worker.call(request, &admitted.map_err(Unanswered::NoPermit)?).await)
-            }
+            Self::Local(local) => local.ask(request, bytes, wait).await,
             Self::Owner(link) => link.ask(&request, bytes, wait).await,
+            Self::Cluster(cluster) => cluster.ask(request, bytes, wait).await,
         }
     }
 
@@ -139,11 +118,9 @@ impl Backend {
     /// There are no permits: nothing was executed.
     pub async fn send_window(&self, requests: Vec<Request>, bytes: u32, wait: Duration) -> Result<Window, Unanswered> {
         match self {
-            Self::Local(Local { worker, .. }) => {
-                let admitted = worker.admit(&requests, bytes, wait).await.map_err(Unanswered::NoPermit)?;
-                Ok(Window::Local(worker.call_many(requests, &admitted)))
-            }
+            Self::Local(local) => Ok(Window::Local(local.send(requests, bytes, wait).await?)),
             Self::Owner(link) => Ok(Window::Owner(link.send_window(&requests, bytes, wait).await?)),
+            Self::Cluster(cluster) => Ok(Window::Cluster(cluster.send_window(requests, bytes, wait).await)),
         }
     }
 
@@ -153,11 +130,9 @@ impl Backend {
     /// It cannot be asked now.
     pub async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
         match self {
-            Self::Local(local) => {
-                let found = local.of_aliases(local.aliases.resolve(program, alias).await)?;
-                Ok(found.map(|account| account.as_ref().to_owned()))
-            }
+            Self::Local(local) => local.resolve(program, alias).await,
             Self::Owner(link) => link.resolve(program, alias.as_str()).await,
+            Self::Cluster(cluster) => cluster.resolve(program, alias).await,
         }
     }
 
@@ -169,6 +144,7 @@ impl Backend {
         match self {
             Self::Local(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
             Self::Owner(link) => link.put_alias(program, alias.as_str(), account).await,
+            Self::Cluster(cluster) => cluster.put_alias(program, alias, account).await,
         }
     }
 
@@ -180,6 +156,7 @@ impl Backend {
         match self {
             Self::Local(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
             Self::Owner(link) => link.delete_alias(program, alias.as_str(), account).await,
+            Self::Cluster(cluster) => cluster.delete_alias(program, alias, account).await,
         }
     }
 
@@ -191,6 +168,7 @@ impl Backend {
         match self {
             Self::Local(local) => local.of_aliases(local.aliases.list(program, account).await),
             Self::Owner(link) => link.aliases(program, account).await,
+            Self::Cluster(cluster) => cluster.aliases(program, account).await,
         }
     }
 
@@ -199,6 +177,7 @@ impl Backend {
         match self {
             Self::Local(local) => Ok(feed::begin(local.worker.node(), start).await),
             Self::Owner(link) => link.begin_events(start).await,
+            Self::Cluster(cluster) => cluster.begin_events(start).await,
         }
     }
 
@@ -214,6 +193,7 @@ impl Backend {
                 feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::NotReady)
             }
             Self::Owner(link) => link.next_events(wanted, &from, patience).await,
+            Self::Cluster(cluster) => cluster.next_events(wanted, from, patience).await,
         }
     }
 
@@ -225,6 +205,7 @@ impl Backend {
         match self {
             Self::Local(local) => local.page(query).await,
             Self::Owner(link) => link.page(&query).await,
+            Self::Cluster(cluster) => cluster.page(query).await,
         }
     }
 }
@@ -235,6 +216,8 @@ pub enum Window {
     Local(CallMany),
     /// Of the owner.
     Owner(link::Window),
+    /// Of several nodes.
+    Cluster(cluster::Window),
 }
 
 impl Window {
@@ -243,6 +226,7 @@ impl Window {
         match self {
             Self::Local(calls) => calls.await.into_iter().map(Ok).collect(),
             Self::Owner(window) => window.answers().await,
+            Self::Cluster(window) => window.answers().await,
         }
     }
 }

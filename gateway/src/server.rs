@@ -24,12 +24,15 @@ use crate::context::{CHECK_STARTED, Context, Shared};
 use crate::exit::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use crate::link::LinkError;
 use crate::owner::{Door, DoorError};
+use crate::peer::Peer;
 use crate::{backend, front, logging, metrics, operations};
 
 /// File descriptors that connections may not take: journal, store, listeners, log.
 const FILES_RESERVED: u64 = 512;
 /// Time for the last checkpoint when clients have used up the time of the drain.
 const FLUSH_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+/// The readiness check that fails when a node is told to stop.
+const CHECK_STAYING: &str = "staying";
 /// Where to wait for scrapers.
 const METRICS_BACKLOG: i32 = 64;
 
@@ -280,13 +283,16 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         let programs = backend::read_programs(&settings.programs)?;
         let destination = front::destination(&settings)?;
         let is_front = destination.is_some();
-        let config = backend::engine_config(&settings, shards)?;
+        let mut config = backend::engine_config(&settings, shards)?;
         // Before the engine registers its measures.
         metrics::recorder();
         let Front { address, metrics_address, shared, listeners, waiting_room, leave, operations } =
             Front::open(settings.clone())?;
         let door = open_door(&settings).await?;
         let door_address = door.as_ref().map(|door| door.address.clone());
+        if let (Some(cql), Some(address)) = (&mut config.cql, &door_address) {
+            cql.address.clone_from(address);
+        }
         let opening = {
             let shared = shared.clone();
             let hand_over = move || Front::hand_over(waiting_room, &leave);
@@ -311,8 +317,9 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
             () = shared.drained() => {}
         }
         tracing::info!("stopping");
-        shared.drain();
         let until = Instant::now() + Duration::from_millis(settings.drain_timeout_ms);
+        let running = give_away(running, &shared, until, &mut signals).await?;
+        shared.drain();
         let stop = async {
             shared.served().await;
             // Clients and engine share one bound; a client that used it up leaves the engine a moment.
@@ -333,9 +340,36 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
     })
 }
 
+/// Gives the shards of a node that stops to other nodes, while it still answers.
+async fn give_away(
+    running: Running,
+    shared: &Shared,
+    until: Instant,
+    signals: &mut Signals,
+) -> Result<Running, StartError> {
+    if shared.is_draining() {
+        return Ok(running);
+    }
+    shared.set_check(CHECK_STAYING, Err("the node gives its shards away and stops".to_owned()));
+    let leaving = tokio::task::spawn_blocking(move || {
+        if let Running::Engine(engine) = &running {
+            engine.leave(until);
+        }
+        running
+    });
+    tokio::select! {
+        left = leaving => left.map_err(|_| StartError::Engine(Error::Stopped("a thread of the stop panicked".into()))),
+        () = signals.any() => end_at_once(),
+    }
+}
+
 async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, StartError> {
-    let Some(peer) = &settings.owner_listen.0 else { return Ok(None) };
-    Ok(Some(Door::open(peer, settings.owner_secret.0.as_deref(), worker_count(settings)).await?))
+    let in_cluster = settings.journal == JournalKind::Cql;
+    // Other nodes on this machine reach it so; those on others need an address.
+    let local = in_cluster.then(|| Peer::Tcp("127.0.0.1:0".to_owned()));
+    let Some(peer) = settings.owner_listen.0.clone().or(local) else { return Ok(None) };
+    let secret = settings.owner_secret.0.as_deref();
+    Ok(Some(Door::open(&peer, secret, worker_count(settings), in_cluster).await?))
 }
 
 /// What serves.

@@ -82,6 +82,12 @@ pub enum Refusal {
     Draining,
     /// Not executed: the node is starting or cannot write. Safe to retry.
     NotReady,
+    /// Not executed: another node owns the shard, or will, as the map of owners says from this version on. A gateway
+    /// asks that node; it is no answer for a client.
+    NotOwner {
+        /// Of the map that the refusing node knows.
+        version: i64,
+    },
     /// The deadline passed; whether it was executed is to be asked under its key.
     OutcomeUnknown,
 }

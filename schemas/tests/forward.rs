@@ -125,6 +125,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Overloaded,
         Refusal::Draining,
         Refusal::NotReady,
+        Refusal::NotOwner { version: 17 },
         Refusal::OutcomeUnknown,
     ]
 }

@@ -33,6 +33,9 @@ impl AliasCache {
     }
 
     pub(super) fn insert(&self, hash: u128, account: Arc<str>) {
+        if self.entries_max == 0 {
+            return;
+        }
         if self.entries.len() >= self.entries_max {
             self.evict();
         }

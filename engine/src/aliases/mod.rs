@@ -35,7 +35,7 @@ pub struct AliasOptions {
     pub cache_bytes: u64,
     /// Bytes of what was written and is not yet in tables.
     pub memtable_bytes: u64,
-    /// Most resolved aliases kept for the workers, about 150 bytes each.
+    /// Most resolved aliases kept for the workers, about 150 bytes each; 0 keeps none.
     pub cache_entries: usize,
     /// Most requests that wait for the owner; one more is [`Answer::Overloaded`].
     pub queue_requests: usize,
@@ -121,12 +121,14 @@ impl Aliases {
     /// # Errors
     /// The cluster refuses a statement.
     pub fn open_shared(cql: &Arc<Cql>, secret: &[u8; 32], options: &AliasOptions) -> Result<(Self, AliasOwner)> {
-        Self::start(Rows::Shared(SharedTable::open(cql, secret)?), options)
+        // Another node may change what this one remembers.
+        let options = AliasOptions { cache_entries: 0, ..options.clone() };
+        Self::start(Rows::Shared(SharedTable::open(cql, secret)?), &options)
     }
 
     fn start(table: Rows, options: &AliasOptions) -> Result<(Self, AliasOwner)> {
         let (requests, queue) = mpsc::channel(options.queue_requests.max(1));
-        let cache = Arc::new(AliasCache::new(options.cache_entries.max(1)));
+        let cache = Arc::new(AliasCache::new(options.cache_entries));
         let handle = Self { requests, cache: Arc::clone(&cache), hasher: table.hasher().clone() };
         let thread = std::thread::Builder::new()
             .name("aliases".to_owned())

@@ -1,6 +1,6 @@
-//! Batches to CQL: one task per shard, one append of a shard under way.
+//! Batches to CQL: one task per shard that is here, one append of a shard under way.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -15,67 +15,103 @@ use crate::metrics::JournalMetrics;
 pub type OnShardDurable = Arc<dyn Fn(u16, u64, Buffer) + Send + Sync>;
 
 type Queue = mpsc::UnboundedSender<(u64, Buffer)>;
+type Task = tokio::task::JoinHandle<Result<()>>;
 
 /// Hands batches to the shards' tasks. A queue holds at most one batch, because a lane has at most one under way.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CqlCommitter {
-    queues: Arc<Mutex<Vec<Queue>>>,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for CqlCommitter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CqlCommitter(..)")
+    }
+}
+
+struct Shared {
+    cql: Arc<Cql>,
+    /// By shard.
+    queues: Mutex<Vec<Option<Queue>>>,
+    tasks: Mutex<Vec<Task>>,
     workers: usize,
     batches_per_worker: usize,
+    on_durable: OnShardDurable,
+    on_fault: Arc<Mutex<Option<OnFault>>>,
+    metrics: JournalMetrics,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The tasks, to wait for.
-pub struct CqlTasks {
-    cql: Arc<Cql>,
-    tasks: Vec<tokio::task::JoinHandle<Result<()>>>,
-}
+pub struct CqlTasks(Arc<Shared>);
 
 impl CqlCommitter {
-    /// Starts a task for each journal; they are of the shards 0, 1, … in this order. `appends` may be under way at
-    /// once, shared evenly by the workers.
-    pub fn start(
+    /// Of `shards` shards, none of which is here yet. `appends` may be under way at once, shared evenly by the workers.
+    pub fn new(
         cql: &Arc<Cql>,
-        journals: Vec<ShardJournal>,
+        shards: u16,
         workers: usize,
         appends: usize,
-        on_durable: &OnShardDurable,
+        on_durable: OnShardDurable,
         on_fault: OnFault,
-        metrics: &JournalMetrics,
+        metrics: JournalMetrics,
     ) -> (Self, CqlTasks) {
-        let on_fault = Arc::new(Mutex::new(Some(on_fault)));
-        let mut queues = Vec::new();
-        let mut tasks = Vec::new();
-        for (shard, journal) in journals.into_iter().enumerate() {
-            let (queue, batches) = mpsc::unbounded_channel();
-            queues.push(queue);
-            let (on_durable, on_fault, metrics) = (Arc::clone(on_durable), Arc::clone(&on_fault), metrics.clone());
-            tasks.push(cql.spawn(async move {
-                let result = run(shard as u16, journal, batches, &on_durable, &metrics).await;
-                if let Err(error) = result {
-                    let first = on_fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    if let Some(on_fault) = first {
-                        on_fault(error);
-                    }
-                    return Err(Error::Stopped("the journal had failed; the next start recovers".into()));
-                }
-                Ok(())
-            }));
+        let shared = Arc::new(Shared {
+            cql: Arc::clone(cql),
+            queues: Mutex::new((0..shards).map(|_| None).collect()),
+            tasks: Mutex::default(),
+            workers,
+            batches_per_worker: (appends / workers.max(1)).max(1),
+            on_durable,
+            on_fault: Arc::new(Mutex::new(Some(on_fault))),
+            metrics,
+        });
+        (Self { shared: Arc::clone(&shared) }, CqlTasks(shared))
+    }
+
+    /// A shard is here: starts its task.
+    pub fn attach(&self, shard: u16, journal: ShardJournal) {
+        let shared = &self.shared;
+        let (queue, batches) = mpsc::unbounded_channel();
+        let (on_durable, on_fault) = (Arc::clone(&shared.on_durable), Arc::clone(&shared.on_fault));
+        let metrics = shared.metrics.clone();
+        let task = shared.cql.spawn(async move {
+            let Err(error) = run(shard, journal, batches, &on_durable, &metrics).await else { return Ok(()) };
+            let first = lock(&on_fault).take();
+            if let Some(on_fault) = first {
+                on_fault(error);
+            }
+            Err(Error::Stopped("the journal had failed; the next start recovers".into()))
+        });
+        let mut tasks = lock(&shared.tasks);
+        // One that failed has told it, and stops the node.
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+        drop(tasks);
+        if let Some(place) = lock(&shared.queues).get_mut(usize::from(shard)) {
+            *place = Some(queue);
         }
-        let batches_per_worker = (appends / workers.max(1)).max(1);
-        let committer = Self { queues: Arc::new(Mutex::new(queues)), workers, batches_per_worker };
-        (committer, CqlTasks { cql: Arc::clone(cql), tasks })
+    }
+
+    /// A shard is here no longer, and nothing of it is under way: its task ends.
+    pub fn detach(&self, shard: u16) {
+        if let Some(place) = lock(&self.shared.queues).get_mut(usize::from(shard)) {
+            *place = None;
+        }
     }
 
     /// How many appends one worker may have under way.
     pub fn batches_per_worker(&self) -> usize {
-        self.batches_per_worker
+        self.shared.batches_per_worker
     }
 
     /// Hands over a batch of the worker's lane.
     pub fn submit(&self, worker: u16, lane: usize, number: u64, buffer: Buffer) {
-        let shard = usize::from(worker) + lane * self.workers;
-        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(queue) = queues.get(shard) {
+        let shard = usize::from(worker) + lane * self.shared.workers;
+        if let Some(Some(queue)) = lock(&self.shared.queues).get(shard) {
             // A task that is gone has failed, which stops the node.
             let _ = queue.send((number, buffer));
         }
@@ -83,7 +119,7 @@ impl CqlCommitter {
 
     /// The tasks end when they are through.
     pub fn stop(&self) {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.shared.queues).clear();
     }
 }
 
@@ -93,8 +129,9 @@ impl CqlTasks {
     /// # Errors
     /// The journal had failed.
     pub fn join(self) -> Result<()> {
-        self.cql.block_on(async {
-            for task in self.tasks {
+        let tasks = std::mem::take(&mut *lock(&self.0.tasks));
+        self.0.cql.block_on(async {
+            for task in tasks {
                 task.await.unwrap_or_else(|_| Err(Error::Stopped("a task of the journal panicked".into())))?;
             }
             Ok(())

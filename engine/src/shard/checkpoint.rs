@@ -85,6 +85,11 @@ impl Shard {
         self.dirty.is_empty() && self.checkpoint.batches_under_way == 0
     }
 
+    /// Whether nothing that the shard began is under way: no load, no command that waits for one, no checkpoint.
+    pub fn is_quiet(&self) -> bool {
+        self.waiting == 0 && self.is_checkpointed()
+    }
+
     /// Copies dirty accounts into store batches, oldest first, as far as the target and the bound allow.
     pub(super) fn checkpoint_step(&mut self, _world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
         while self.checkpoint.batches_under_way < BATCHES_MAX {

@@ -64,6 +64,23 @@ pub enum Input {
     Tick,
     /// Everything is to go to the store.
     Flush,
+    /// The node gets the shard or gives it away; for the actor round the shard, not for the shard.
+    Tenure(Box<Tenure>),
+}
+
+/// A change of who owns a shard, for a node that may get it or give it away while it runs.
+#[derive(Debug)]
+pub enum Tenure {
+    /// This node is its owner and recovers it: commands wait.
+    Prepare,
+    /// It is recovered: commands are decided.
+    Begin(Box<ShardStart>),
+    /// It is to be given away: commands wait, and what is under way ends. Asked again and again until it has.
+    Drain,
+    /// It stays after all.
+    Resume,
+    /// Another node owns it: commands that wait are told.
+    Release,
 }
 
 /// Why a record is read.
@@ -125,6 +142,9 @@ pub enum StoreJob {
     Due(u16, Millis, Option<(Millis, Identity)>, usize),
     /// Spilled keys from a place on.
     Keys(u16, KeyPlace),
+    /// Another node had the shard: what is remembered of its rows is old. Said when all that was asked before is
+    /// answered.
+    Forget(u16, std::sync::mpsc::SyncSender<()>),
 }
 
 /// What a shard wants done now.

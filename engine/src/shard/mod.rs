@@ -23,7 +23,7 @@ use checkpoint::OVERLAY_FACTS;
 pub use checkpoint::{ShardReport, decode_state, encode_state};
 pub use messages::{
     BUSINESS_KEY_DAYS, Envelope, Held, IDEMPOTENCY_KEY_DAYS, Input, Output, Purpose, ReplyTo, ShardLimits, ShardStart,
-    StoreJob, World,
+    StoreJob, Tenure, World,
 };
 
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Records, Totals, Turn, Verdict, needs, turn};
@@ -61,6 +61,8 @@ pub struct Shard {
     resident_bytes: usize,
     /// Accounts in memory that exist; those being loaded and blank ones are not counted.
     resident_accounts: u64,
+    /// Accounts being loaded, and commands that wait for what they need.
+    waiting: u64,
 }
 
 impl Shard {
@@ -85,6 +87,7 @@ impl Shard {
             hand: VecDeque::new(),
             resident_bytes: 0,
             resident_accounts: 0,
+            waiting: 0,
         };
         let mut replayed = start.replayed;
         replayed.sort_by_key(|(_, _, since, _)| *since);
@@ -141,6 +144,7 @@ impl Shard {
             }
             Input::Due(accounts) => self.due_found(accounts, world, lane, out),
             Input::Flush => self.checkpoint_all(world, lane, out),
+            Input::Tenure(_) => Err(Error::Stopped("a shard was asked who owns it".into())),
             Input::Tick => {
                 self.settle_near(world, lane, out)?;
                 self.sweep_step(world, out);
@@ -159,6 +163,7 @@ impl Shard {
         match self.table.get_mut(hash, identity) {
             Some(Resident::Loading(queue)) => queue.push_back(envelope),
             Some(Resident::Live(live)) if !live.waiting.is_empty() => {
+                self.waiting += 1;
                 Self::park(self.id, seed, &mut self.next_ticket, live, envelope, Facts::default(), world, lane, out);
             }
             Some(Resident::Live(_)) => return self.run(hash, envelope, Facts::default(), world, lane, out),
@@ -177,6 +182,7 @@ impl Shard {
                 out.jobs.push(StoreJob::Load(self.id, identity.clone()));
                 let identity = identity.clone();
                 let queue = Box::new(VecDeque::from([envelope]));
+                self.waiting += 1;
                 self.add_resident(hash, identity, Resident::Loading(queue));
             }
         }
@@ -313,6 +319,7 @@ impl Shard {
         let (identity, seed) = (&envelope.request.identity, self.table.seed());
         if let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) {
             fetch(self.id, seed, identity, ticket, fetches, &live.account, world, lane, out);
+            self.waiting += 1;
             live.waiting.push_front(Parked { envelope, facts, outstanding: fetches.len() as u32, ticket });
         }
         Ok(())
@@ -357,6 +364,7 @@ impl Shard {
         let Some(resident) = self.table.get_mut(hash, &identity) else { return Ok(()) };
         let Resident::Loading(queue) = resident else { return Ok(()) };
         let queue = std::mem::take(&mut **queue);
+        self.waiting -= 1;
         let (account, due) = match &blob {
             Some(blob) => {
                 let account = decode(self.id, &identity, blob)?;
@@ -403,6 +411,7 @@ impl Shard {
         loop {
             let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) else { return Ok(()) };
             let Some(parked) = live.waiting.pop_front_if(|p| p.outstanding == 0) else { return Ok(()) };
+            self.waiting -= 1;
             self.run(hash, parked.envelope, parked.facts, world, lane, out)?;
         }
     }

@@ -352,6 +352,25 @@ impl Store {
         dispatch!(self, store => store.meta(name))
     }
 
+    /// Another node had the shard: what is remembered of its rows is old.
+    pub fn forget(&mut self, shard: u16) {
+        if let Self::Cql(store) = self {
+            store.forget(shard);
+        }
+    }
+
+    /// The value under this name, which is `value` when there is none yet; durable when it returns.
+    pub fn meta_or_insert(&mut self, name: &str, value: &[u8]) -> Result<Vec<u8>> {
+        if let Self::Cql(store) = self {
+            return store.meta_or_insert(name, value);
+        }
+        if let Some(found) = self.meta(name)? {
+            return Ok(found);
+        }
+        self.put_meta(name, value)?;
+        Ok(value.to_vec())
+    }
+
     /// Keeps a value by name, durable when it returns.
     pub fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
         dispatch!(self, store => store.put_meta(name, value))

@@ -16,7 +16,8 @@ use std::path::Path;
 use chacha20poly1305::aead::Aead;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
 use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use meed_engine::secrets::Secrets;
+use sha2::{Digest, Sha256};
 
 use super::PROTOCOL_VERSION;
 use super::socket::Socket;
@@ -67,6 +68,16 @@ impl LinkSecret {
             return Err(format!("the secret in {} must have 16 to 4096 bytes", path.display()));
         }
         Ok(Self(secret.into()))
+    }
+
+    /// The secret of the nodes of a keyspace: whoever may read the keyspace has it.
+    pub(crate) fn of_keyspace(secrets: &Secrets) -> Self {
+        let Secrets { key_hash, fingerprint, redemption_code, cursor, alias } = secrets;
+        let mut hash = Sha256::new_with_prefix(b"meed: link between the nodes of a keyspace, version 1");
+        for key in [&key_hash[..], fingerprint, redemption_code, cursor, alias] {
+            hash.update(key);
+        }
+        Self(hash.finalize().as_slice().into())
     }
 
     fn tag(&self, side: &[u8], nonces: &Nonces) -> Hmac<Sha256> {
@@ -238,7 +249,7 @@ mod tests {
             a.write_all(&bytes).await.unwrap();
             let owner = as_owner(&b, &key).await;
             match owner {
-                Err(HandshakeError::Version(2)) if version => {
+                Err(HandshakeError::Version(3)) if version => {
                     assert!(check_hello(&a.read_exact().await.unwrap()).is_ok());
                 }
                 Err(HandshakeError::Stranger) if !version => {}

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use meed_engine::aliases::PutOutcome;
+use meed_engine::ownership::OwnerMap;
 use meed_engine::permits::NoPermit;
 use meed_engine::reader::PageQuery;
 use meed_schemas::codec::{CodecError, Reader, put_bytes, put_signed, put_varint};
@@ -14,7 +15,7 @@ use meed_schemas::outcome::Reply;
 use meed_schemas::record::{Record, RecordKind};
 use meed_schemas::time::Millis;
 
-use super::events;
+use super::{events, map};
 use crate::feed::{Chunk, NoStart, Start, Wanted};
 
 type Result<T> = std::result::Result<T, CodecError>;
@@ -254,6 +255,7 @@ mod tell {
     pub(super) const STATE: u8 = 2;
     pub(super) const KEYS: u8 = 3;
     pub(super) const PROGRAM: u8 = 4;
+    pub(super) const MAP: u8 = 5;
     pub(super) const REPLY: u8 = 16;
     pub(super) const NO_PERMIT: u8 = 17;
     pub(super) const OVERLOADED: u8 = 18;
@@ -266,6 +268,7 @@ mod tell {
     pub(super) const PROGRAMS: u8 = 25;
     pub(super) const EVENTS_BEGIN: u8 = 26;
     pub(super) const EVENTS: u8 = 27;
+    pub(super) const NOT_OWNER: u8 = 28;
 }
 
 /// An answer of the owner.
@@ -277,6 +280,8 @@ pub(crate) enum Answer {
     NoPermit(NoPermit),
     /// It was not executed: too much waits.
     Overloaded,
+    /// It was not executed: another node owns the shard.
+    NotOwner,
     /// The account of an alias.
     Account(Option<String>),
     /// What became of a put alias.
@@ -306,6 +311,8 @@ pub(crate) enum ToFront {
     Keys(Vec<u8>),
     /// A version of a program. Told before any answer that names it.
     Program { name: String, number: u32, effective_from: Millis, document: String },
+    /// Who owns which shard, as the owner knows it. Told before any answer that rests on it.
+    Map(OwnerMap),
     /// An answer.
     Answer(Place, Answer),
     /// A record of a page, whose end is still to come.
@@ -337,6 +344,11 @@ pub(crate) fn put_program(out: &mut Vec<u8>, name: &str, number: u32, effective_
     put_text(out, document);
 }
 
+pub(crate) fn put_map(out: &mut Vec<u8>, map: &OwnerMap) {
+    out.push(tell::MAP);
+    map::put(out, map);
+}
+
 fn put_answer_head(out: &mut Vec<u8>, tag: u8, place: Place) {
     out.push(tag);
     for part in [place.slot, place.generation, place.index] {
@@ -357,6 +369,7 @@ pub(crate) fn put_answer(out: &mut Vec<u8>, place: Place, answer: &Answer) {
             put_varint(out, reason as u64);
         }
         Answer::Overloaded => put_answer_head(out, tell::OVERLOADED, place),
+        Answer::NotOwner => put_answer_head(out, tell::NOT_OWNER, place),
         Answer::Account(account) => {
             put_answer_head(out, tell::ACCOUNT, place);
             // No account id is empty.
@@ -415,6 +428,7 @@ pub(crate) fn read_to_front(r: &mut Reader<'_>) -> Result<ToFront> {
             let failing = if flag(r)? { Some(r.text("state")?.to_owned()) } else { None };
             return Ok(ToFront::State { draining, failing });
         }
+        tell::MAP => return Ok(ToFront::Map(map::read(r)?)),
         tell::KEYS => return Ok(ToFront::Keys(r.bytes("keys")?.to_vec())),
         tell::PROGRAM => {
             return Ok(ToFront::Program {
@@ -434,6 +448,7 @@ pub(crate) fn read_to_front(r: &mut Reader<'_>) -> Result<ToFront> {
             Answer::NoPermit(*PERMITS.get(reason).ok_or(CodecError::Invalid("reason"))?)
         }
         tell::OVERLOADED => Answer::Overloaded,
+        tell::NOT_OWNER => Answer::NotOwner,
         tell::ACCOUNT => Answer::Account(Some(r.text("account")?.to_owned()).filter(|account| !account.is_empty())),
         tell::ALIAS_PUT => {
             let tag = r.byte("alias")?;

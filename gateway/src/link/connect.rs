@@ -93,8 +93,7 @@ impl Measures {
 impl Link {
     /// Keeps the link up for as long as it is polled. `first` is told when it stands for the first time, or that it
     /// never will.
-    pub async fn run(self, first: impl FnOnce(Result<(), LinkError>)) {
-        let mut first = Some(first);
+    pub async fn run(self, mut first: Option<impl FnOnce(Result<(), LinkError>)>) {
         let mut pause = RETRY_MIN;
         let mut said = None;
         let stay_connected = async {
@@ -174,8 +173,8 @@ impl Link {
     fn adopt_keys(&self, keys: Vec<u8>) -> Result<(), LinkError> {
         let keys: [u8; FRONT_BYTES] = keys.try_into().map_err(|_| invalid("keys of another length"))?;
         let keys = Secrets::of_owner(&keys);
-        let owner = &self.inner.owner;
-        if *owner.secrets.get_or_init(|| keys.clone()) != keys {
+        let known = &self.inner.owner.known;
+        if *known.secrets.get_or_init(|| keys.clone()) != keys {
             // Keys of requests are hashed already with those of the first.
             let text = "it owns other accounts than the one before it; start this front anew".to_owned();
             return Err(LinkError::Mismatch(text));
@@ -288,8 +287,9 @@ impl Link {
             }
             ToFront::Keys(_) => return Err(invalid("keys in the middle")),
             ToFront::Program { name, number, effective_from, document } => {
-                inner.owner.adopt_program(&name, number, effective_from, &document).map_err(invalid)?;
+                inner.owner.known.adopt_program(&name, number, effective_from, &document).map_err(invalid)?;
             }
+            ToFront::Map(map) => inner.owner.known.ownership.told(map),
             ToFront::PageRecord(place, record) => {
                 if inner.slots.borrow().is_missing(place.slot, place.generation, place.index) {
                     let mut pages = inner.pages.borrow_mut();
@@ -331,15 +331,18 @@ impl Link {
             let Some(outstanding) = place else { continue };
             outstanding.was_sent = outstanding.is_sent(sent_frame);
             outstanding.frame = None;
-            if !outstanding.was_sent {
+            let was_sent = outstanding.was_sent;
+            if !was_sent && !inner.owner.is_one_of_many {
                 continue;
             }
             for index in 0..outstanding.content.len() as u32 {
                 let place = Place { slot: slot as u32, generation: outstanding.generation, index };
                 let missing = inner.slots.borrow().is_missing(place.slot, place.generation, index);
-                if missing && !outstanding.content.again(index) {
+                if missing && was_sent && !outstanding.content.again(index) {
                     inner.measures.lost.increment(1);
                     self.fill(place, Err(Unanswered::Unknown));
+                } else if missing && inner.owner.is_one_of_many {
+                    self.fill(place, Err(Unanswered::Broken { was_sent }));
                 }
             }
         }

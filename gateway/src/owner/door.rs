@@ -5,13 +5,14 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use meed_engine::secrets::Secrets;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::forward::handshake::{LinkSecret, Nonces};
+use crate::forward::handshake::LinkSecret;
 use crate::forward::socket::Socket;
 use crate::peer::Peer;
 
@@ -81,7 +82,8 @@ pub struct Door {
     socket_file: Option<PathBuf>,
     /// Where it listens, as a front has to name it.
     pub address: String,
-    secret: LinkSecret,
+    /// That of the keyspace, where no file has one, is known when the node runs.
+    secret: OnceLock<LinkSecret>,
     queues: Vec<(mpsc::UnboundedSender<Stream>, Mutex<Option<Queue>>)>,
     places: Arc<Semaphore>,
     refused: metrics::Counter,
@@ -90,11 +92,17 @@ pub struct Door {
 
 impl Door {
     /// Listens at `peer` for fronts that know the secret in `secret_file`, and spreads them over `workers`. For a
-    /// Unix socket without such a file one is made beside it, `PATH.secret`, mode 0600.
+    /// Unix socket without such a file one is made beside it, `PATH.secret`, mode 0600. In a cluster the node sets
+    /// the secret of its keyspace instead.
     ///
     /// # Errors
     /// An address that cannot be used, a secret that cannot be read.
-    pub async fn open(peer: &Peer, secret_file: Option<&Path>, workers: usize) -> Result<Arc<Self>, DoorError> {
+    pub async fn open(
+        peer: &Peer,
+        secret_file: Option<&Path>,
+        workers: usize,
+        in_cluster: bool,
+    ) -> Result<Arc<Self>, DoorError> {
         let (listener, address, default_secret) = match peer {
             Peer::Unix(path) => {
                 let listener = listen_unix(path)?;
@@ -108,10 +116,11 @@ impl Door {
             }
         };
         let secret = match (secret_file, default_secret) {
-            (Some(file), _) => LinkSecret::read(file),
+            (Some(file), _) => LinkSecret::read(file).map(OnceLock::from),
+            (None, _) if in_cluster => Ok(OnceLock::new()),
             (None, Some(file)) => {
                 make_secret(&file)?;
-                LinkSecret::read(&file)
+                LinkSecret::read(&file).map(OnceLock::from)
             }
             (None, None) => Err("a listener for fronts on TCP needs --owner-secret FILE".to_owned()),
         };
@@ -140,12 +149,9 @@ impl Door {
         }))
     }
 
-    pub(super) fn secret(&self) -> &LinkSecret {
-        &self.secret
-    }
-
-    pub(super) fn seal(&self, nonces: &Nonces, plain: &[u8]) -> Vec<u8> {
-        self.secret.seal(nonces, plain)
+    /// The secret; `keyspace` is that of the node's keyspace, which counts where no file has one.
+    pub(crate) fn secret(&self, keyspace: &Secrets) -> &LinkSecret {
+        self.secret.get_or_init(|| LinkSecret::of_keyspace(keyspace))
     }
 
     /// The connections for a worker; once.

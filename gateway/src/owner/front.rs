@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use meed_engine::aliases::{Alias, normalize};
+use meed_engine::ownership::OwnerMap;
 use meed_engine::permits::NoPermit;
 use meed_engine::program::Programs;
 use meed_engine::worker::Answers;
 use meed_schemas::codec::Reader;
 use meed_schemas::command::{Command, Request};
+use meed_schemas::ids::Identity;
 use meed_schemas::outcome::Reply;
 use slab::Slab;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -24,7 +26,7 @@ use crate::feed;
 use crate::forward::Unanswered;
 use crate::forward::frame::{Incoming, Outgoing};
 use crate::forward::message::{
-    Answer, Ask, Place, ToOwner, put_answer, put_clock, put_keys, put_program, put_state, read_to_owner,
+    Answer, Ask, Place, ToOwner, put_answer, put_clock, put_keys, put_map, put_program, put_state, read_to_owner,
 };
 use crate::forward::socket::Socket;
 use crate::reach::Local;
@@ -70,6 +72,8 @@ pub(super) struct Front {
     room: Notify,
     told: RefCell<ToldPrograms>,
     told_state: RefCell<Option<(bool, Option<String>)>>,
+    /// Version of the map of owners that was told.
+    told_map: Cell<i64>,
     silent_ticks: Cell<u32>,
 }
 
@@ -87,6 +91,7 @@ impl Front {
             room: Notify::new(),
             told: RefCell::default(),
             told_state: RefCell::default(),
+            told_map: Cell::new(i64::MIN),
             silent_ticks: Cell::new(0),
         })
     }
@@ -194,6 +199,11 @@ impl Front {
         if self.local.worker.node().times.elapsed_ms() > deadline_ms {
             return None;
         }
+        if let Some(shard) = shard_of(&ask, self.local.worker.node().shards())
+            && !self.local.owns(shard)
+        {
+            return Some(Answer::NotOwner);
+        }
         let aliases = &self.local.aliases;
         let answered = match ask {
             Ask::Resolve { program, alias } => {
@@ -239,7 +249,9 @@ impl Front {
         self.put_clock(&mut outgoing);
         outgoing.push(|out| put_keys(out, sealed_keys));
         self.tell_programs(&mut outgoing);
+        self.tell_map(&mut outgoing);
         self.tell_state(&mut outgoing);
+        let mut maps = self.local.worker.node().ownership().map(|ownership| ownership.maps());
         loop {
             bytes.clear();
             outgoing.take(&mut bytes);
@@ -250,9 +262,11 @@ impl Front {
             tokio::select! {
                 () = self.answers.receive(&mut replies) => {}
                 () = self.to_write.notified() => {}
+                () = newer_map(&mut maps) => {}
             }
             self.put_clock(&mut outgoing);
             self.tell_programs(&mut outgoing);
+            self.tell_map(&mut outgoing);
             self.tell_state(&mut outgoing);
             let mut answered = replies.len();
             for (number, reply) in replies.drain(..) {
@@ -301,6 +315,15 @@ impl Front {
         *seen = Some(programs);
     }
 
+    /// Tells who owns which shard, in a cluster, when that has changed.
+    fn tell_map(&self, outgoing: &mut Outgoing) {
+        let Some(ownership) = self.local.worker.node().ownership() else { return };
+        let map = ownership.map();
+        if map.version > self.told_map.replace(map.version) {
+            outgoing.push(|out| put_map(out, &map));
+        }
+    }
+
     /// What the front has to know of the node's readiness.
     fn state(&self) -> (bool, Option<String>) {
         let failing =
@@ -344,4 +367,24 @@ impl Front {
 /// An alias in its one form; nothing when a front sent none.
 fn canonical(text: &str) -> Option<Alias> {
     normalize(text).ok()
+}
+
+/// Waits for a map of owners that was not seen; for ever where there is none.
+async fn newer_map(maps: &mut Option<watch::Receiver<Arc<OwnerMap>>>) {
+    match maps {
+        // The node outlives its fronts.
+        Some(maps) => drop(maps.changed().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// The shard whose owner alone may answer this.
+fn shard_of(ask: &Ask, shards: u16) -> Option<u16> {
+    match ask {
+        Ask::Page(query) => Some(query.identity.shard(shards)),
+        Ask::PutAlias { program, account, .. }
+        | Ask::DeleteAlias { program, account, .. }
+        | Ask::Aliases { program, account } => Some(Identity::member(program, account).shard(shards)),
+        _ => None,
+    }
 }

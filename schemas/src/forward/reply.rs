@@ -200,6 +200,7 @@ const EXCEEDS_REMAINING: u8 = 66;
 const EXCEEDS_HOLD: u8 = 67;
 const INSUFFICIENT_POINTS: u8 = 68;
 const LIMIT_EXCEEDED: u8 = 69;
+const NOT_OWNER: u8 = 70;
 
 fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
     match refusal {
@@ -230,6 +231,10 @@ fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
             out.push(LIMIT_EXCEEDED);
             put_bytes(out, limit.as_bytes());
         }
+        Refusal::NotOwner { version } => {
+            out.push(NOT_OWNER);
+            put_signed(out, *version);
+        }
         plain => {
             // A test holds this table against every refusal; 0 is refused by the reader.
             let number = PLAIN.iter().position(|other| other == plain).map_or(0, |index| index + 1);
@@ -254,6 +259,7 @@ fn read_refusal(r: &mut Reader<'_>) -> Result<Refusal> {
             available_points: r.signed("available points")?,
             requested_points: r.signed("requested points")?,
         },
+        NOT_OWNER => Refusal::NotOwner { version: r.signed("version")? },
         LIMIT_EXCEEDED => Refusal::LimitExceeded { limit: Cow::Owned(r.text("limit")?.to_owned()) },
         number => {
             let plain = usize::from(number).checked_sub(1).and_then(|index| PLAIN.get(index));

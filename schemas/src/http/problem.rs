@@ -249,7 +249,7 @@ pub fn kind_of(refusal: &Refusal) -> Kind {
         Refusal::BalanceOverflow => Kind::BalanceOverflow,
         Refusal::Overloaded => Kind::Overloaded,
         Refusal::Draining => Kind::Draining,
-        Refusal::NotReady => Kind::NotReady,
+        Refusal::NotReady | Refusal::NotOwner { .. } => Kind::NotReady,
         Refusal::OutcomeUnknown => Kind::OutcomeUnknown,
     }
 }

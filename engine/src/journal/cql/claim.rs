@@ -58,7 +58,11 @@ pub fn claim(cql: &Arc<Cql>, statements: &Arc<Statements>, shards: u16) -> Resul
     })
 }
 
-async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, shard: u16) -> Result<ClaimedShard> {
+/// Claims one shard, and notes in `extents` where its records are.
+///
+/// # Errors
+/// As [`claim`].
+pub async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, shard: u16) -> Result<ClaimedShard> {
     let number = i32::from(shard);
     for _ in 0..ATTEMPTS_MAX {
         let row = statements.shard(cql, number).await?;

@@ -16,9 +16,9 @@ pub mod session;
 pub mod machine;
 
 pub use appender::ShardJournal;
-pub use claim::{ClaimedShard, claim};
+pub use claim::{ClaimedShard, claim, claim_one};
 pub use reader::{CqlReader, Extents};
-pub use registry::{LeaseHolder, Registry};
+pub use registry::{Changed, NodeRow, ProgramRow, Registry};
 pub use schema::{KeyspaceIdentity, open_keyspace};
 pub use session::Cql;
 pub use statements::Statements;
@@ -55,6 +55,8 @@ pub struct CqlConfig {
     pub bucket_bytes: u64,
     /// What the node is called in the registry.
     pub node_name: String,
+    /// Where other nodes reach it.
+    pub address: String,
 }
 
 impl std::fmt::Debug for CqlConfig {

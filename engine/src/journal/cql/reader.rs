@@ -33,7 +33,8 @@ impl Extent {
 }
 
 impl Extents {
-    pub(super) fn new(shards: u16) -> Self {
+    /// Of shards of which nothing is known yet.
+    pub fn new(shards: u16) -> Self {
         Self { shards: (0..shards).map(|_| Extent::default()).collect() }
     }
 

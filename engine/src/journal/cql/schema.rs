@@ -145,6 +145,9 @@ async fn insert(cql: &Cql, shards: u16) -> Result<()> {
     getrandom::fill(&mut journal_id).map_err(no_random)?;
     getrandom::fill(&mut secrets).map_err(no_random)?;
     let journal_id = format!("{:032x}", u128::from_le_bytes(journal_id));
+    // First, so that a keyspace with the row of the cluster has it.
+    let owners = cql.prepare("INSERT INTO owners (cluster, version, programs) VALUES (?, 0, 0) IF NOT EXISTS").await?;
+    cql.conditional_resolved("make the map of owners", &owners, (CLUSTER,)).await?;
     let values = (CLUSTER, FORMAT, journal_id.as_str(), i32::from(shards), SHARD_HASH_NAME, &secrets[..]);
     // Refused when another node, or an earlier try, was first: what is read afterwards counts.
     cql.conditional_resolved("make the row of the cluster", &statement, values).await.map(|_| ())

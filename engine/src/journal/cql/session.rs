@@ -275,20 +275,6 @@ impl Cql {
         self.again(action, || self.session.execute_unpaged(statement, values.clone())).await.map(|_| ())
     }
 
-    /// Writes once, and says whether it was answered.
-    pub(crate) async fn try_write(
-        &self,
-        action: &'static str,
-        statement: &PreparedStatement,
-        values: impl SerializeRow,
-    ) -> Result<bool> {
-        match outcome(action, self.session.execute_unpaged(statement, values).await) {
-            Outcome::Done(_) => Ok(true),
-            Outcome::Refused(error) => Err(error),
-            Outcome::Unknown(_) => Ok(false),
-        }
-    }
-
     /// As [`Cql::write`], of several rows of one partition that appear together.
     pub(crate) async fn write_batch(
         &self,

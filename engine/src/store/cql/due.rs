@@ -57,6 +57,11 @@ impl DueIndex {
         })
     }
 
+    /// Another node had the shard.
+    pub(super) fn forget(&mut self, shard: u16) {
+        self.known_days.remove(&shard);
+    }
+
     async fn days_of(&mut self, shard: u16) -> Result<&mut BTreeMap<i32, Millis>> {
         if !self.known_days.contains_key(&shard) {
             let rows: Vec<(i32,)> =

@@ -83,6 +83,11 @@ impl SpilledKeys {
         i32::try_from(days * (DAY_MS / 1_000)).unwrap_or(i32::MAX)
     }
 
+    /// Another node had the shard.
+    pub(super) fn forget(&self, shard: u16) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&shard);
+    }
+
     async fn weeks(&self, shard: u16) -> Result<Weeks> {
         if let Some(weeks) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&shard) {
             return Ok(weeks.clone());

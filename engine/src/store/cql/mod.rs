@@ -305,6 +305,22 @@ impl CqlStore {
         Ok(rows.into_iter().next().map(|(value,)| value))
     }
 
+    /// Of nodes that start at the same time, the value of one is everybody's.
+    pub(super) fn meta_or_insert(&self, name: &str, value: &[u8]) -> Result<Vec<u8>> {
+        self.cql.block_on(async {
+            let make = self.cql.prepare("INSERT INTO settings (name, value) VALUES (?, ?) IF NOT EXISTS").await?;
+            self.cql.conditional_resolved("make a value", &make, (name, value)).await?;
+            let find = self.cql.prepare_serial("SELECT value FROM settings WHERE name = ?").await?;
+            let rows: Vec<(Vec<u8>,)> = self.cql.read("read a value", &find, (name,)).await?;
+            rows.into_iter().next().map(|(value,)| value).ok_or_else(|| Error::cql("read a value", "it is gone"))
+        })
+    }
+
+    pub(super) fn forget(&mut self, shard: u16) {
+        self.due.forget(shard);
+        self.spilled.forget(shard);
+    }
+
     pub(super) fn put_meta(&mut self, name: &str, value: &[u8]) -> Result<()> {
         self.cql.block_on(self.cql.write("write a value", &self.put_setting, (name, value)))
     }

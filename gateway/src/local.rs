@@ -1,0 +1,64 @@
+//! The engine of this process, as one worker has it.
+
+use std::time::Duration;
+
+use meed_engine::aliases::{Alias, Aliases, Answer};
+use meed_engine::error::Error;
+use meed_engine::reader::PageQuery;
+use meed_engine::worker::{CallMany, Worker};
+use meed_schemas::command::Request;
+use meed_schemas::outcome::Reply;
+use meed_schemas::record::Record;
+
+use crate::forward::Unanswered;
+
+/// The engine of this process, as one worker has it.
+#[derive(Clone)]
+pub struct Local {
+    /// The worker whose thread this is.
+    pub worker: Worker,
+    /// The aliases.
+    pub aliases: Aliases,
+}
+
+impl Local {
+    /// An answer of the alias store. One that has stopped takes the node with it: nothing can be promised any more.
+    pub(crate) fn of_aliases<T>(&self, answer: Result<Answer<T>, Error>) -> Result<T, Unanswered> {
+        match answer {
+            Ok(Answer::Done(done)) => Ok(done),
+            Ok(Answer::Overloaded) => Err(Unanswered::Overloaded),
+            Err(error) => {
+                self.worker.node().fault(error);
+                Err(Unanswered::NotReady)
+            }
+        }
+    }
+
+    /// Whether a shard is this node's.
+    pub(crate) fn owns(&self, shard: u16) -> bool {
+        self.worker.node().ownership().is_none_or(|ownership| ownership.is_owner(shard))
+    }
+
+    /// Sends one request and waits for its answer, or the deadline.
+    pub(crate) async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
+        let admitted = self.worker.admit(std::slice::from_ref(&request), bytes, wait).await;
+        Ok(self.worker.call(request, &admitted.map_err(Unanswered::NoPermit)?).await)
+    }
+
+    /// Sends requests that get their permits together.
+    pub(crate) async fn send(&self, requests: Vec<Request>, bytes: u32, wait: Duration) -> Result<CallMany, Unanswered> {
+        let admitted = self.worker.admit(&requests, bytes, wait).await.map_err(Unanswered::NoPermit)?;
+        Ok(self.worker.call_many(requests, &admitted))
+    }
+
+    /// A page of an account's history.
+    pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
+        self.worker.node().reader().page(query).await.ok_or(Unanswered::Overloaded)
+    }
+
+    /// The account of an alias.
+    pub(crate) async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
+        let found = self.of_aliases(self.aliases.resolve(program, alias).await)?;
+        Ok(found.map(|account| account.as_ref().to_owned()))
+    }
+}
