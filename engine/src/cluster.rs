@@ -9,6 +9,7 @@
 
 mod announce;
 mod begin;
+mod view;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,6 +104,7 @@ impl Events {
 }
 
 pub use announce::{Announcer, AnnouncerQueue};
+pub use view::{ClusterView, NodeView, drain, view};
 
 /// The manager of a node's shards.
 pub struct Manager {
@@ -147,11 +149,14 @@ impl Manager {
         let failed = |error| Error::io("start a thread of", "the cluster", error);
         let announcing = {
             let (parts, look) = (Arc::clone(&parts), events.clone());
-            let body = move || fail(&parts.node, announcer.1.run(&parts.node, &parts.registry, || drop(look.send(Event::Look))));
+            let body = move || {
+                let look = || drop(look.send(Event::Look));
+                guard(&parts.node, || announcer.1.run(&parts.node, &parts.registry, look));
+            };
             std::thread::Builder::new().name("announcer".into()).spawn(body).map_err(failed)?
         };
         let managing = {
-            let body = move || fail(&parts.node, work.run(&received));
+            let body = move || guard(&parts.node, || work.run(&received));
             std::thread::Builder::new().name("shards".into()).spawn(body).map_err(failed)?
         };
         Ok(Self { events, has_left, threads: vec![managing, announcing], announcer: announcer.0 })
@@ -179,8 +184,10 @@ impl Manager {
     }
 }
 
-/// A fault of a thread of the cluster stops the node, unless it is stopping.
-fn fail(node: &Node, result: Result<()>) {
+/// Runs a part of the cluster. Its fault, or panic, stops the node, unless that is stopping.
+fn guard(node: &Node, run: impl FnOnce() -> Result<()>) {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+    let result = result.unwrap_or_else(|_| Err(Error::Stopped("a thread of the cluster panicked".into())));
     if let Err(error) = result
         && !node.has_stopped()
     {
@@ -257,7 +264,11 @@ impl Work {
                 Ok(Event::Look) => self.stale = true,
                 Ok(Event::Quiet(shard)) => self.quiet(shard)?,
                 Ok(Event::Begun(shard, epoch)) => self.begun(shard, epoch)?,
-                Ok(Event::Leave) => (self.leaving, self.stale) = (true, true),
+                Ok(Event::Leave) => {
+                    // The others must know, or they give shards back.
+                    self.parts.registry.drain(&self.own.name, true)?;
+                    (self.leaving, self.stale) = (true, true);
+                }
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -392,9 +403,13 @@ impl Work {
             && let Some(shard) = self.to_begin.pop_front()
         {
             let (parts, events, metrics) = (Arc::clone(&self.parts), self.events.clone(), self.metrics.clone());
-            let body = move || match begin::begin(&parts, shard, &metrics) {
-                Ok(epoch) => drop(events.send(Event::Begun(shard, epoch))),
-                Err(error) => fail(&parts.node, Err(error)),
+            let body = move || {
+                guard(&parts.node, || {
+                    let epoch = begin::begin(&parts, shard, &metrics)?;
+                    // A manager that is gone has stopped.
+                    let _ = events.send(Event::Begun(shard, epoch));
+                    Ok(())
+                });
             };
             match std::thread::Builder::new().name(format!("begin-{shard}")).spawn(body) {
                 Ok(thread) => self.beginning.push(thread),
@@ -445,6 +460,7 @@ impl Work {
             }
         }
         self.parts.committer.detach(shard);
+        self.parts.extents.release(shard);
         self.at[usize::from(shard)] = At::Elsewhere;
         self.parts.tell(shard, Tenure::Release);
         self.metrics.given(since.elapsed());

@@ -218,6 +218,13 @@ impl ClusterMetrics {
         );
         describe_counter!("meed_cluster_shards_given_total", Unit::Count, "Shards given to another node in order");
         describe_counter!("meed_cluster_shards_begun_total", Unit::Count, "Shards claimed, recovered and begun");
+        // Counted by the gateway, of every node the same.
+        describe_counter!(
+            "meed_cluster_redirects_total",
+            Unit::Count,
+            "Requests that were asked once more because their shard had another owner"
+        );
+        let _ = counter!("meed_cluster_redirects_total");
         describe_histogram!(
             "meed_cluster_give_seconds",
             Unit::Seconds,

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command as Clap, value_parser};
 use meed_engine::publish::Range;
 use meed_schemas::time::{self, Millis};
 
-use crate::config::{DECLARED, ENVIRONMENT_PREFIX, Loaded, SettingError, Settings, load};
+use crate::config::{DECLARED, ENVIRONMENT_PREFIX, JournalKind, Loaded, SettingError, Settings, load};
 pub use crate::exit::{EXIT_DAMAGED, EXIT_DONE, EXIT_FAILED, EXIT_LOCKED, EXIT_USAGE};
 use crate::torture::Worlds;
 
@@ -74,6 +74,17 @@ pub enum Command {
         topic: String,
         /// Which events.
         range: Range,
+    },
+    /// Print the nodes of a cluster and who owns its shards.
+    ClusterStatus(Box<Loaded>),
+    /// Let a node of a cluster give its shards away, or take some again.
+    ClusterDrain {
+        /// The settings: how the cluster is reached.
+        loaded: Box<Loaded>,
+        /// Its name.
+        node: String,
+        /// Take some again.
+        undo: bool,
     },
     /// Print the effective settings.
     ConfigShow(Box<Loaded>),
@@ -225,12 +236,24 @@ fn grammar() -> Clap {
         .args(setting_arguments());
     let events =
         Clap::new("events").about("Events").subcommand_required(true).arg_required_else_help(true).subcommand(replay);
+    let status =
+        Clap::new("status").about("Print the nodes, and which shards each owns").args(setting_arguments());
+    let drain = Clap::new("drain")
+        .about("Let a node give all its shards to the others and go on as a front, until it is started anew")
+        .arg(Arg::new("NODE").required(true).help("What it is called"))
+        .arg(Arg::new("undo").long("undo").action(ArgAction::SetTrue).help("Let it take its share again"))
+        .args(setting_arguments());
+    let cluster = Clap::new("cluster")
+        .about("The nodes of a CQL keyspace")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands([status, drain]);
     Clap::new("meed")
         .about("Durable, in-memory loyalty-points transaction processor")
         .version(env!("CARGO_PKG_VERSION"))
         .args(setting_arguments())
         .args_conflicts_with_subcommands(true)
-        .subcommands([serve, verify, inspect, snapshot, restore, events, config, torture()])
+        .subcommands([serve, verify, inspect, snapshot, restore, events, cluster, config, torture()])
         .after_help(AFTER_HELP)
 }
 
@@ -267,6 +290,18 @@ pub fn parse(
                 program: matches.get_one("program").cloned(),
             };
             Ok(Command::EventsReplay { loaded, topic: matches.get_one("topic").cloned().unwrap_or_default(), range })
+        }
+        Some(("cluster", matches)) => {
+            let (name, matches) = matches.subcommand().unwrap_or(("", matches));
+            let loaded = settings(matches)?;
+            if loaded.settings.journal != JournalKind::Cql {
+                return Err(SettingError("a cluster needs --journal cql and --cql-nodes".to_owned()).into());
+            }
+            let node = || matches.get_one("NODE").cloned().unwrap_or_default();
+            Ok(match name {
+                "drain" => Command::ClusterDrain { loaded, node: node(), undo: matches.get_flag("undo") },
+                _ => Command::ClusterStatus(loaded),
+            })
         }
         Some(("torture", matches)) => Ok(Command::Torture(torture_of(matches))),
         Some(("verify", matches)) => Ok(Command::Verify { data: data(matches), snapshot: file(matches, "snapshot") }),
@@ -404,6 +439,9 @@ mod tests {
             ("events replay --kafka b:1", "--topic"),
             ("events replay --topic t", "--kafka"),
             ("events replay --topic t --kafka b:1 --since yesterday", "must be a time"),
+            ("cluster status", "--journal cql"),
+            ("cluster drain --journal cql --cql-nodes a:1", "NODE"),
+            ("--journal cql --cql-nodes a:1 --owner-listen 0.0.0.0:7000", "must be an address"),
             ("nonsense", "nonsense"),
             ("config", "show"),
         ] {

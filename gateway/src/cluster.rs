@@ -61,10 +61,6 @@ impl Peers {
         workers: usize,
         on_state: Option<OnState>,
     ) -> Arc<Self> {
-        metrics::describe_counter!(
-            "meed_cluster_redirects_total",
-            "Requests that were asked once more because their shard had another owner."
-        );
         let (owners, states) = (Mutex::default(), Arc::default());
         Arc::new(Self { known, secret, limits, workers, owners, states, on_state })
     }

@@ -18,6 +18,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 const CHUNK_RECORDS_MAX: usize = 8_192;
 /// Pace at which a follower looks for new records.
 const POLL: Duration = Duration::from_millis(20);
+/// In a cluster, the pace of looks at the journals of other nodes while somebody reads events.
+const REFRESH: Duration = Duration::from_millis(250);
 /// Nodes with at most so many shards put a cursor to every event; others to every chunk.
 const CURSOR_SHARDS_MAX: u16 = 64;
 
@@ -79,6 +81,7 @@ pub(crate) struct Chunk {
 /// The positions behind which the stream begins.
 pub(crate) async fn begin(node: &Arc<Node>, start: &Start) -> Result<Vec<u64>, NoStart> {
     let journal = node.reader().journal();
+    journal.refresh(Duration::ZERO).await.map_err(|_| NoStart::Unreadable)?;
     let last = journal.last_sequence();
     let given = match start {
         Start::Now => return Ok(last),
@@ -109,6 +112,7 @@ pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, 
     }
     let began = Instant::now();
     loop {
+        journal.refresh(REFRESH).await.ok()?;
         // Before reading, so that what becomes durable meanwhile is looked for again.
         let batch = journal.progress();
         let (asked, reader) = (wanted.clone(), Arc::clone(node));
@@ -125,6 +129,7 @@ pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, 
         if reached == Reached::End {
             while journal.progress() == batch && began.elapsed() < patience {
                 tokio::time::sleep(POLL).await;
+                journal.refresh(REFRESH).await.ok()?;
             }
         }
     }

@@ -16,6 +16,8 @@ fn main() -> ExitCode {
     ExitCode::from(match command {
         Ok(Command::Serve(loaded)) => server::run(*loaded),
         Ok(Command::EventsReplay { loaded, topic, range }) => tools::replay(&loaded.settings, topic, &range),
+        Ok(Command::ClusterStatus(loaded)) => tools::cluster_status(&loaded.settings),
+        Ok(Command::ClusterDrain { loaded, node, undo }) => tools::cluster_drain(&loaded.settings, &node, undo),
         Ok(Command::ConfigShow(loaded)) => print(&loaded.show()),
         Ok(Command::Verify { data, snapshot }) => tools::verify(&data, snapshot.as_deref()),
         Ok(Command::Snapshot { data, to }) => tools::snapshot(&data, &to),

@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use meed_engine::backup;
+use meed_engine::cluster::{self, ClusterView};
 use meed_engine::clock::SystemTimes;
 use meed_engine::config::KafkaOptions;
 use meed_engine::error::Error;
@@ -11,7 +12,7 @@ use meed_engine::inspect::{Selection, inspect as inspect_folder};
 use meed_engine::publish::{Range, replay as replay_events};
 use meed_engine::verify::{VerifyReport, verify as verify_folder};
 
-use crate::backend::kafka_options;
+use crate::backend::{cql_config, kafka_options};
 use crate::config::Settings;
 use crate::exit::{EXIT_DONE, EXIT_FAILED};
 
@@ -124,6 +125,56 @@ pub fn replay(settings: &Settings, topic: String, range: &Range) -> u8 {
     let options = KafkaOptions { events_topic: topic, ..options };
     match replay_events(&settings.data, &options, range) {
         Ok(count) => print(&format!("published {count} events into {}\n", options.events_topic)),
+        Err(error) => fail(&error, false),
+    }
+}
+
+/// Prints the nodes of a cluster and who owns its shards; exit code 1 when a shard has no owner that lives.
+pub fn cluster_status(settings: &Settings) -> u8 {
+    let config = match cql_config(settings) {
+        Ok(config) => config,
+        Err(error) => return fail(&Error::Setting(error.0), false),
+    };
+    match cluster::view(&config) {
+        Ok(view) => {
+            let (text, is_whole) = describe(&view);
+            let printed = print(&text);
+            if is_whole { printed } else { EXIT_FAILED }
+        }
+        Err(error) => fail(&error, false),
+    }
+}
+
+/// The table of a cluster, and whether every shard has an owner that lives and has begun.
+fn describe(view: &ClusterView) -> (String, bool) {
+    let mut text = format!("{:<20} {:<10} {:>6} {:>6}  {:<28} started\n", "node", "state", "shards", "begun", "address");
+    let mut served = 0;
+    for node in &view.nodes {
+        let state = match (node.is_renewing, node.draining) {
+            (false, _) => "silent",
+            (true, true) => "draining",
+            (true, false) => "up",
+        };
+        served += if node.is_renewing { node.begun } else { 0 };
+        let started = meed_schemas::time::format(node.started_at);
+        let (name, address) = (&node.name, &node.address);
+        text += &format!("{name:<20} {state:<10} {:>6} {:>6}  {address:<28} {started}\n", node.shards, node.begun);
+    }
+    let shards = view.map.seats.len();
+    text += &format!("{served} of {shards} shards are served; version {} of the map\n", view.map.version);
+    (text, served == shards)
+}
+
+/// Lets a node give its shards away, or take some again.
+pub fn cluster_drain(settings: &Settings, node: &str, undo: bool) -> u8 {
+    let config = match cql_config(settings) {
+        Ok(config) => config,
+        Err(error) => return fail(&Error::Setting(error.0), false),
+    };
+    match cluster::drain(&config, node, !undo) {
+        Ok(true) if undo => print(&format!("{node} takes its share of the shards again\n")),
+        Ok(true) => print(&format!("{node} gives its shards away; `meed cluster status` shows how far it is\n")),
+        Ok(false) => fail(&Error::Setting(format!("no node is called {node}; see `meed cluster status`")), false),
         Err(error) => fail(&error, false),
     }
 }

@@ -14,6 +14,7 @@
 //! `mark.rs`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub mod cql;
 
@@ -123,6 +124,17 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.last_batch(),
             Self::Cql(reader) => reader.last_sequence().iter().sum(),
+        }
+    }
+
+    /// Where other nodes append too: looks how far they are, unless that was done less than `age_max` ago.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub async fn refresh(&self, age_max: Duration) -> Result<()> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Cql(reader) => reader.refresh(age_max).await,
         }
     }
 

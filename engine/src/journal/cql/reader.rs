@@ -1,7 +1,8 @@
 //! Reading the journal in CQL: records by position, and everything after a position.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use meed_schemas::ids::Position;
 
@@ -21,8 +22,10 @@ pub struct Extents {
 struct Extent {
     /// First sequences and buckets, ascending.
     buckets: RwLock<Vec<(u64, i64)>>,
-    /// Sequence of the last record that is durable.
+    /// Sequence of the last record that is durable, or of a shard of another node was when it was last looked at.
     last: AtomicU64,
+    /// Whether the shard is this node's. Changes under the lock of `buckets`.
+    is_own: AtomicBool,
 }
 
 impl Extent {
@@ -40,8 +43,27 @@ impl Extents {
 
     pub(super) fn set(&self, shard: u16, buckets: Vec<(u64, i64)>, last: u64) {
         let extent = &self.shards[usize::from(shard)];
-        *extent.buckets.write().unwrap_or_else(PoisonError::into_inner) = buckets;
+        let mut known = extent.buckets.write().unwrap_or_else(PoisonError::into_inner);
+        extent.is_own.store(true, Ordering::Release);
+        *known = buckets;
         extent.last.store(last, Ordering::Release);
+    }
+
+    /// The shard is another node's from now on.
+    pub fn release(&self, shard: u16) {
+        let extent = &self.shards[usize::from(shard)];
+        let _known = extent.buckets.write().unwrap_or_else(PoisonError::into_inner);
+        extent.is_own.store(false, Ordering::Release);
+    }
+
+    /// What a look at a shard of another node has found; it counts for nothing once the shard is this node's.
+    fn follow(&self, shard: u16, buckets: Vec<(u64, i64)>, last: u64) {
+        let extent = &self.shards[usize::from(shard)];
+        let mut known = extent.buckets.write().unwrap_or_else(PoisonError::into_inner);
+        if !extent.is_own.load(Ordering::Acquire) {
+            *known = buckets;
+            extent.last.fetch_max(last, Ordering::AcqRel);
+        }
     }
 
     pub(super) fn has(&self, shard: u16, bucket: i64) -> bool {
@@ -70,9 +92,14 @@ impl Extents {
     }
 }
 
+/// Shards of other nodes that are looked at at the same time.
+const LOOKS_AT_ONCE: usize = 8;
+
 /// Reads what is durable.
 #[derive(Debug, Clone)]
 pub struct CqlReader {
+    /// When the shards of other nodes were last looked at.
+    looked_at: Arc<tokio::sync::Mutex<Option<Instant>>>,
     cql: Arc<Cql>,
     statements: Arc<Statements>,
     extents: Arc<Extents>,
@@ -82,7 +109,41 @@ pub struct CqlReader {
 impl CqlReader {
     /// Of claimed shards.
     pub fn new(cql: Arc<Cql>, statements: Arc<Statements>, extents: Arc<Extents>, journal_id: u128) -> Self {
-        Self { cql, statements, extents, journal_id }
+        Self { cql, statements, extents, journal_id, looked_at: Arc::default() }
+    }
+
+    /// Looks how far the shards of other nodes are, unless that was done less than `age_max` ago. For who reads the
+    /// journals of all nodes; this node knows its own shards' by itself.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub async fn refresh(&self, age_max: Duration) -> Result<()> {
+        let mut looked_at = self.looked_at.lock().await;
+        if looked_at.is_some_and(|at| at.elapsed() < age_max) {
+            return Ok(());
+        }
+        let reader = self.clone();
+        let looked = self.cql.spawn(async move {
+            let is_foreign = |shard: &u16| !reader.extents.shards[usize::from(*shard)].is_own.load(Ordering::Acquire);
+            let foreign: Vec<u16> = (0..reader.shards()).filter(is_foreign).collect();
+            for some in foreign.chunks(LOOKS_AT_ONCE) {
+                futures_util::future::try_join_all(some.iter().map(|shard| reader.look(*shard))).await?;
+            }
+            Ok(())
+        });
+        let looked = looked.await.unwrap_or_else(|_| Err(Error::Stopped("a look at the journal panicked".into())));
+        *looked_at = Some(Instant::now());
+        looked
+    }
+
+    async fn look(&self, shard: u16) -> Result<()> {
+        let number = i32::from(shard);
+        let buckets = self.statements.buckets(&self.cql, number).await?;
+        let Some((_, last)) = buckets.last() else { return Ok(()) };
+        if let Some(tail) = self.statements.tail(&self.cql, number, *last).await? {
+            self.extents.follow(shard, buckets, tail.last_sequence);
+        }
+        Ok(())
     }
 
     /// The journal's id.

@@ -19,6 +19,8 @@ use crate::ownership::{LeaseRow, Member, OwnerMap, Ownership, Seat, Watcher, boo
 const CLUSTER: &str = "meed";
 /// Renewals in the time of one lease.
 const RENEWALS_PER_LEASE: u32 = 6;
+/// Pause after another was quicker to change the map.
+const ANNOUNCE_PAUSE: Duration = Duration::from_millis(2);
 /// Looks at another's lease in the time of one lease, for a node that waits for its name.
 const LOOKS_PER_LEASE: u32 = 20;
 
@@ -435,7 +437,7 @@ impl Registry {
                 return Ok(version + 1);
             }
             self.cql.check_going()?;
-            self.cql.block_on(tokio::time::sleep(Duration::from_millis(2)));
+            std::thread::sleep(ANNOUNCE_PAUSE);
         }
     }
 }
