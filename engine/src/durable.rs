@@ -228,8 +228,7 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
     let (store, second) = (open_store()?, open_store()?);
     let (aliases, alias_owner) = Aliases::open_shared(&cql, &keyspace.secrets.alias, &AliasOptions::default())?;
     let config = settings.clone();
-    let cluster =
-        Cluster { config, registry, ownership, keeping, statements, extents, store: Some(second), cql };
+    let cluster = Cluster { config, registry, ownership, keeping, statements, extents, store: Some(second), cql };
     Ok(Durable {
         shards: keyspace.shards,
         secrets: keyspace.secrets,

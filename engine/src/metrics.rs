@@ -230,11 +230,7 @@ impl ClusterMetrics {
             Unit::Seconds,
             "Time from the pause of a shard to the change of its owner"
         );
-        describe_histogram!(
-            "meed_cluster_begin_seconds",
-            Unit::Seconds,
-            "Time to claim a shard and to recover it"
-        );
+        describe_histogram!("meed_cluster_begin_seconds", Unit::Seconds, "Time to claim a shard and to recover it");
         Self {
             nodes: gauge!("meed_cluster_nodes"),
             shards: gauge!("meed_cluster_shards_owned"),

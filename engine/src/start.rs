@@ -17,11 +17,11 @@ use tokio::task::LocalSet;
 use crate::actor::{ShardActor, ShardArguments, Supervisor};
 use crate::aliases::{AliasOwner, Aliases};
 use crate::clock::{Clock, SystemTimes};
+use crate::cluster::{self, Manager};
 use crate::commit::Lane;
 use crate::committer::{Committer, CommitterThread, CqlCommitter, EmbeddedCommitter, OnDurable, OnShardDurable};
 use crate::config::EngineConfig;
 use crate::disk::FolderLock;
-use crate::cluster::{self, Manager};
 use crate::durable::{self, Cluster, Durable, OpenJournal};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Lanes, Message};
@@ -119,8 +119,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         }
         // Its shards come while the node runs.
         OpenJournal::Cql(cluster) => {
-            let (seed, settles_until) =
-                recovery::prepare(&mut durable.store, durable.shards, gap, wall, &random_seed)?;
+            let (seed, settles_until) = recovery::prepare(&mut durable.store, durable.shards, gap, wall, &random_seed)?;
             (seed, Recovery { shards: Vec::new(), programs: cluster.programs()?, settles_until })
         }
     };

@@ -236,8 +236,7 @@ fn grammar() -> Clap {
         .args(setting_arguments());
     let events =
         Clap::new("events").about("Events").subcommand_required(true).arg_required_else_help(true).subcommand(replay);
-    let status =
-        Clap::new("status").about("Print the nodes, and which shards each owns").args(setting_arguments());
+    let status = Clap::new("status").about("Print the nodes, and which shards each owns").args(setting_arguments());
     let drain = Clap::new("drain")
         .about("Let a node give all its shards to the others and go on as a front, until it is started anew")
         .arg(Arg::new("NODE").required(true).help("What it is called"))

@@ -37,6 +37,9 @@ pub use window::Window;
 /// Time that a request waits for its shard to have an owner that can be reached.
 const OWNER_WAIT: Duration = Duration::from_secs(1);
 
+/// Time between two looks whether a front has a link.
+const MEET_POLL: Duration = Duration::from_millis(5);
+
 /// What is told of the readiness of all owners together.
 pub type OnState = Arc<dyn Fn(Result<(), String>) + Send + Sync>;
 
@@ -135,6 +138,13 @@ impl Cluster {
             if maps.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Waits until a node can be asked.
+    pub async fn met(&self) {
+        while self.any_link().is_err() {
+            tokio::time::sleep(MEET_POLL).await;
         }
     }
 
@@ -351,9 +361,7 @@ impl Cluster {
         patience: Duration,
     ) -> Result<Chunk, Unanswered> {
         match &self.inner.local {
-            Some(local) => {
-                feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::NotReady)
-            }
+            Some(local) => feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::NotReady),
             None => self.any_link()?.next_events(wanted, &from, patience).await,
         }
     }

@@ -415,7 +415,9 @@ fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
     if has_own_secret && let Some(Peer::Tcp(address)) = &settings.owner_listen.0 {
         let host = address.rsplit_once(':').map_or("", |(host, _)| host);
         if matches!(host, "0.0.0.0" | "[::]" | "*") {
-            return refuse("--owner-listen of a node of a cluster must be an address at which the other nodes reach it");
+            return refuse(
+                "--owner-listen of a node of a cluster must be an address at which the other nodes reach it",
+            );
         }
     }
     let listens = on_tcp(&settings.owner_listen) && !has_own_secret;

@@ -74,7 +74,8 @@ pub fn open(
     let known = Arc::new(Known::of_front());
     let workers = listeners.len();
     let first = destination.peer.clone();
-    let peers = Peers::new(Arc::clone(&known), destination.secret.clone(), limits, workers, Some(Arc::clone(&on_state)));
+    let peers =
+        Peers::new(Arc::clone(&known), destination.secret.clone(), limits, workers, Some(Arc::clone(&on_state)));
     let on_owner = Box::new(move |state| on_state(state));
     let owner = Owner::new(destination.peer, destination.secret, workers, limits, known, false, on_owner);
     let meeting = Meeting { peers, first, owner: Arc::new(owner) };
@@ -129,6 +130,10 @@ async fn work(
         let cluster = Cluster::new(meeting.peers, None, index);
         cluster.meet(&meeting.first);
         spawn_local(cluster.clone().keep_links());
+        tokio::select! {
+            () = cluster.met() => {}
+            () = shared.drained() => return,
+        }
         Backend::Cluster(cluster)
     } else {
         Backend::Owner(link)

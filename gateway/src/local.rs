@@ -46,7 +46,12 @@ impl Local {
     }
 
     /// Sends requests that get their permits together.
-    pub(crate) async fn send(&self, requests: Vec<Request>, bytes: u32, wait: Duration) -> Result<CallMany, Unanswered> {
+    pub(crate) async fn send(
+        &self,
+        requests: Vec<Request>,
+        bytes: u32,
+        wait: Duration,
+    ) -> Result<CallMany, Unanswered> {
         let admitted = self.worker.admit(&requests, bytes, wait).await.map_err(Unanswered::NoPermit)?;
         Ok(self.worker.call_many(requests, &admitted))
     }

@@ -4,8 +4,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use meed_engine::backup;
-use meed_engine::cluster::{self, ClusterView};
 use meed_engine::clock::SystemTimes;
+use meed_engine::cluster::{self, ClusterView};
 use meed_engine::config::KafkaOptions;
 use meed_engine::error::Error;
 use meed_engine::inspect::{Selection, inspect as inspect_folder};
@@ -147,7 +147,8 @@ pub fn cluster_status(settings: &Settings) -> u8 {
 
 /// The table of a cluster, and whether every shard has an owner that lives and has begun.
 fn describe(view: &ClusterView) -> (String, bool) {
-    let mut text = format!("{:<20} {:<10} {:>6} {:>6}  {:<28} started\n", "node", "state", "shards", "begun", "address");
+    let mut text =
+        format!("{:<20} {:<10} {:>6} {:>6}  {:<28} started\n", "node", "state", "shards", "begun", "address");
     let mut served = 0;
     for node in &view.nodes {
         let state = match (node.is_renewing, node.draining) {

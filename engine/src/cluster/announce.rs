@@ -58,7 +58,8 @@ impl Announcer {
             return Ok(());
         }
         let known = registry.programs()?;
-        let is_known = |row: &&ProgramRow| known.iter().any(|other| (&other.name, other.number) == (&row.name, row.number));
+        let is_known =
+            |row: &&ProgramRow| known.iter().any(|other| (&other.name, other.number) == (&row.name, row.number));
         for row in rows.iter().filter(|row| !is_known(row)) {
             registry.put_program(row)?;
         }

@@ -105,11 +105,15 @@ pub fn plan(map: &OwnerMap, live: &[LiveNode], own: u128) -> Plan {
     if all_drain || owned(own) <= keeps {
         return found;
     }
-    let has_begun_all = |incarnation| map.seats.iter().flatten().all(|seat| seat.member.incarnation != incarnation || seat.epoch > 0);
+    let has_begun_all =
+        |incarnation| map.seats.iter().flatten().all(|seat| seat.member.incarnation != incarnation || seat.epoch > 0);
     let needs = candidates.iter().enumerate().filter(|(_, node)| node.member.incarnation != own);
     let needs = needs.map(|(place, node)| (share(place).saturating_sub(owned(node.member.incarnation)), &node.member));
-    let neediest = needs.filter(|(missing, member)| *missing > 0 && has_begun_all(member.incarnation)).max_by_key(|(missing, _)| *missing);
-    let mut begun = map.shards_of(own).filter(|shard| map.seats[usize::from(*shard)].as_ref().is_some_and(|seat| seat.epoch > 0));
+    let neediest = needs
+        .filter(|(missing, member)| *missing > 0 && has_begun_all(member.incarnation))
+        .max_by_key(|(missing, _)| *missing);
+    let mut begun =
+        map.shards_of(own).filter(|shard| map.seats[usize::from(*shard)].as_ref().is_some_and(|seat| seat.epoch > 0));
     found.give = neediest.and_then(|(_, member)| Some((begun.next()?, Arc::clone(member))));
     found
 }

@@ -5,6 +5,8 @@
 #[path = "../crash/node.rs"]
 mod node;
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -86,8 +88,8 @@ impl Server {
 /// Clients that send earns of one point with a key, again and again until they are answered with 201; what was
 /// answered so must be there for ever, and once.
 struct Load {
-    /// Where the node is now.
-    address: Mutex<String>,
+    /// Where the nodes are now; a client goes to another when one does not answer.
+    addresses: Mutex<Vec<String>>,
     stop: AtomicBool,
     /// The test has failed: nobody waits for an answer any more.
     failed: AtomicBool,
@@ -99,12 +101,22 @@ struct Load {
 impl Load {
     fn new(node: &Node) -> Self {
         Self {
-            address: Mutex::new(node.address.clone()),
+            addresses: Mutex::new(vec![node.address.clone()]),
             stop: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
             others: Mutex::default(),
         }
+    }
+
+    fn moves_to(&self, nodes: &[&Node]) {
+        *self.addresses.lock().unwrap() = nodes.iter().map(|node| node.address.clone()).collect();
+    }
+
+    /// Where the client with this number goes for the try with that number.
+    fn address(&self, number: u64) -> String {
+        let addresses = self.addresses.lock().unwrap();
+        addresses[(number % addresses.len() as u64) as usize].clone()
     }
 
     fn other(&self, status: u16) {
@@ -115,6 +127,7 @@ impl Load {
     fn client(&self, number: u64) -> BTreeMap<u64, u64> {
         let mut earned = BTreeMap::new();
         let mut client: Option<Client> = None;
+        let mut turn = number;
         for n in 0.. {
             if self.stop.load(Ordering::Relaxed) {
                 break;
@@ -127,10 +140,11 @@ impl Load {
                 }
                 let connection = match &mut client {
                     Some(connection) => connection,
-                    none => match Client::connect(&self.address.lock().unwrap()) {
+                    none => match Client::connect(&self.address(turn)) {
                         Ok(connection) => none.insert(connection),
                         Err(_) => {
                             self.other(0);
+                            turn += 1;
                             breathe();
                             continue;
                         }
@@ -145,6 +159,7 @@ impl Load {
                     }
                     Err(_) => {
                         self.other(0);
+                        turn += 1;
                         client = None;
                     }
                 }
@@ -217,7 +232,7 @@ fn a_node_that_is_killed_again_and_again_loses_nothing_acknowledged() {
         for _ in 0..3 {
             node.kill();
             node = server.start("killed", "only");
-            *load.address.lock().unwrap() = node.address.clone();
+            load.moves_to(&[&node]);
             load.wait_for(200);
         }
         node
@@ -240,10 +255,11 @@ fn an_owner_that_slept_longer_than_its_lease_is_refused_and_ends() {
         sleeper.signal(Signal::STOP);
         let begin = Instant::now();
         let node = server.start("slept", "second");
+        cluster::wait_until_served(&node);
         println!("taken over after {:?}", begin.elapsed());
         assert!(begin.elapsed() < Duration::from_secs(10));
         assert!(begin.elapsed() >= Duration::from_millis(LEASE_MS), "it did not wait for the lease");
-        *load.address.lock().unwrap() = node.address.clone();
+        load.moves_to(&[&node]);
         // What the sleeper was about to write is still in its memory and its sockets; its clients still wait for it.
         sleeper.signal(Signal::CONT);
         let (code, log) = sleeper.ended();
@@ -256,22 +272,23 @@ fn an_owner_that_slept_longer_than_its_lease_is_refused_and_ends() {
 }
 
 #[test]
-fn a_second_node_waits_and_takes_over_when_the_first_ends() {
+fn a_second_node_of_the_same_name_waits_and_takes_over_when_the_first_ends() {
     let server = Server::new();
     for (keyspace, signal) in [("handed", Signal::TERM), ("taken", Signal::KILL)] {
         let first = server.start(keyspace, "first");
         let load = Load::new(&first);
         let node = load.run(|load| {
             std::thread::scope(|scope| {
-                let second = scope.spawn(|| server.start(keyspace, "second"));
+                let second = scope.spawn(|| server.start(keyspace, "first"));
                 load.wait_for(100);
                 assert!(!second.is_finished(), "two nodes own the shards");
                 first.signal(signal);
                 let begin = Instant::now();
                 let second = second.join().unwrap();
+                cluster::wait_until_served(&second);
                 println!("{signal:?}: ready again after {:?}", begin.elapsed());
                 assert!(begin.elapsed() < Duration::from_secs(10));
-                *load.address.lock().unwrap() = second.address.clone();
+                load.moves_to(&[&second]);
                 load.wait_for(200);
                 second
             })

@@ -91,7 +91,9 @@ struct Statements {
 impl Statements {
     async fn prepare(cql: &Cql) -> Result<Self> {
         Ok(Self {
-            nodes: cql.prepare("SELECT name, incarnation, beat, lease_ms, address, seen, draining, started_at FROM nodes").await?,
+            nodes: cql
+                .prepare("SELECT name, incarnation, beat, lease_ms, address, seen, draining, started_at FROM nodes")
+                .await?,
             node: cql
                 .prepare_serial(
                     "SELECT name, incarnation, beat, lease_ms, address, seen, draining, started_at FROM nodes \
@@ -343,7 +345,8 @@ impl Registry {
     /// # Errors
     /// The cluster refuses the statement; no answer.
     pub fn drain(&self, name: &str, draining: bool) -> Result<bool> {
-        let columns = self.cql.block_on(self.cql.conditional_resolved("drain a node", &self.ask.drain, (draining, name)))?;
+        let columns =
+            self.cql.block_on(self.cql.conditional_resolved("drain a node", &self.ask.drain, (draining, name)))?;
         Ok(columns.applied())
     }
 
