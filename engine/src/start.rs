@@ -30,10 +30,12 @@ use crate::keeper::Keeper;
 use crate::metrics::{JournalMetrics, PublishMetrics, UpkeepMetrics};
 use crate::node::{Node, OnFault, Services};
 use crate::publish::Publisher;
+use crate::publish::mark::Marks;
 use crate::reader::Reader;
 use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
 use crate::retention::{Retention, Upkeep};
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
+use crate::store::cql::PublishedRows;
 use crate::worker::Worker;
 
 /// What each worker runs beside its shards, on its own thread.
@@ -231,7 +233,7 @@ fn run(
     let upkeep_keeper = keeper.clone();
     let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
     let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
-    let publisher = start_publisher(&node, reader.journal())?;
+    let publisher = start_publisher(&node, reader.journal(), cluster.as_ref())?;
     // Registered in any case: the metrics page has the same measures on every node.
     let metrics = UpkeepMetrics::register();
     let upkeep = upkeep.map(|journal| upkeep_of(&node, journal, upkeep_keeper, publisher.as_ref(), metrics));
@@ -314,7 +316,7 @@ fn upkeep_of(
 }
 
 /// Publishes events, if there is somewhere to publish them to.
-fn start_publisher(node: &Arc<Node>, journal: &Records) -> Result<Option<Publisher>> {
+fn start_publisher(node: &Arc<Node>, journal: &Records, cluster: Option<&Cluster>) -> Result<Option<Publisher>> {
     // Registered in any case: the metrics page has the same measures on every node.
     let metrics = PublishMetrics::register();
     let Some(options) = node.config().kafka.clone() else { return Ok(None) };
@@ -322,10 +324,11 @@ fn start_publisher(node: &Arc<Node>, journal: &Records) -> Result<Option<Publish
         let node = Arc::clone(node);
         Arc::new(move || node.programs())
     };
-    if matches!(journal, Records::Cql(_)) {
-        return Err(Error::Setting("events of a journal in CQL cannot be published yet; leave the brokers out".into()));
-    }
-    Publisher::start(options, &node.config().data, journal.clone(), programs, metrics).map(Some)
+    let (marks, fencing) = match cluster {
+        None => (Marks::in_folder(&node.config().data, journal.journal_id(), journal.shards())?, None),
+        Some(cluster) => (Marks::Cql(PublishedRows::open(&cluster.cql)?.into()), Some(cluster.fencing(journal))),
+    };
+    Publisher::start(options, marks, fencing, journal.clone(), programs, metrics).map(Some)
 }
 
 impl Engine {

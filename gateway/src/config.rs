@@ -392,9 +392,6 @@ fn check_journal(settings: &Settings) -> Result<(), SettingError> {
         (JournalKind::Cql, true) => {
             Err(SettingError("--journal cql needs --cql-nodes HOST:PORT, the nodes of the cluster to ask first".into()))
         }
-        (JournalKind::Cql, false) if !settings.kafka.is_empty() => {
-            Err(SettingError("--kafka has no effect with --journal cql yet; leave it out".into()))
-        }
         (JournalKind::Embedded, false) => {
             Err(SettingError("--cql-nodes has no effect without --journal cql; give both or none".into()))
         }

@@ -118,6 +118,14 @@ impl Records {
         }
     }
 
+    /// By shard, the epoch that this node owns it under, 0 where it does not; `None` where the journal has one owner.
+    pub fn epochs(&self) -> Option<Vec<i64>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Cql(reader) => Some(reader.epochs()),
+        }
+    }
+
     /// A number that grows whenever more becomes durable.
     pub fn progress(&self) -> u64 {
         match self {

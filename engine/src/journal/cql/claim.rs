@@ -75,7 +75,7 @@ async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, shard:
         };
         debug_assert!(first_sequence.is_none_or(|first| first == tail.first_sequence));
         statements.note_bucket(cql, number, claimed.bucket, tail.first_sequence).await?;
-        extents.set(shard, statements.buckets(cql, number).await?, tail.last_sequence);
+        extents.set(shard, statements.buckets(cql, number).await?, tail.last_sequence, claimed.epoch);
         return Ok(ClaimedShard {
             shard,
             claimed,

@@ -1,6 +1,6 @@
 //! Reading the journal in CQL: records by position, and everything after a position.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use meed_schemas::ids::Position;
@@ -23,6 +23,8 @@ struct Extent {
     buckets: RwLock<Vec<(u64, i64)>>,
     /// Sequence of the last record that is durable.
     last: AtomicU64,
+    /// The epoch that the shard is owned under, 0 while it is not.
+    epoch: AtomicI64,
 }
 
 impl Extent {
@@ -37,10 +39,11 @@ impl Extents {
         Self { shards: (0..shards).map(|_| Extent::default()).collect() }
     }
 
-    pub(super) fn set(&self, shard: u16, buckets: Vec<(u64, i64)>, last: u64) {
+    pub(super) fn set(&self, shard: u16, buckets: Vec<(u64, i64)>, last: u64, epoch: i64) {
         let extent = &self.shards[usize::from(shard)];
         *extent.buckets.write().unwrap_or_else(PoisonError::into_inner) = buckets;
         extent.last.store(last, Ordering::Release);
+        extent.epoch.store(epoch, Ordering::Release);
     }
 
     pub(super) fn has(&self, shard: u16, bucket: i64) -> bool {
@@ -97,6 +100,11 @@ impl CqlReader {
     /// By shard, the sequence of its last durable record; 0 = none.
     pub fn last_sequence(&self) -> Vec<u64> {
         (0..self.extents.shards.len()).map(|shard| self.extents.last(shard as u16)).collect()
+    }
+
+    /// By shard, the epoch that it is owned under; 0 where it is not.
+    pub fn epochs(&self) -> Vec<i64> {
+        self.extents.shards.iter().map(|extent| extent.epoch.load(Ordering::Acquire)).collect()
     }
 
     /// By shard, the sequence up to which its records are no longer kept.
