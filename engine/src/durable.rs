@@ -12,7 +12,7 @@ use crate::config::EngineConfig;
 use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
-use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Registry, ShardJournal, Statements};
+use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, History, Registry, ShardJournal, Statements};
 use crate::journal::{Floor, Journal, JournalOptions, Records, Recovered};
 use crate::ownership::{Ownership, boot_ms};
 use crate::publish::Fencing;
@@ -208,7 +208,9 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
         copied_batches: 0,
         cut: None,
     };
-    let reader = CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), keyspace.journal_id);
+    let history = Arc::new(History::prepare(&cql)?);
+    let reader =
+        CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), history, keyspace.journal_id);
     let journals = claimed.into_iter().map(|one| {
         let (cql, statements) = (Arc::clone(&cql), Arc::clone(&statements));
         ShardJournal::new(cql, statements, Arc::clone(&extents), Arc::clone(&ownership), one, settings)
