@@ -36,6 +36,10 @@ if [[ $part == all || $part == contract ]]; then
         MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
             MEED_CQL_KEYSPACE=contract_$name cargo test -p meed-gateway --test "contract_$name"
     done
+    # Those that need no data folder.
+    MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
+        MEED_CQL_KEYSPACE=contract_history cargo test -p meed-gateway --test contract_history -- \
+        pages_ parameters_ a_row_ an_award_
 fi
 if [[ $part == all || $part == stream ]]; then
     if ops/kafka.sh available; then
