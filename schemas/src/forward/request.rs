@@ -4,7 +4,7 @@ use crate::codec::{
     CodecError, Reader, put_bytes, put_option, put_position, put_references, put_request_id, put_signed, read_option,
     read_position, read_references, read_request_id, read_status,
 };
-use crate::command::{Basis, Command, Earn, Keys, Portion, References, Request};
+use crate::command::{Basis, Command, Earn, Keys, Portion, Request};
 use crate::forward::FORMAT;
 use crate::ids::Identity;
 use crate::wire::Result;
