@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The rate on CQL, with a Cassandra of one node on the same machine: earns over HTTP, how many records one conditional
-# write has, and how many conditional writes of one record each the same Cassandra takes.
+# The rate on CQL, with a Cassandra of one node on the same machine: earns over HTTP, and how many records one
+# conditional write has; the same with one operation in each conditional write; and how many conditional writes of one
+# record each the same Cassandra takes when it does nothing else.
 #
 #   cargo build --release --workspace && benches/cql_rate.sh [SECONDS] [CONNECTIONS]
 #
@@ -29,29 +30,41 @@ function request()
 end
 LUA
 
+measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
+used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$1/stat"; }
+
+run() { # KEYSPACE [FLAGS]
+    local keyspace=$1 cassandra records writes rows used own
+    shift
+    echo "-- $keyspace"
+    target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --journal cql --cql-nodes 127.0.0.1:19442 \
+        --cql-keyspace "$keyspace" --node rate --shards 16 "$@" >"$work/out" 2>>"$work/log" &
+    node=$!
+    until grep -q '^metrics on' "$work/out"; do sleep 0.05; kill -0 "$node"; done
+    url=$(sed -n 's/^listening on //p' "$work/out")
+    metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
+    cassandra=$(cat "$MEED_CASSANDRA_DIR/pid")
+    # The Java machine compiles what it runs often.
+    wrk -t2 -c"$connections" -d5s -s "$work/earn.lua" "$url" >/dev/null
+    records=$(measure meed_journal_batch_records_sum) writes=$(measure meed_journal_batch_records_count)
+    rows=$(measure meed_history_rows_total) used=$(used_ms "$cassandra") own=$(used_ms "$node")
+    wrk -t2 -c"$connections" -d"${seconds}s" --latency -s "$work/earn.lua" "$url" >"$work/wrk"
+    records=$(($(measure meed_journal_batch_records_sum) - records))
+    writes=$(($(measure meed_journal_batch_records_count) - writes))
+    echo "$(awk '/^Requests\/sec/ { print int($2) }' "$work/wrk") earns a second over $connections connections;" \
+        "$((records / writes)) records with each of $((writes / seconds)) conditional writes a second"
+    echo "processor time a second: Cassandra $((($(used_ms "$cassandra") - used) / seconds)) ms, node $((($(used_ms "$node") - own) / seconds)) ms"
+    echo "history: $((($(measure meed_history_rows_total) - rows) / seconds)) rows a second, $(measure meed_history_lag_records) records behind"
+    grep -E '^ +(50|99)%|Non-2xx' "$work/wrk" || true
+    kill "$node"
+    wait "$node" || true
+    node=
+}
+
 ops/cassandra.sh start
 read -ra flags <<<"${MEED_FLAGS:-}"
-target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --journal cql --cql-nodes 127.0.0.1:19442 \
-    --node rate --shards 16 "${flags[@]}" >"$work/out" 2>>"$work/log" &
-node=$!
-until grep -q '^metrics on' "$work/out"; do sleep 0.05; kill -0 "$node"; done
-url=$(sed -n 's/^listening on //p' "$work/out")
-metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
-measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
-cassandra_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$(cat "$MEED_CASSANDRA_DIR/pid")/stat"; }
-node_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$node/stat"; }
-# The Java machine compiles what it runs often.
-wrk -t2 -c"$connections" -d5s -s "$work/earn.lua" "$url" >/dev/null
-records=$(measure meed_journal_batch_records_sum) writes=$(measure meed_journal_batch_records_count)
-rows=$(measure meed_history_rows_total) cassandra=$(cassandra_ms) own=$(node_ms)
-wrk -t2 -c"$connections" -d"${seconds}s" --latency -s "$work/earn.lua" "$url" >"$work/wrk"
-records=$(($(measure meed_journal_batch_records_sum) - records)) writes=$(($(measure meed_journal_batch_records_count) - writes))
-rate=$(awk '/^Requests\/sec/ { print int($2) }' "$work/wrk")
-echo "$rate earns a second over $connections connections; $((records / writes)) records with each of $((writes / seconds)) conditional writes a second"
-echo "processor time a second: Cassandra $((($(cassandra_ms) - cassandra) / seconds)) ms, node $((($(node_ms) - own) / seconds)) ms"
-echo "history: $((($(measure meed_history_rows_total) - rows) / seconds)) rows a second, $(measure meed_history_lag_records) records behind at the end"
-grep -E '^ +(50|99)%|Non-2xx' "$work/wrk" || true
-kill "$node"; wait "$node" || true; node=
+run batches "${flags[@]}"
+run one_by_one --cql-batch-bytes 1 "${flags[@]}"
 for writers in 16 256; do
     target/release/cql_appends --nodes 127.0.0.1:19442 --keyspace "appends$writers" --writers "$writers" --seconds "$seconds" --warmup-seconds 3
 done

@@ -107,7 +107,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         journal: durable.recovered.clone(),
     };
     let exchange = |index| {
-        let lanes = lanes(&durable.journal, &last_sequence, index, workers);
+        let lanes = lanes(&durable.journal, &config, &last_sequence, index, workers);
         Arc::new(Exchange::new(index as u16, lanes, Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms)))
     };
     let exchanges = (0..workers).map(exchange).collect();
@@ -126,7 +126,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
 }
 
 /// The commit pipelines of a worker: one for each unit that its journal makes durable by itself.
-fn lanes(journal: &OpenJournal, last_sequence: &[u64], worker: usize, workers: usize) -> Lanes {
+fn lanes(journal: &OpenJournal, config: &EngineConfig, last_sequence: &[u64], worker: usize, workers: usize) -> Lanes {
     match journal {
         OpenJournal::Embedded(journal) => {
             // The batches of all workers go in one write, and each may exceed this by its last decision.
@@ -134,8 +134,9 @@ fn lanes(journal: &OpenJournal, last_sequence: &[u64], worker: usize, workers: u
             Lanes::Shared(Lane::new(last_sequence.to_vec(), batch_bytes_max).into())
         }
         OpenJournal::Cql { .. } => {
+            let batch_bytes = config.cql.as_ref().map_or(cql::BATCH_BYTES, |cql| cql.batch_bytes);
             let own = last_sequence.iter().enumerate().skip(worker).step_by(workers);
-            let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, cql::BATCH_BYTES).into();
+            let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, batch_bytes).into();
             Lanes::PerShard { workers, lanes: own.map(lane).collect() }
         }
     }

@@ -33,6 +33,7 @@ fn config(keyspace: &str) -> CqlConfig {
         timeout: Duration::from_secs(5),
         lease: Duration::from_secs(2),
         bucket_bytes: 256,
+        batch_bytes: 1 << 10,
         node_name: "test".to_owned(),
     }
 }
@@ -159,8 +160,20 @@ fn owners_follow_each_other_over_many_buckets() {
     assert!(all[20..].iter().all(|(sequence, text)| *text == format!("new {sequence}")));
     let third = own(&cql, &config);
     assert_eq!((third.last, third.all(0)), (40, all));
+    cql.close();
+}
 
-    // Old buckets go, whole ones and in order, up to the last that is sealed.
+#[test]
+fn old_buckets_go_up_to_the_last_that_is_sealed() {
+    let config = config("removed");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let mut new = own(&cql, &config);
+    for sequence in 1..=40 {
+        new.append(&cql, sequence, &format!("new {sequence}")).unwrap();
+    }
+    let third = own(&cql, &config);
+
     let mut owner = own(&cql, &config);
     let trimmer = Trimmer::prepare(&cql, owner.reader.clone()).unwrap();
     let oldest = trimmer.oldest(1).unwrap();

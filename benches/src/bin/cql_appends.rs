@@ -40,6 +40,7 @@ fn run(mut flags: Flags) -> Result<(), String> {
         timeout: Duration::from_secs(10),
         lease: Duration::from_secs(10),
         bucket_bytes: 64 << 20,
+        batch_bytes: 1 << 10,
         node_name: "cql_appends".to_owned(),
     };
     let appended = appends(&config, writers, bytes, Duration::from_secs(warmup_seconds), Duration::from_secs(seconds));

@@ -59,6 +59,8 @@ pub struct CqlConfig {
     pub lease: Duration,
     /// A bucket is sealed when it has reached this.
     pub bucket_bytes: u64,
+    /// A batch takes no further decision beyond this; at most [`BATCH_BYTES`].
+    pub batch_bytes: usize,
     /// What the node is called in the registry.
     pub node_name: String,
 }
