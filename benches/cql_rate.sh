@@ -3,12 +3,12 @@
 # conditional write has; the same with one operation in each conditional write; and how many conditional writes of one
 # record each the same Cassandra takes when it does nothing else.
 #
-#   cargo build --release --workspace && benches/cql_rate.sh [SECONDS] [CONNECTIONS]
+#   cargo build --release --workspace && benches/cql_rate.sh [SECONDS] [CONNECTIONS] [WARMUP_SECONDS]
 #
 # Needs wrk, and what ops/cassandra.sh needs. MEED_FLAGS: further flags of the node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seconds=${1:-10} connections=${2:-256}
+seconds=${1:-10} connections=${2:-256} warmup=${3:-15} # the Java machine compiles what it runs often
 work=$(mktemp -d "$PWD/target/cql-rate.XXXXXX")
 export MEED_CASSANDRA_DIR=$work/cassandra MEED_CASSANDRA_PORT=19442
 node=
@@ -44,8 +44,7 @@ run() { # KEYSPACE [FLAGS]
     url=$(sed -n 's/^listening on //p' "$work/out")
     metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
     cassandra=$(cat "$MEED_CASSANDRA_DIR/pid")
-    # The Java machine compiles what it runs often.
-    wrk -t2 -c"$connections" -d5s -s "$work/earn.lua" "$url" >/dev/null
+    wrk -t2 -c"$connections" -d"${warmup}s" -s "$work/earn.lua" "$url" >/dev/null
     records=$(measure meed_journal_batch_records_sum) writes=$(measure meed_journal_batch_records_count)
     rows=$(measure meed_history_rows_total) used=$(used_ms "$cassandra") own=$(used_ms "$node")
     wrk -t2 -c"$connections" -d"${seconds}s" --latency -s "$work/earn.lua" "$url" >"$work/wrk"
@@ -64,7 +63,8 @@ run() { # KEYSPACE [FLAGS]
 ops/cassandra.sh start
 read -ra flags <<<"${MEED_FLAGS:-}"
 run batches "${flags[@]}"
+warmup=3
 run one_by_one --cql-batch-bytes 1 "${flags[@]}"
-for writers in 16 256; do
-    target/release/cql_appends --nodes 127.0.0.1:19442 --keyspace "appends$writers" --writers "$writers" --seconds "$seconds" --warmup-seconds 3
+for writers in 16; do
+    target/release/cql_appends --nodes 127.0.0.1:19442 --keyspace "appends$writers" --writers "$writers" --seconds "$seconds" --warmup-seconds 2
 done

@@ -391,6 +391,12 @@ impl Owner {
 
 #[test]
 fn a_balance_that_the_owner_before_sent_late_is_replaced() {
+    // On a busy machine the time of late messages may be over before the test has sent its own.
+    assert!((0..5).any(|_| late_balance_is_replaced()));
+}
+
+/// False when there was no time for a late one.
+fn late_balance_is_replaced() -> bool {
     let mut stage = Stage::new(2);
     stage.append(20);
     let owner = Owner::default();
@@ -415,7 +421,9 @@ fn a_balance_that_the_owner_before_sent_late_is_replaced() {
     let late: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
     late.send(BaseRecord::to("balances").key(&newest.1).payload(&stale).partition(0)).unwrap();
     late.flush(PATIENCE).unwrap();
-    assert!(!stage.mark_file().1.unwrap().balances.published.contains(&stage.last[0]), "it counts as published");
+    if stage.mark_file().1.unwrap().balances.published.contains(&stage.last[0]) {
+        return false;
+    }
     stage.wait_until_published(&publisher);
     let sent = stage.messages("balances");
     let last_of_key = sent.iter().rev().find(|message| message.1 == newest.1).unwrap();
@@ -427,4 +435,5 @@ fn a_balance_that_the_owner_before_sent_late_is_replaced() {
     stage.wait_until_published(&publisher);
     publisher.stop(PATIENCE);
     stage.check_events();
+    true
 }
