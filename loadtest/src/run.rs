@@ -222,7 +222,7 @@ fn generator(execution: &Execution, measured: &StageSummary) -> Generator {
     Generator {
         processes: execution.processes,
         cores_used: if measured.seconds > 0.0 { cpu_us as f64 / 1e6 / measured.seconds } else { 0.0 },
-        cpu_us_per_request: cpu_us as f64 / measured.completed.max(1) as f64,
+        cpu_us_per_request: cpu_us as f64 / measured.counts.completed.max(1) as f64,
         resident_bytes: execution.generator_resident_bytes,
         in_flight_by_law: measured.completed_per_second * measured.service.mean_us as f64 / 1e6,
         in_flight_counted: in_flight / rows,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::node::Use;
-use crate::protocol::Tally;
+use crate::protocol::{Counts, Tally};
 use crate::recorder::Latencies;
 use crate::scenario::Scenario;
 
@@ -128,12 +128,8 @@ pub(crate) struct StageSummary {
     pub(crate) name: String,
     pub(crate) warmup: bool,
     pub(crate) seconds: f64,
-    pub(crate) scheduled: u64,
-    pub(crate) sent: u64,
-    pub(crate) completed: u64,
-    pub(crate) dropped: u64,
-    pub(crate) unknown: u64,
-    pub(crate) retries: u64,
+    #[serde(flatten)]
+    pub(crate) counts: Counts,
     pub(crate) acknowledged: u64,
     pub(crate) refused: BTreeMap<String, u64>,
     pub(crate) errors: BTreeMap<String, u64>,
@@ -155,7 +151,8 @@ pub(crate) struct StageSummary {
 impl StageSummary {
     pub(crate) fn of(name: &str, warmup: bool, seconds: f64, tally: &Tally) -> Self {
         let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
-        let errors = tally.errors_in_all() + tally.dropped;
+        let counts = tally.counts;
+        let errors = tally.errors_in_all() + counts.dropped;
         let refused: u64 = tally.refused.values().sum();
         let operations =
             tally.latency.iter().map(|(operation, latency)| (operation.name().to_owned(), Quantiles::of(latency)));
@@ -163,18 +160,13 @@ impl StageSummary {
             name: name.to_owned(),
             warmup,
             seconds,
-            scheduled: tally.scheduled,
-            sent: tally.sent,
-            completed: tally.completed,
-            dropped: tally.dropped,
-            unknown: tally.unknown,
-            retries: tally.retries,
+            counts,
             acknowledged: tally.acknowledged_in_all(),
             refused: tally.refused.clone(),
             errors: tally.errors.clone(),
-            errors_percent: percent(errors, tally.scheduled),
-            offered_per_second: rate(tally.scheduled),
-            completed_per_second: rate(tally.completed),
+            errors_percent: percent(errors, counts.scheduled),
+            offered_per_second: rate(counts.scheduled),
+            completed_per_second: rate(counts.completed),
             goodput_per_second: rate(tally.acknowledged_in_all() + refused),
             latency: Quantiles::of(&tally.latencies()),
             service: Quantiles::of(&tally.service),

@@ -31,7 +31,13 @@ fn stage(text: &mut String, stage: &StageSummary) {
     let _ = writeln!(
         text,
         "  scheduled {}, sent {}, completed {}, dropped {}, unknown {}, retries {}; errors {:.3} %",
-        stage.scheduled, stage.sent, stage.completed, stage.dropped, stage.unknown, stage.retries, stage.errors_percent
+        stage.counts.scheduled,
+        stage.counts.sent,
+        stage.counts.completed,
+        stage.counts.dropped,
+        stage.counts.unknown,
+        stage.counts.retries,
+        stage.errors_percent
     );
     for (title, kinds) in [("refused", &stage.refused), ("errors", &stage.errors)] {
         if !kinds.is_empty() {
