@@ -129,6 +129,15 @@ fn a_gap_in_the_event_stream_is_named() {
 }
 
 #[test]
+fn events_of_a_program_that_the_run_brings_along_are_compared() {
+    let more = "[[stages]]\nname = 'more'\nseconds = 1\nrate = 300\n";
+    let arguments = ["--set", "program=\"cdnow\"", "--set", "program_file=\"cdnow\""].map(str::to_owned).to_vec();
+    let ran = against(Vice::OmitsEvents(200), &Setup { more, arguments, ..Setup::default() });
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "events"), "{}", ran.text);
+}
+
+#[test]
 fn a_slow_server_misses_its_condition() {
     let setup = Setup { rate: 100, require: "p50<20ms,conservation", ..Setup::default() };
     let ran = against(Vice::Slow(Duration::from_millis(50)), &setup);
