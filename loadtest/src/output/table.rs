@@ -26,7 +26,7 @@ fn stage(text: &mut String, stage: &StageSummary) {
     let StageSummary { name, seconds, offered_per_second, completed_per_second, goodput_per_second, .. } = stage;
     let _ = writeln!(
         text,
-        "{name}: {seconds:.0} s, offered {offered_per_second:.0}/s, answered {completed_per_second:.0}/s, of them good {goodput_per_second:.0}/s"
+        "{name}: {seconds:.0} s, offered {offered_per_second:.0}/s, answered {completed_per_second:.0}/s; good operations {goodput_per_second:.0}/s"
     );
     let _ = writeln!(
         text,

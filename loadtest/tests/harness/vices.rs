@@ -159,6 +159,20 @@ fn a_server_that_does_not_keep_up_makes_the_run_invalid() {
 }
 
 #[test]
+fn answers_after_the_end_of_a_stage_are_not_of_its_rate() {
+    // As above, but all may wait: 600 are due in two seconds, 160 a second are answered, the rest afterwards.
+    let setup = Setup { rate: 300, require: "conservation", ..Setup::default() };
+    let ran = against(Vice::Slow(Duration::from_millis(50)), &setup);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert_eq!(ran.number("/measured/completed"), ran.number("/measured/scheduled"), "{}", ran.text);
+    assert!(ran.number("/measured/offered_per_second") > 200.0, "{}", ran.text);
+    for rate in ["completed_per_second", "goodput_per_second"] {
+        let rate = ran.number(&format!("/measured/{rate}"));
+        assert!((50.0..170.0).contains(&rate), "{rate} {}", ran.text);
+    }
+}
+
+#[test]
 fn what_is_no_http_is_an_error_with_an_unknown_outcome() {
     let ran = against(Vice::Babbles(50), &Setup::default());
     assert_eq!(ran.code, 99, "{}", ran.text);
