@@ -187,7 +187,8 @@ impl ShardState {
         let (place, waiting) = match (std::mem::replace(&mut self.place, Place::Elsewhere), tenure) {
             (Place::Elsewhere, Tenure::Prepare) => (Place::Coming(Vec::new()), Vec::new()),
             (Place::Coming(waiting), Tenure::Begin(start)) => {
-                *lane = Lane::of_shard(self.id, start.last_sequence, cql::BATCH_BYTES);
+                let batch_bytes = self.node.config().cql.as_ref().map_or(cql::BATCH_BYTES, |cql| cql.batch_bytes);
+                *lane = Lane::of_shard(self.id, start.last_sequence, batch_bytes);
                 let shard = Box::new(Shard::new(*start, self.limits));
                 (Place::Here(shard), waiting.into_iter().map(Input::Command).collect())
             }

@@ -454,13 +454,18 @@ impl Work {
             if !self.map.is_owner(shard, self.own.incarnation) {
                 return Err(Error::Stopped(format!("another node owns shard {shard}")));
             }
-            if !self.live.iter().any(|node| node.member.incarnation == to.incarnation && !node.draining) {
+            let is_there = self.live.iter().any(|node| node.member.incarnation == to.incarnation && !node.draining);
+            // The change that had no answer may still come: one more of the map makes it void.
+            if !is_there
+                && let Some(own) = self.map.seats[usize::from(shard)].clone()
+                && self.change(shard, own)? == Changed::Done
+            {
                 self.parts.tell(shard, Tenure::Resume);
                 return Ok(());
             }
         }
         self.parts.committer.detach(shard);
-        self.parts.extents.release(shard);
+        self.parts.extents.end(shard);
         self.at[usize::from(shard)] = At::Elsewhere;
         self.parts.tell(shard, Tenure::Release);
         self.metrics.given(since.elapsed());

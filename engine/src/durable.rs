@@ -12,11 +12,12 @@ use crate::config::EngineConfig;
 use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
-use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Extents, Registry, Statements};
+use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Extents, History, Registry, Statements};
 use crate::journal::{Floor, Journal, JournalOptions, Records, Recovered};
 use crate::node::with_version;
-use crate::ownership::Ownership;
+use crate::ownership::{Ownership, boot_ms};
 use crate::program::Programs;
+use crate::publish::Fencing;
 use crate::secrets::Secrets;
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS};
 use crate::store::cql::CqlStore;
@@ -117,6 +118,16 @@ impl Cluster {
                 on_lost(error);
             }
         });
+    }
+
+    /// What publishing from this node's shards must keep to.
+    pub fn fencing(&self, journal: &Records) -> Fencing {
+        let (journal, ownership) = (journal.clone(), Arc::clone(&self.ownership));
+        Fencing {
+            epochs: Arc::new(move || journal.epochs().unwrap_or_default()),
+            holds: Arc::new(move || ownership.holds(boot_ms())),
+            balance_timeout: self.config.lease / 2,
+        }
     }
 
     /// What has no answer by `until` is not asked again.
@@ -222,7 +233,9 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
         copied_batches: 0,
         cut: None,
     };
-    let reader = CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), keyspace.journal_id);
+    let history = Arc::new(History::prepare(&cql)?);
+    let reader =
+        CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), history, keyspace.journal_id);
     let journal_took = began.elapsed();
     let open_store = || CqlStore::open(&cql, [IDEMPOTENCY_KEY_DAYS, BUSINESS_KEY_DAYS]).map(Store::Cql);
     let (store, second) = (open_store()?, open_store()?);

@@ -23,13 +23,18 @@ use crate::shard::{Shard, ShardReport};
 /// Called once, with the first fault; the process has to stop.
 pub type OnFault = Box<dyn Fn(&Error) + Send + Sync>;
 
+/// What is done when something is done.
+pub type Then = Box<dyn FnOnce() + Send>;
+/// Makes a journaled version of a program known to every node.
+pub type Announce = Box<dyn Fn(Option<Box<Record>>, Then) + Send + Sync>;
+
 /// What a node of a cluster tells the manager of its shards.
 pub struct ClusterHooks {
     /// Nothing of this shard, which is to go, is under way any more.
     pub on_quiet: Box<dyn Fn(u16) + Send + Sync>,
     /// Makes a journaled version of a program known to every node, or with none waits until all know what there is;
     /// then calls.
-    pub announce: Box<dyn Fn(Option<Record>, Box<dyn FnOnce() + Send>) + Send + Sync>,
+    pub announce: Announce,
 }
 
 /// The threads that a node hands work to.
@@ -160,6 +165,11 @@ impl Node {
     /// What it may answer for, where several nodes share a journal.
     pub fn ownership(&self) -> Option<&Arc<Ownership>> {
         self.ownership.as_ref()
+    }
+
+    /// Whether a shard is this node's.
+    pub fn owns(&self, shard: u16) -> bool {
+        self.ownership.as_ref().is_none_or(|ownership| ownership.is_owner(shard))
     }
 
     /// The version of the map of owners that is known here.

@@ -15,6 +15,8 @@ pub trait Outlet {
     fn publish_program(&mut self, record: &Record) -> Result<()>;
     /// An answer leaves, and its permit of a shard and of so many bytes comes back.
     fn reply(&mut self, to: ReplyTo, shard: u16, bytes: u32, reply: Reply);
+    /// At the deadline of a caller's wait, it is told that the first request with its key is still running.
+    fn still_running(&mut self, to: ReplyTo);
     /// A record is to be read; see [`came_of`].
     fn read(&mut self, position: Position, purpose: Purpose);
     /// A checkpoint is to be written.
@@ -38,6 +40,7 @@ pub fn release(held: Vec<Held>, outlet: &mut impl Outlet) {
                 outlet.reply(to, shard, bytes, reply);
             }
             Held::Read { position, purpose } => outlet.read(position, purpose),
+            Held::StillRunning(to) => outlet.still_running(to),
             Held::Checkpoint(checkpoint, copied) => outlet.checkpoint(checkpoint, copied),
         }
     }
@@ -71,6 +74,20 @@ pub fn came_of(position: Position, purpose: Purpose, record: Option<Box<Record>>
             let shard = identity.shard(shards);
             Came::Input(shard, Input::Record(identity, ticket, position, record))
         }
+    }
+}
+
+/// The answer from a record of a shard that went to another node before it was read: it may have been missed.
+pub fn not_owner(version: i64) -> Reply {
+    Reply::Refused(Refusal::NotOwner { version })
+}
+
+/// Whether an answer names a version of a program to its author, and the record if it made one.
+pub fn program_of(reply: &Reply) -> Option<Option<Box<Record>>> {
+    match reply {
+        Reply::Executed { record, replayed: false } if record.kind == RecordKind::Program => Some(Some(record.clone())),
+        Reply::Program { .. } => Some(None),
+        _ => None,
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use meed_schemas::command::Request;
 use meed_schemas::ids::Position;
 use meed_schemas::outcome::{Refusal, Reply};
-use meed_schemas::record::{Record, RecordKind};
+use meed_schemas::record::Record;
 use smallvec::SmallVec;
 
 use crate::error::{self, Error};
@@ -24,7 +24,7 @@ use crate::inbox::Inbox;
 use crate::node::Node;
 use crate::permits::NoPermit;
 use crate::reader::ReadJob;
-use crate::release::{Came, Outlet, came_of, release};
+use crate::release::{Came, Outlet, came_of, not_owner, program_of, release};
 use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
 use crate::slots::Slots;
 use crate::store::ShardCheckpoint;
@@ -170,6 +170,11 @@ impl Worker {
         self.inner.slots.borrow_mut().fill(to.slot, to.generation, to.index, reply);
     }
 
+    fn note_still_running(&self, to: ReplyTo) {
+        let told = Reply::Refused(Refusal::KeyInProgress);
+        self.inner.slots.borrow_mut().tell_at_deadline(to.slot, to.generation, to.index, told);
+    }
+
     fn send_input(&self, shard: u16, input: Input) {
         match &self.inner.shards[shard as usize] {
             Some(inbox) => inbox.push([input]),
@@ -264,6 +269,7 @@ impl Worker {
                         }
                     }
                     Message::Reply(to, reply) => self.fill(to, reply),
+                    Message::StillRunning(to) => self.note_still_running(to),
                     Message::Durable(number, batch, buffer) => {
                         self.inner.batches_under_way.update(|count| count - 1);
                         let mut lane = exchange.lane_at(number);
@@ -329,6 +335,7 @@ impl Worker {
             position,
             Box::new(move |record| match came_of(position, purpose, record, node.shards()) {
                 Came::Reply { to, shard, bytes, reply } => {
+                    let reply = if node.owns(shard) { reply } else { not_owner(node.map_version()) };
                     node.permits.release_shard(shard, 1);
                     node.permits.release_node(1, i64::from(bytes));
                     node.exchanges()[to.worker as usize].send([Message::Reply(to, reply)]);
@@ -350,7 +357,7 @@ struct Released<'a> {
 impl Outlet for Released<'_> {
     fn publish_program(&mut self, record: &Record) -> error::Result<()> {
         let node = &self.worker.inner.node;
-        // In a cluster it is made known by whoever tells the other nodes: see `reply`.
+        // In a cluster every node must know it before its author hears of it: see `reply`.
         if node.cluster().is_some() { Ok(()) } else { node.publish_program(record) }
     }
 
@@ -359,7 +366,6 @@ impl Outlet for Released<'_> {
         if let Some(cluster) = worker.inner.node.cluster()
             && let Some(record) = program_of(&reply)
         {
-            // Every node knows the version before its author hears that it is one.
             let node = Arc::clone(&worker.inner.node);
             let then = Box::new(move || {
                 node.permits.release_shard(shard, 1);
@@ -378,6 +384,14 @@ impl Outlet for Released<'_> {
         }
     }
 
+    fn still_running(&mut self, to: ReplyTo) {
+        if to.worker == self.worker.index() {
+            self.worker.note_still_running(to);
+        } else {
+            self.worker.send_to(to.worker, Message::StillRunning(to));
+        }
+    }
+
     fn read(&mut self, position: Position, purpose: Purpose) {
         self.reads.push(self.worker.read_job(position, purpose));
     }
@@ -388,17 +402,6 @@ impl Outlet for Released<'_> {
 
     fn fault(&mut self, error: Error) {
         self.worker.inner.node.fault(error);
-    }
-}
-
-/// Whether an answer names a version of a program to its author, and the record if it made one.
-fn program_of(reply: &Reply) -> Option<Option<Record>> {
-    match reply {
-        Reply::Executed { record, replayed: false } if record.kind == RecordKind::Program => {
-            Some(Some((**record).clone()))
-        }
-        Reply::Program { .. } => Some(None),
-        _ => None,
     }
 }
 

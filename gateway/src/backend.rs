@@ -16,7 +16,7 @@ use meed_engine::ownership::Ownership;
 use meed_engine::permits::PermitLimits;
 use meed_engine::start::{Engine, WorkerMain, start};
 
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 
 use meed_schemas::command::{Command, Keys, Request, RequestId};
 use meed_schemas::ids::{Identity, check_id};
@@ -88,6 +88,7 @@ pub fn cql_config(settings: &Settings) -> std::result::Result<CqlConfig, Setting
         timeout: Duration::from_millis(settings.cql_timeout_ms),
         lease: Duration::from_millis(settings.lease_ms),
         bucket_bytes: settings.cql_bucket_bytes.0,
+        batch_bytes: usize::try_from(settings.cql_batch_bytes.0).unwrap_or(usize::MAX),
         node_name: settings.node.clone(),
         address: String::new(),
     })
@@ -171,21 +172,8 @@ pub fn open(
         Box::pin(async move {
             let _serving = shared.serving();
             let index = usize::from(worker.index());
-            let node = Arc::clone(worker.node());
             let local = Local { worker, aliases };
-            let mut fronts = None;
-            let backend = match (node.ownership(), &door) {
-                (Some(ownership), Some(door)) => {
-                    let peers = peers.get_or_init(|| peers_of(&node, ownership, door, &shared));
-                    let cluster = Cluster::new(Arc::clone(peers), Some(local.clone()), index);
-                    spawn_local(cluster.clone().keep_links());
-                    // Others must reach its shards while it loads programs over theirs.
-                    fronts =
-                        Some(spawn_local(serve_fronts(Arc::clone(door), index, local.clone(), Arc::clone(&shared))));
-                    Backend::Cluster(cluster)
-                }
-                _ => Backend::Local(local.clone()),
-            };
+            let (backend, early) = backend_of(&local, &door, &peers, index, &shared);
             if index == 0 {
                 // The starter waits for exactly one message.
                 let _ = loaded.send(load_programs(&backend, &programs).await);
@@ -195,15 +183,14 @@ pub fn open(
             }
             let own = |l: &Mutex<Option<TcpListener>>| l.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(listener) = listeners.get(index).and_then(own) else { return };
-            if let (Backend::Local(_), Some(door)) = (&backend, door) {
-                fronts = Some(spawn_local(serve_fronts(door, index, local, Arc::clone(&shared))));
-            }
+            let late = door.filter(|_| early.is_none());
+            let late = late.map(|door| spawn_local(serve_fronts(door, index, local, Arc::clone(&shared))));
             let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, backend));
             if let Err(error) = serve_worker(listener, context, shared.drained()).await {
                 tracing::error!(worker = index, %error, "a worker cannot serve");
                 shared.fail();
             }
-            if let Some(fronts) = fronts {
+            if let Some(fronts) = early.or(late) {
                 // Its panic stops the node through the worker's supervisor as any other does.
                 let _ = fronts.await;
             }
@@ -226,6 +213,26 @@ const LOAD_PATIENCE: Duration = Duration::from_secs(60);
 const LOAD_PAUSE: Duration = Duration::from_millis(20);
 /// Time for a node that cannot be used to stop in order.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A worker's way to the accounts. In a cluster it goes to other nodes too, and they come here from now on: they must
+/// reach this node's shards while it loads programs over theirs.
+fn backend_of(
+    local: &Local,
+    door: &Option<Arc<Door>>,
+    peers: &OnceLock<Arc<Peers>>,
+    index: usize,
+    shared: &Arc<Shared>,
+) -> (Backend, Option<JoinHandle<()>>) {
+    let node = local.worker.node();
+    let (Some(ownership), Some(door)) = (node.ownership(), door) else {
+        return (Backend::Local(local.clone()), None);
+    };
+    let peers = peers.get_or_init(|| peers_of(node, ownership, door, shared));
+    let cluster = Cluster::new(Arc::clone(peers), Some(local.clone()), index);
+    spawn_local(cluster.clone().keep_links());
+    let fronts = spawn_local(serve_fronts(Arc::clone(door), index, local.clone(), Arc::clone(shared)));
+    (Backend::Cluster(cluster), Some(fronts))
+}
 
 /// The other nodes, as those of a cluster know each other.
 fn peers_of(node: &Arc<Node>, ownership: &Arc<Ownership>, door: &Door, shared: &Shared) -> Arc<Peers> {

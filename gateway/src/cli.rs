@@ -182,6 +182,20 @@ fn file_argument(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
 }
 
+fn cluster() -> Clap {
+    let status = Clap::new("status").about("Print the nodes, and which shards each owns").args(setting_arguments());
+    let drain = Clap::new("drain")
+        .about("Let a node give all its shards to the others and go on as a front, until it is started anew")
+        .arg(Arg::new("NODE").required(true).help("What it is called"))
+        .arg(Arg::new("undo").long("undo").action(ArgAction::SetTrue).help("Let it take its share again"))
+        .args(setting_arguments());
+    Clap::new("cluster")
+        .about("The nodes of a CQL keyspace")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands([status, drain])
+}
+
 fn grammar() -> Clap {
     let serve = Clap::new("serve")
         .about("Serve loyalty points over HTTP (the default command)")
@@ -236,23 +250,12 @@ fn grammar() -> Clap {
         .args(setting_arguments());
     let events =
         Clap::new("events").about("Events").subcommand_required(true).arg_required_else_help(true).subcommand(replay);
-    let status = Clap::new("status").about("Print the nodes, and which shards each owns").args(setting_arguments());
-    let drain = Clap::new("drain")
-        .about("Let a node give all its shards to the others and go on as a front, until it is started anew")
-        .arg(Arg::new("NODE").required(true).help("What it is called"))
-        .arg(Arg::new("undo").long("undo").action(ArgAction::SetTrue).help("Let it take its share again"))
-        .args(setting_arguments());
-    let cluster = Clap::new("cluster")
-        .about("The nodes of a CQL keyspace")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommands([status, drain]);
     Clap::new("meed")
         .about("Durable, in-memory loyalty-points transaction processor")
         .version(env!("CARGO_PKG_VERSION"))
         .args(setting_arguments())
         .args_conflicts_with_subcommands(true)
-        .subcommands([serve, verify, inspect, snapshot, restore, events, cluster, config, torture()])
+        .subcommands([serve, verify, inspect, snapshot, restore, events, cluster(), config, torture()])
         .after_help(AFTER_HELP)
 }
 
@@ -295,12 +298,11 @@ pub fn parse(
             let loaded = settings(matches)?;
             if loaded.settings.journal != JournalKind::Cql {
                 return Err(SettingError("a cluster needs --journal cql and --cql-nodes".to_owned()).into());
+            } else if name == "status" {
+                return Ok(Command::ClusterStatus(loaded));
             }
-            let node = || matches.get_one("NODE").cloned().unwrap_or_default();
-            Ok(match name {
-                "drain" => Command::ClusterDrain { loaded, node: node(), undo: matches.get_flag("undo") },
-                _ => Command::ClusterStatus(loaded),
-            })
+            let node = matches.get_one("NODE").cloned().unwrap_or_default();
+            Ok(Command::ClusterDrain { loaded, node, undo: matches.get_flag("undo") })
         }
         Some(("torture", matches)) => Ok(Command::Torture(torture_of(matches))),
         Some(("verify", matches)) => Ok(Command::Verify { data: data(matches), snapshot: file(matches, "snapshot") }),
@@ -382,6 +384,7 @@ mod tests {
         let arguments = std::iter::once("meed").chain(line.split_whitespace()).map(OsString::from);
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         parse(arguments, environment, |path| match path.to_str() {
+            Some("compose.toml") => Ok(include_str!("../../ops/compose.toml").to_owned()),
             Some("good.toml") => Ok("shards = 4\nworkers = 4".to_owned()),
             _ => Err(std::io::ErrorKind::NotFound.into()),
         })
@@ -414,6 +417,20 @@ mod tests {
         };
         assert_eq!(loaded.settings.programs.len(), 3);
         assert_eq!(loaded.source("shards"), Some(Source::File));
+    }
+
+    #[test]
+    fn the_nodes_of_the_compose_file_take_their_settings() {
+        let text = include_str!("../../ops/compose.yaml");
+        let commands: Vec<&str> =
+            text.lines().filter_map(|line| line.trim().strip_prefix(r#"command: ["--config","#)).collect();
+        assert_eq!(commands.len(), 3);
+        for command in commands {
+            let rest = command.replace(['"', ',', ']'], "").replace("/etc/meed.toml", "compose.toml");
+            let line = format!("serve --config {rest}");
+            let Ok(Command::Serve(loaded)) = run(&line, &[]) else { panic!("{line}") };
+            assert!(loaded.settings.node.starts_with("meed-") && loaded.settings.cql_nodes.len() == 3);
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub(crate) struct Chunk {
 
 /// The positions behind which the stream begins.
 pub(crate) async fn begin(node: &Arc<Node>, start: &Start) -> Result<Vec<u64>, NoStart> {
-    let journal = node.reader().journal();
+    let journal = node.feed().journal();
     journal.refresh(Duration::ZERO).await.map_err(|_| NoStart::Unreadable)?;
     let last = journal.last_sequence();
     let given = match start {
@@ -106,7 +106,7 @@ pub(crate) async fn begin(node: &Arc<Node>, start: &Start) -> Result<Vec<u64>, N
 /// The next part behind `from`. A follower that has nothing to tell for so long gets its cursor alone. `None` when
 /// the journal cannot be read, which is logged.
 pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, patience: Duration) -> Option<Chunk> {
-    let journal = node.reader().journal();
+    let journal = node.feed().journal();
     if from.len() != usize::from(journal.shards()) {
         return None;
     }

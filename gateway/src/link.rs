@@ -6,19 +6,18 @@
 //! order in which it came; for the rest the outcome is unknown. What was not yet sent waits for the next link.
 
 mod connect;
+mod known;
 mod outstanding;
 mod pending;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use meed_engine::aliases::PutOutcome;
 use meed_engine::clock::SystemTimes;
-use meed_engine::node::{Node, with_version};
-use meed_engine::ownership::Ownership;
 use meed_engine::permits::{NoPermit, PermitLimits, Permits};
 use meed_engine::program::{Program, Programs};
 use meed_engine::reader::PageQuery;
@@ -28,7 +27,6 @@ use meed_schemas::command::Request;
 use meed_schemas::forward::encode_request;
 use meed_schemas::outcome::Reply;
 use meed_schemas::record::Record;
-use meed_schemas::time::Millis;
 use tokio::sync::Notify;
 
 use crate::config::Settings;
@@ -40,6 +38,7 @@ use crate::forward::handshake::LinkSecret;
 use crate::forward::message::{Answer, Body, WINDOW_ITEMS_MAX};
 use crate::peer::Peer;
 pub use connect::LinkError;
+pub use known::Known;
 use outstanding::{Content, Outstanding};
 pub use pending::Window;
 use pending::{Admission, Pending};
@@ -73,76 +72,6 @@ impl LinkLimits {
             bytes: i64::try_from(settings.admission_bytes.0).unwrap_or(i64::MAX),
             request_deadline_ms: i64::try_from(settings.request_deadline_ms).unwrap_or(i64::MAX),
         }
-    }
-}
-
-/// What owners tell that does not depend on which of them tells it.
-pub struct Known {
-    secrets: OnceLock<Secrets>,
-    programs: Catalogue,
-    /// Takes the maps of owners that are told.
-    pub(crate) ownership: Arc<Ownership>,
-}
-
-/// Where programs that are told go.
-enum Catalogue {
-    /// Of a front.
-    Own(RwLock<Arc<Programs>>),
-    /// Of a node, which knows them also from its cluster.
-    Node(Arc<Node>),
-}
-
-impl Known {
-    /// Of a front, before it has met an owner.
-    pub fn of_front() -> Self {
-        let ownership = Arc::new(Ownership::new(0));
-        Self { secrets: OnceLock::new(), programs: Catalogue::Own(RwLock::default()), ownership }
-    }
-
-    /// Of a node of a cluster.
-    pub fn of_node(node: &Arc<Node>, ownership: &Arc<Ownership>) -> Self {
-        Self {
-            secrets: OnceLock::from(Secrets::of_owner(&node.secrets.for_front())),
-            programs: Catalogue::Node(Arc::clone(node)),
-            ownership: Arc::clone(ownership),
-        }
-    }
-
-    /// The keys that hash and render.
-    ///
-    /// # Errors
-    /// No owner was ever met.
-    pub fn secrets(&self) -> Result<&Secrets, Unanswered> {
-        self.secrets.get().ok_or(Unanswered::NotReady)
-    }
-
-    /// The programs that were told.
-    pub fn programs(&self) -> Arc<Programs> {
-        match &self.programs {
-            Catalogue::Own(programs) => Arc::clone(&programs.read().unwrap_or_else(PoisonError::into_inner)),
-            Catalogue::Node(node) => node.programs(),
-        }
-    }
-
-    /// Takes a version that an owner told; every link tells all of them.
-    fn adopt_program(&self, name: &str, number: u32, effective_from: Millis, document: &str) -> Result<(), String> {
-        let programs = match &self.programs {
-            Catalogue::Own(programs) => programs,
-            Catalogue::Node(node) => {
-                return node.adopt_program(name, number, effective_from, document).map_err(|e| e.to_string());
-            }
-        };
-        let mut programs = programs.write().unwrap_or_else(PoisonError::into_inner);
-        let known = programs.get(name).map_or(0, |program| program.newest().number);
-        if number <= known {
-            return Ok(());
-        }
-        if number > known + 1 {
-            return Err(format!("version {number} of program {name} came after version {known}"));
-        }
-        let with = with_version(&programs, name, number, effective_from, document);
-        *programs = Arc::new(with.map_err(|error| error.to_string())?);
-        Ok(())
     }
 }
 

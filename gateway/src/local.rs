@@ -36,7 +36,7 @@ impl Local {
 
     /// Whether a shard is this node's.
     pub(crate) fn owns(&self, shard: u16) -> bool {
-        self.worker.node().ownership().is_none_or(|ownership| ownership.is_owner(shard))
+        self.worker.node().owns(shard)
     }
 
     /// Sends one request and waits for its answer, or the deadline.
@@ -58,7 +58,11 @@ impl Local {
 
     /// A page of an account's history.
     pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
-        self.worker.node().reader().page(query).await.ok_or(Unanswered::Overloaded)
+        let node = self.worker.node();
+        let shard = query.identity.shard(node.shards());
+        let page = node.reader().page(query).await.ok_or(Unanswered::Overloaded);
+        // Of a shard that went meanwhile, records may have been missed.
+        if node.owns(shard) { page } else { Err(Unanswered::NotOwner) }
     }
 
     /// The account of an alias.

@@ -277,22 +277,19 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
             terminate: signal(SignalKind::terminate()).map_err(failed())?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
         };
-        let set_shards = loaded.source("shards") != Some(Source::Default);
+        let is_set = loaded.source("shards") != Some(Source::Default);
         let settings = loaded.settings;
-        let shards = set_shards.then_some(settings.shards);
         let programs = backend::read_programs(&settings.programs)?;
         let destination = front::destination(&settings)?;
         let is_front = destination.is_some();
-        let mut config = backend::engine_config(&settings, shards)?;
+        let mut config = backend::engine_config(&settings, is_set.then_some(settings.shards))?;
         // Before the engine registers its measures.
         metrics::recorder();
         let Front { address, metrics_address, shared, listeners, waiting_room, leave, operations } =
             Front::open(settings.clone())?;
         let door = open_door(&settings).await?;
         let door_address = door.as_ref().map(|door| door.address.clone());
-        if let (Some(cql), Some(address)) = (&mut config.cql, &door_address) {
-            cql.address.clone_from(address);
-        }
+        config.cql.iter_mut().for_each(|cql| cql.address = door_address.clone().unwrap_or_default());
         let opening = {
             let shared = shared.clone();
             let hand_over = move || Front::hand_over(waiting_room, &leave);

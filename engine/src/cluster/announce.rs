@@ -13,16 +13,14 @@ use meed_schemas::record::{Detail, Record};
 
 use crate::error::Result;
 use crate::journal::cql::{ProgramRow, Registry};
-use crate::node::Node;
+use crate::node::{Node, Then};
 
 /// Time between two looks whether all nodes know.
 const POLL: Duration = Duration::from_millis(10);
 
-type Then = Box<dyn FnOnce() + Send>;
-
 enum Job {
     /// A new version, or none: then whatever was announced before is waited for.
-    Version(Option<Record>, Then),
+    Version(Option<Box<Record>>, Then),
     /// The table may have what not all nodes have looked at.
     Announce,
     Stop,
@@ -43,7 +41,7 @@ impl Announcer {
     }
 
     /// Announces a version, or waits for those before; then calls.
-    pub(super) fn ask(&self, record: Option<Record>, then: Then) {
+    pub(super) fn ask(&self, record: Option<Box<Record>>, then: Then) {
         // When it has ended the node stops, and nobody hears anything.
         let _ = self.0.send(Job::Version(record, then));
     }

@@ -19,6 +19,9 @@ pub struct Window {
     parts: Vec<(Vec<usize>, Result<Part, Unanswered>)>,
 }
 
+/// What goes to one owner: places, requests, the way there, and the owner's incarnation.
+type ToSend = (Vec<usize>, Vec<Request>, Result<Place, Unanswered>, Option<u128>);
+
 enum Part {
     Here(CallMany),
     There(link::Window),
@@ -30,7 +33,7 @@ impl Window {
     pub(super) async fn send(cluster: &Cluster, requests: Vec<Request>, bytes: u32, wait: Duration) -> Self {
         let count = requests.len();
         let mut by_shard: HashMap<u16, usize> = HashMap::new();
-        let mut parts: Vec<(Vec<usize>, Vec<Request>, Result<Place, Unanswered>, Option<u128>)> = Vec::new();
+        let mut parts: Vec<ToSend> = Vec::new();
         for (index, request) in requests.into_iter().enumerate() {
             let shard = cluster.shard(&request.identity);
             let part = match shard.as_ref().ok().and_then(|shard| by_shard.get(shard)) {

@@ -239,6 +239,7 @@ impl Front {
         match answered {
             Ok(answer) => Some(answer),
             Err(Unanswered::Overloaded) => Some(Answer::Overloaded),
+            Err(Unanswered::NotOwner) => Some(Answer::NotOwner),
             Err(_) => None,
         }
     }
