@@ -189,11 +189,8 @@ fn cluster() -> Clap {
         .arg(Arg::new("NODE").required(true).help("What it is called"))
         .arg(Arg::new("undo").long("undo").action(ArgAction::SetTrue).help("Let it take its share again"))
         .args(setting_arguments());
-    Clap::new("cluster")
-        .about("The nodes of a CQL keyspace")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommands([status, drain])
+    let cluster = Clap::new("cluster").about("The nodes of a CQL keyspace").subcommands([status, drain]);
+    cluster.subcommand_required(true).arg_required_else_help(true)
 }
 
 fn grammar() -> Clap {
