@@ -78,8 +78,12 @@ pub(super) enum Step {
 
 /// What one input did, as far as anybody outside can see.
 pub(super) struct Seen<'a> {
+    pub(super) shard: u16,
     pub(super) now: Millis,
+    pub(super) elapsed_ms: i64,
     pub(super) settle_until: Millis,
+    /// How many versions of the program the shard knows.
+    pub(super) versions: usize,
     /// The records that it decided.
     pub(super) records: Vec<Written>,
     /// What is held or ready now; who was answered earlier may be among them.
@@ -292,7 +296,18 @@ impl Node {
             logic.handle(input, &world, lane, &mut out)?;
             let held = lane.waiting().chain(&out.ready[ready_before..]).filter_map(decided).collect();
             let records = auditor::decode(&lane.decided_since(before)).map_err(Stop::Found)?;
-            watch.seen(Seen { now, settle_until: self.settle_until, records, held }).map_err(Stop::Found)?;
+            let known = self.programs.get(super::ask::PROGRAM).map_or(0, |program| program.newest().number as usize);
+            watch
+                .seen(Seen {
+                    shard,
+                    now,
+                    elapsed_ms: times.elapsed_ms,
+                    settle_until: self.settle_until,
+                    versions: known,
+                    records,
+                    held,
+                })
+                .map_err(Stop::Found)?;
         }
         self.tasks.ask(out.jobs);
         ready.extend(out.ready);

@@ -4,8 +4,13 @@ use meed_schemas::time::{DAY_MS, Millis, days_from_civil};
 
 const HOUR_MS: i64 = 3_600_000;
 
+use meed_schemas::program::Document;
+
 use crate::random::{Random, mix};
 use crate::shard::ShardLimits;
+
+/// Documents of the program among which clients choose.
+pub(super) const VERSIONS: u32 = 4;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -71,6 +76,13 @@ pub(super) enum Expiry {
 }
 
 impl Zone {
+    pub(super) fn offset_ms(self) -> Millis {
+        match self {
+            Self::Utc => 0,
+            Self::Jakarta => 7 * HOUR_MS,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Utc => "UTC",
@@ -120,6 +132,13 @@ impl Profile {
             checkpoint_interval_ms: self.checkpoint_interval_ms,
             pack_after_ms: self.pack_after_ms,
         }
+    }
+
+    /// Every version of the program that a client may send, with its canonical document.
+    pub(super) fn versions(&self) -> Vec<(String, Rules)> {
+        let canonical =
+            |rules: &Rules| Document::parse(rules.document().as_bytes()).ok().map(|d| d.to_canonical_json());
+        (0..VERSIONS).map(|n| self.version(n)).filter_map(|rules| Some((canonical(&rules)?, rules))).collect()
     }
 
     /// A further version of the program.

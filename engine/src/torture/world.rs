@@ -69,7 +69,7 @@ impl World {
             wall_ms: profile.start_ms,
             asked: BTreeMap::new(),
             network: Vec::new(),
-            auditor: Auditor::new(profile.shards),
+            auditor: Auditor::new(&profile),
             recoveries: 0,
             starts: 0,
             was_stopped: false,
