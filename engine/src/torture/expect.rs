@@ -341,6 +341,10 @@ impl Account {
         };
         let bound = turn.records.get(turn.at).filter(|record| record.kind == RecordKind::Key);
         let bound = bound.and_then(|record| record.keys.first()).map(|key| (key.business, key.hash));
+        let is_own = |(business, hash): &(bool, u128)| {
+            Some(*hash) == if *business { request.keys.business } else { request.keys.idempotency }
+        };
+        let bound = bound.filter(is_own);
         if bound != missing {
             return Err(format!("{missing:?} joins the outcome of record {target}, not {bound:?}"));
         }
