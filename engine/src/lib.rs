@@ -17,6 +17,7 @@ pub mod publish;
 pub mod node;
 pub mod exchange;
 pub mod retention;
+pub mod upkeep;
 pub mod keeper;
 pub mod reader;
 pub mod feed;

@@ -32,7 +32,7 @@ use crate::node::{Node, OnFault, Services};
 use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
-use crate::retention::{Retention, Upkeep};
+use crate::retention::{Closed, Retention};
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
 use crate::worker::Worker;
 
@@ -293,11 +293,11 @@ fn upkeep_of(
     keeper: Keeper,
     publisher: Option<&Publisher>,
     metrics: UpkeepMetrics,
-) -> Upkeep {
+) -> Closed {
     let journal_id = journal.reader().journal_id();
     let config = node.config();
     let trusting = Arc::clone(node);
-    Upkeep {
+    Closed {
         data: config.data.clone(),
         journal,
         keeper,

@@ -80,6 +80,8 @@ pub(super) struct Auditor {
     told: BTreeMap<u32, Position>,
     /// Latest time that a node has trusted: keys may be forgotten by it.
     latest_ms: Millis,
+    /// Per shard, up to which sequence records were removed; a crash may have brought some back.
+    gone: Vec<u64>,
 }
 
 impl Auditor {
@@ -95,6 +97,7 @@ impl Auditor {
             keys: BTreeMap::new(),
             told: BTreeMap::new(),
             latest_ms: Millis::MIN,
+            gone: vec![0; usize::from(shards)],
         }
     }
 
@@ -123,6 +126,33 @@ impl Auditor {
     /// The bytes of every record, to be held against the journal.
     pub(super) fn records(&self) -> impl Iterator<Item = (&Record, &[u8])> {
         self.logs.iter().flat_map(|log| log.records.iter().map(|(record, bytes)| (record, &**bytes)))
+    }
+
+    /// The node has removed what is up to these sequences, at this time; or has been interrupted in it.
+    pub(super) fn removed(&mut self, up_to: &[u64], at: Option<Millis>, retention_ms: Option<i64>) -> Found {
+        let cutoff = at.map_or(Millis::MAX, |at| at.saturating_sub(retention_ms.unwrap_or(i64::MAX)));
+        for ((log, gone), &up_to) in self.logs.iter().zip(&mut self.gone).zip(up_to) {
+            if let Some((young, _)) = log.records[..up_to as usize].iter().find(|(r, _)| r.recorded_at >= cutoff) {
+                return Err(format!("a record is removed before its time: {young:?}"));
+            }
+            *gone = up_to.max(*gone);
+        }
+        Ok(())
+    }
+
+    /// Whether any record was removed.
+    pub(super) fn has_removed(&self) -> bool {
+        self.gone.iter().any(|gone| *gone > 0)
+    }
+
+    fn is_gone(&self, position: Position) -> bool {
+        position.sequence() <= self.gone[usize::from(position.shard())]
+    }
+
+    /// The bytes of a record.
+    pub(super) fn bytes(&self, position: Position) -> Option<&[u8]> {
+        let log = self.logs.get(usize::from(position.shard()))?;
+        log.records.get((position.sequence() as usize).checked_sub(1)?).map(|(_, bytes)| &**bytes)
     }
 
     fn record(&self, position: Position) -> Option<&Record> {
@@ -161,6 +191,7 @@ impl Auditor {
             Reply::Executed { record, replayed: true } if !outcome => **record == *expected,
             Reply::Outcome(record) if outcome => **record == *expected,
             Reply::RefusedBefore { .. } if !outcome => expected.kind == RecordKind::Refusal,
+            Reply::Refused(Refusal::RecordGone) => self.is_gone(position),
             _ => false,
         };
         if !is_same {
@@ -196,7 +227,10 @@ impl Auditor {
         for (log, &last) in self.logs.iter_mut().zip(last_sequence) {
             log.records.truncate(last as usize);
         }
-        let from = vec![0; last_sequence.len()];
+        let from = reader.removed_sequence().map_err(|fault| fault.to_string())?;
+        if let Some((from, gone)) = from.iter().zip(&self.gone).find(|(from, gone)| from > gone) {
+            return Err(format!("the journal begins after record {from}, and {gone} was removed"));
+        }
         let mut found = None;
         let scanned = reader.scan(&from, &|_| true, &mut |position, payload| {
             let own = &self.logs[usize::from(position.shard())].records[position.sequence() as usize - 1];
@@ -264,7 +298,10 @@ impl Auditor {
         decided: &[(u32, Decided<'_>)],
         seen: &Seen<'_>,
     ) -> Result<(), String> {
-        let mut account = self.accounts.get(identity).and_then(|past| past.last()).cloned().unwrap_or_default();
+        let known = self.accounts.entry(identity.clone()).or_default();
+        // Without a record nothing changes.
+        let account = if records.is_empty() { known.pop() } else { known.last().cloned() };
+        let mut account = account.unwrap_or_default();
         let log = &self.logs[usize::from(seen.shard)].records;
         // Time does not go back within a shard.
         let first = records.first().map_or(log.len(), |record| record.position.sequence() as usize - 1);
@@ -277,6 +314,7 @@ impl Auditor {
             now: seen.now.max(before),
             settle_until: seen.settle_until,
             latest_ms: self.latest_ms,
+            gone: self.gone[usize::from(seen.shard)],
             records,
             at: 0,
         };
@@ -295,7 +333,7 @@ impl Auditor {
                 account.decided(request, *what, &mut turn).map_err(in_ask)?;
                 saw = account.applied;
                 // A crash may lose what comes after this decision.
-                if saw > before {
+                if saw > before && turn.at < records.len() {
                     past.push(account.clone());
                 }
             }
@@ -309,9 +347,7 @@ impl Auditor {
             account.settle(&mut turn, false).map_err(|found| format!("{identity:?}: {found}"))?;
         }
         account.check_end(&turn).map_err(|found| format!("{identity:?}: {found}"))?;
-        if !records.is_empty() {
-            past.push(account);
-        }
+        past.push(account);
         self.accounts.entry(identity.clone()).or_default().extend(past);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use meed_schemas::command::{Command, Request};
 use meed_schemas::ids::Position;
-use meed_schemas::outcome::{AccountView, BalanceView, HistoryHead, Refusal, Reply, TierView};
+use meed_schemas::outcome::{AccountView, BalanceView, HistoryHead, HoldState, Refusal, Reply, TierView};
 use meed_schemas::record::{Detail, Record, RecordKind};
 use meed_schemas::time::{DAY_MS, Millis};
 
@@ -45,6 +45,8 @@ pub(super) struct Turn<'a> {
     pub(super) settle_until: Millis,
     /// Latest time that any node has trusted: keys may be forgotten by it.
     pub(super) latest_ms: Millis,
+    /// The sequence up to which records of the shard may be gone.
+    pub(super) gone: u64,
     /// Every record of the shard.
     pub(super) log: &'a [Written],
     pub(super) records: &'a [&'a Record],
@@ -223,6 +225,9 @@ impl Account {
         {
             return Ok(());
         }
+        if self.is_of_gone(&request.command, turn) && refused_with(decided, &Refusal::RecordGone) {
+            return Ok(());
+        }
         let given = turn.given(self.applied);
         let existed = self.model.exists;
         match self.model.decide(request, given) {
@@ -251,6 +256,16 @@ impl Account {
                 self.check_done(turn.records[first + shown], &taken, decided)
             }
         }
+    }
+
+    /// Whether a command asks for a record that may be gone.
+    fn is_of_gone(&self, command: &Command, turn: &Turn<'_>) -> bool {
+        let original = match command {
+            Command::Reverse { original: position, .. } | Command::Transaction { position } => position.sequence(),
+            Command::SaleReturn { sale, .. } => self.model.keys.get(&(true, *sale)).map_or(u64::MAX, |sale| sale.0),
+            _ => return false,
+        };
+        self.model.exists && original <= turn.gone
     }
 
     fn check_done(&self, expected: &Record, taken: &[(Millis, i64)], decided: Decided<'_>) -> Check {
@@ -419,6 +434,10 @@ impl Account {
             (Command::HoldStatus { hold }, reply) => match (self.model.hold_view(*hold), reply) {
                 (Some(expected), Reply::Hold(view)) => *view == expected,
                 (None, Reply::Refused(refusal)) => *refusal == Refusal::UnknownHold,
+                // How it ended is known, and what it was is not any more.
+                (Some(view), Reply::Refused(Refusal::UnknownHold)) => {
+                    view.state != HoldState::Open && hold.sequence() <= turn.gone
+                }
                 _ => false,
             },
             (Command::Account | Command::Open, Reply::Account(view)) => self.account_view(view, turn),

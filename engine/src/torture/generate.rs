@@ -6,7 +6,7 @@ use meed_schemas::time::DAY_MS;
 use super::event::{Ask, Event, Key, Part, What};
 use super::profile::{Profile, VERSIONS};
 use super::world::World;
-use crate::disk::simulated::Fault;
+use crate::disk::simulated::{Fault, Rot};
 use crate::random::{Random, mix};
 
 /// Requests under way beyond which clients wait.
@@ -66,6 +66,10 @@ impl Generator {
         });
         if random.chance(8) {
             events.push(Event::RestoreStore { is_gone: random.chance(50) });
+        }
+        if random.chance(20) {
+            let rot = *random.pick(&[Rot::Flip, Rot::Stale, Rot::Misdirected]);
+            events.push(Event::Rot { rot, seed: random.bits() });
         }
         if random.chance(10) {
             events.push(self.time(world));

@@ -49,10 +49,9 @@ impl Model {
         if !self.exists && !opens {
             return Outcome::Refused(Refusal::UnknownAccount);
         }
-        let mut after = self.clone();
-        match after.operate(&request.command, given) {
+        // What is refused is refused before anything changes.
+        match self.operate(&request.command, given) {
             Ok(Outcome::Done { effects, shown, taken }) => {
-                *self = after;
                 self.exists = true;
                 self.remember(request, given.next_but(shown).sequence());
                 Outcome::Done { effects, shown, taken }
