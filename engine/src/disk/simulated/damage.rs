@@ -44,7 +44,9 @@ impl SimulatedDisk {
         if files.is_empty() {
             return None;
         }
-        let (file, index) = random.pick(&files).clone();
+        // The newest segment's end is where damage is hardest to tell from a torn write.
+        let newest = files.iter().rfind(|(file, _)| file.ends_with(".log")).filter(|_| random.chance(40));
+        let (file, index) = newest.unwrap_or_else(|| random.pick(&files)).clone();
         let inode = &mut state.inodes[index];
         let used: Vec<usize> = (0..inode.cache.len().div_ceil(SECTOR_BYTES))
             .filter(|sector| inode.cache.iter().skip(sector * SECTOR_BYTES).take(SECTOR_BYTES).any(|b| *b != 0))
@@ -52,8 +54,7 @@ impl SimulatedDisk {
         if used.is_empty() {
             return None;
         }
-        // The end of a file is where damage is hardest to tell from a torn write.
-        let sector = if random.chance(30) { *used.last()? } else { *random.pick(&used) };
+        let sector = if random.chance(40) { *used.last()? } else { *random.pick(&used) };
         let start = sector * SECTOR_BYTES;
         let end = (start + SECTOR_BYTES).min(inode.cache.len());
         let mut sectors = vec![sector];
