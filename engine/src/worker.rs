@@ -23,6 +23,7 @@ use crate::exchange::{Exchange, Message};
 use crate::inbox::Inbox;
 use crate::node::Node;
 use crate::permits::NoPermit;
+use crate::program::{Program, Programs};
 use crate::reader::ReadJob;
 use crate::release::{Came, Outlet, came_of, release};
 use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
@@ -69,12 +70,15 @@ struct Inner {
     batches_under_way: Cell<usize>,
     /// The lane whose turn it is.
     next_lane: Cell<usize>,
+    /// As this thread knows them, with their number.
+    programs: RefCell<(u64, Arc<Programs>)>,
 }
 
 impl Worker {
     /// The worker of this thread.
     pub fn new(node: Arc<Node>, exchange: Arc<Exchange>, shards: Vec<Option<Arc<Inbox>>>) -> Self {
         let others = (0..node.exchanges().len()).map(|_| Vec::new()).collect();
+        let programs = RefCell::new(node.numbered_programs());
         Self {
             inner: Rc::new(Inner {
                 node,
@@ -85,6 +89,7 @@ impl Worker {
                 outgoing_any: Cell::new(false),
                 batches_under_way: Cell::new(0),
                 next_lane: Cell::new(0),
+                programs,
             }),
         }
     }
@@ -99,26 +104,40 @@ impl Worker {
         self.inner.exchange.index
     }
 
-    /// Takes permits for a window of commands, all or none, waiting up to `wait` for them.
+    /// Takes permits for a window of commands, all or none.
+    ///
+    /// # Errors
+    /// No permits: nothing was executed.
+    pub fn try_admit(&self, requests: &[Request], bytes: u32) -> Result<Admitted, NoPermit> {
+        let shards: SmallVec<[u16; 1]> = requests.iter().map(|r| r.identity.shard(self.inner.node.shards())).collect();
+        self.inner.node.permits.acquire(&shards, i64::from(bytes) * requests.len() as i64)?;
+        Ok(Admitted { shards, bytes })
+    }
+
+    /// As [`Worker::try_admit`], waiting up to `wait` for permits.
     ///
     /// # Errors
     /// No permits: nothing was executed.
     pub async fn admit(&self, requests: &[Request], bytes: u32, wait: Duration) -> Result<Admitted, NoPermit> {
-        let shards: SmallVec<[u16; 1]> = requests.iter().map(|r| r.identity.shard(self.inner.node.shards())).collect();
-        let bytes_all = i64::from(bytes) * requests.len() as i64;
-        let permits = &self.inner.node.permits;
-        let refused = match permits.acquire(&shards, bytes_all) {
-            Ok(()) => return Ok(Admitted { shards, bytes }),
+        let refused = match self.try_admit(requests, bytes) {
+            Ok(admitted) => return Ok(admitted),
             Err(refused) => refused,
         };
         let until = Instant::now() + wait;
         while refused != NoPermit::Draining && Instant::now() < until {
             tokio::time::sleep(ADMISSION_POLL).await;
-            if permits.acquire(&shards, bytes_all).is_ok() {
-                return Ok(Admitted { shards, bytes });
+            if let Ok(admitted) = self.try_admit(requests, bytes) {
+                return Ok(admitted);
             }
         }
         Err(refused)
+    }
+
+    /// A program as of now.
+    pub fn program(&self, name: &str) -> Option<Arc<Program>> {
+        let (number, programs) = &mut *self.inner.programs.borrow_mut();
+        self.inner.node.refresh_programs(number, programs);
+        programs.get(name).cloned()
     }
 
     /// Sends an admitted request on its way. Dropping the future does not undo what was admitted.
