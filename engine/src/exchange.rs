@@ -19,6 +19,8 @@ pub enum Message {
     Input(u16, Input),
     /// For one of its callers.
     Reply(ReplyTo, Reply),
+    /// What one of its callers is told at its deadline.
+    StillRunning(ReplyTo),
     /// A batch of one of its lanes is durable.
     Durable(usize, u64, Buffer),
 }

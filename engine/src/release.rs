@@ -15,6 +15,8 @@ pub trait Outlet {
     fn publish_program(&mut self, record: &Record) -> Result<()>;
     /// An answer leaves, and its permit of a shard and of so many bytes comes back.
     fn reply(&mut self, to: ReplyTo, shard: u16, bytes: u32, reply: Reply);
+    /// At the deadline of a caller's wait, it is told that the first request with its key is still running.
+    fn still_running(&mut self, to: ReplyTo);
     /// A record is to be read; see [`came_of`].
     fn read(&mut self, position: Position, purpose: Purpose);
     /// A checkpoint is to be written.
@@ -38,6 +40,7 @@ pub fn release(held: Vec<Held>, outlet: &mut impl Outlet) {
                 outlet.reply(to, shard, bytes, reply);
             }
             Held::Read { position, purpose } => outlet.read(position, purpose),
+            Held::StillRunning(to) => outlet.still_running(to),
             Held::Checkpoint(checkpoint, copied) => outlet.checkpoint(checkpoint, copied),
         }
     }

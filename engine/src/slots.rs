@@ -14,8 +14,24 @@ struct Slot<T> {
     /// What is missing after this stays missing.
     deadline_ms: i64,
     replies: Vec<Option<T>>,
+    /// What is answered at the deadline if nothing else has come, by place.
+    at_deadline: Vec<(u32, T)>,
     /// Of a slot that is open for any number of answers: those that came, each with its index.
     arrived: Option<Vec<(u32, T)>>,
+}
+
+impl<T> Slot<T> {
+    fn give_up(&mut self) {
+        self.missing = 0;
+        for (place, reply) in self.at_deadline.drain(..) {
+            if let Some(at @ None) = self.replies.get_mut(place as usize) {
+                *at = Some(reply);
+            }
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// Slots that are used again and again; a generation tells a late answer from one that is waited for.
@@ -59,7 +75,7 @@ impl<T> Slots<T> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                let (waker, replies, arrived) = (None, Vec::new(), None);
+                let (waker, replies, at_deadline, arrived) = (None, Vec::new(), Vec::new(), None);
                 self.slots.push(Slot {
                     generation: 0,
                     open: false,
@@ -67,6 +83,7 @@ impl<T> Slots<T> {
                     missing: 0,
                     deadline_ms: i64::MAX,
                     replies,
+                    at_deadline,
                     arrived,
                 });
                 self.slots.len() as u32 - 1
@@ -115,13 +132,18 @@ impl<T> Slots<T> {
         false
     }
 
+    /// Answers the caller at `place` with this if nothing else has come by its deadline. Callers without one, of an
+    /// endless slot, are not told.
+    pub fn tell_at_deadline(&mut self, index: u32, generation: u32, place: u32, reply: T) {
+        if let Some(slot) = self.of(index, generation).filter(|slot| slot.arrived.is_none() && slot.missing > 0) {
+            slot.at_deadline.push((place, reply));
+        }
+    }
+
     /// The deadline has passed: what is missing stays missing.
     pub fn give_up(&mut self, index: u32, generation: u32) {
         if let Some(slot) = self.of(index, generation).filter(|slot| slot.missing > 0) {
-            slot.missing = 0;
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
-            }
+            slot.give_up();
         }
     }
 
@@ -130,10 +152,7 @@ impl<T> Slots<T> {
     pub fn give_up_late(&mut self, elapsed_ms: i64) {
         for slot in self.slots.iter_mut().filter(|slot| slot.open && slot.missing > 0 && slot.deadline_ms < elapsed_ms)
         {
-            slot.missing = 0;
-            if let Some(waker) = slot.waker.take() {
-                waker.wake();
-            }
+            slot.give_up();
         }
     }
 
@@ -178,9 +197,38 @@ impl<T> Slots<T> {
             slot.generation = slot.generation.wrapping_add(1);
             slot.waker = None;
             slot.arrived = None;
+            slot.at_deadline.clear();
             slot.replies.clear();
             slot.replies.shrink_to(REPLIES_KEPT);
             self.free.push(index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(slots: &mut Slots<u8>, (index, generation): (u32, u32)) -> Option<Vec<Option<u8>>> {
+        slots.poll(index, generation, Waker::noop()).cloned()
+    }
+
+    #[test]
+    fn at_the_deadline_a_caller_gets_what_it_was_to_be_told_unless_its_answer_has_come() {
+        let mut slots = Slots::default();
+        let (index, generation) = slots.open_until(3, 100);
+        slots.tell_at_deadline(index, generation, 0, 1);
+        slots.tell_at_deadline(index, generation, 1, 1);
+        slots.fill(index, generation, 1, 2);
+        slots.give_up_late(100);
+        assert_eq!(answers(&mut slots, (index, generation)), None);
+        slots.give_up_late(101);
+        assert_eq!(answers(&mut slots, (index, generation)), Some(vec![Some(1), Some(2), None]));
+        slots.close(index, generation);
+        // Whoever has the slot next is told nothing of it.
+        let next = slots.open_until(1, 200);
+        slots.tell_at_deadline(index, generation, 0, 1);
+        slots.give_up_late(201);
+        assert_eq!((next.0, answers(&mut slots, next)), (index, Some(vec![None])));
     }
 }

@@ -189,6 +189,11 @@ impl Worker {
         self.inner.slots.borrow_mut().fill(to.slot, to.generation, to.index, reply);
     }
 
+    fn note_still_running(&self, to: ReplyTo) {
+        let told = Reply::Refused(Refusal::KeyInProgress);
+        self.inner.slots.borrow_mut().tell_at_deadline(to.slot, to.generation, to.index, told);
+    }
+
     fn send_input(&self, shard: u16, input: Input) {
         match &self.inner.shards[shard as usize] {
             Some(inbox) => inbox.push([input]),
@@ -283,6 +288,7 @@ impl Worker {
                         }
                     }
                     Message::Reply(to, reply) => self.fill(to, reply),
+                    Message::StillRunning(to) => self.note_still_running(to),
                     Message::Durable(number, batch, buffer) => {
                         self.inner.batches_under_way.update(|count| count - 1);
                         let mut lane = exchange.lane_at(number);
@@ -380,6 +386,14 @@ impl Outlet for Released<'_> {
             worker.fill(to, reply);
         } else {
             worker.send_to(to.worker, Message::Reply(to, reply));
+        }
+    }
+
+    fn still_running(&mut self, to: ReplyTo) {
+        if to.worker == self.worker.index() {
+            self.worker.note_still_running(to);
+        } else {
+            self.worker.send_to(to.worker, Message::StillRunning(to));
         }
     }
 

@@ -255,7 +255,9 @@ fn refuse(stream: TcpStream, reason: Refused, worker: &Rc<Worker>) {
 
 async fn serve(stream: Stream, state: Rc<ConnectionState>, seat: Seat) {
     let context = seat.worker.context.clone();
-    let service = service_fn(|request| respond(&context, &state, request));
+    // Boxed per request: hyper keeps room for the service's future as long as the connection lives, and thousands of
+    // silent connections would each hold some kilobytes for a request that they do not have.
+    let service = service_fn(|request| Box::pin(respond(&context, &state, request)));
     let mut connection = pin!(seat.worker.builder.serve_connection(TokioIo::new(stream), service));
     let mut finishing = false;
     poll_fn(|cx| {

@@ -1,6 +1,8 @@
 //! Answers as they come from the wire: where one ends, and what of its body the load needs to know. Bytes in, values
 //! out.
 
+use std::mem::MaybeUninit;
+
 use memchr::memmem;
 use serde::Deserialize;
 
@@ -38,9 +40,11 @@ pub(crate) struct Malformed;
 
 /// The first answer in `bytes`; `None` while it is not whole.
 pub(crate) fn take(bytes: &[u8]) -> Result<Option<Answer<'_>>, Malformed> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head_bytes) = response.parse(bytes).map_err(|_| Malformed)? else {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, bytes, &mut headers);
+    let httparse::Status::Complete(head_bytes) = parsed.map_err(|_| Malformed)? else {
         return if bytes.len() > HEAD_BYTES_MAX { Err(Malformed) } else { Ok(None) };
     };
     let status = response.code.ok_or(Malformed)?;
@@ -127,34 +131,46 @@ impl<'a> Effect<'a> {
         serde_json::from_slice(body).ok()
     }
 
-    /// Of a simple earn, whose answer has no nested member: several times faster than [`Effect::parse`].
+    /// Of a simple earn, whose answer has no nested member, with the members in the order of the contract's examples:
+    /// many times faster than [`Effect::parse`]. `None`: it has another form, which that one may understand.
     pub(crate) fn scan(body: &'a [u8]) -> Option<Self> {
+        let mut rest = body;
         Some(Self {
-            transaction_id: text_member(body, b"\"transaction_id\":\"")?,
-            account_id: text_member(body, b"\"account_id\":\"")?,
-            kind: text_member(body, b"\"type\":\"")?,
-            points: integer_member(body, b"\"points\":")?,
-            available_points: integer_member(body, b"\"available_points\":")?,
+            transaction_id: text_member(&mut rest, b"\"transaction_id\":\"")?,
+            account_id: text_member(&mut rest, b"\"account_id\":\"")?,
+            kind: text_member(&mut rest, b"\"type\":\"")?,
+            points: integer_member(&mut rest, b"\"points\":")?,
+            available_points: integer_member(&mut rest, b"\"available_points\":")?,
             hold_id: None,
             reason: None,
         })
     }
 }
 
-fn text_member<'a>(body: &'a [u8], opening: &[u8]) -> Option<&'a str> {
-    let rest = &body[memmem::find(body, opening)? + opening.len()..];
-    std::str::from_utf8(&rest[..memchr::memchr(b'"', rest)?]).ok()
+/// What follows `opening` in `rest`, which then begins behind that.
+fn skip<'a>(rest: &mut &'a [u8], opening: &[u8]) -> Option<&'a [u8]> {
+    // Most often it comes next, behind a brace or a comma; a search costs more than the comparison.
+    let at = if rest.get(1..).is_some_and(|next| next.starts_with(opening)) { 1 } else { memmem::find(rest, opening)? };
+    rest.get(at + opening.len()..)
 }
 
-fn integer_member(body: &[u8], opening: &[u8]) -> Option<i64> {
-    let rest = &body[memmem::find(body, opening)? + opening.len()..];
-    let end = rest.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'-')?;
-    std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+fn text_member<'a>(rest: &mut &'a [u8], opening: &[u8]) -> Option<&'a str> {
+    let value = skip(rest, opening)?;
+    let end = memchr::memchr(b'"', value)?;
+    *rest = &value[end + 1..];
+    std::str::from_utf8(&value[..end]).ok()
+}
+
+fn integer_member(rest: &mut &[u8], opening: &[u8]) -> Option<i64> {
+    let value = skip(rest, opening)?;
+    let end = value.iter().position(|byte| !byte.is_ascii_digit() && *byte != b'-')?;
+    *rest = &value[end..];
+    std::str::from_utf8(&value[..end]).ok()?.parse().ok()
 }
 
 /// The name of the problem in a refusal's body, without `/problems/`.
-pub(crate) fn problem(body: &[u8]) -> Option<&str> {
-    text_member(body, b"\"type\":\"").and_then(|name| name.strip_prefix("/problems/"))
+pub(crate) fn problem(mut body: &[u8]) -> Option<&str> {
+    text_member(&mut body, b"\"type\":\"").and_then(|name| name.strip_prefix("/problems/"))
 }
 
 #[cfg(test)]
@@ -203,6 +219,12 @@ mod tests {
         assert_eq!(Some(read), Effect::parse(body));
         assert_eq!((read.transaction_id, read.points, read.available_points), ("t-1", 7, -3));
         assert!(Effect::scan(br#"{"transaction_id":"t-1"}"#).is_none());
+        // Members in another order, and members between: the general way understands them.
+        let other = br#"{"points":7,"type":"EARN","available_points":7,"account_id":"m-1","transaction_id":"t-1"}"#;
+        assert!(Effect::scan(other).is_none() && Effect::parse(other).is_some());
+        let more =
+            br#"{"x":1,"transaction_id":"t","y":2,"account_id":"a","type":"EARN","points":7,"available_points":7}"#;
+        assert!(Effect::scan(more).is_some() && Effect::scan(more) == Effect::parse(more));
         assert_eq!(problem(br#"{"type":"/problems/overloaded","status":503}"#), Some("overloaded"));
         assert_eq!(problem(b"<html>"), None);
     }

@@ -272,7 +272,7 @@ fn options(scenario: &str, common: &CommonArguments, require: Option<&str>) -> R
             program: folder,
             fronts: common.fronts,
             folder_parent: common.data_parent.clone(),
-            flags: common.node_flag.clone(),
+            flags: scenario.node_flags.iter().chain(&common.node_flag).cloned().collect(),
             bare: None,
         })
     } else if common.target.is_empty() {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use rustix::event::{PollFd, PollFlags, Timespec, epoll};
+use rustix::event::{Timespec, epoll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::answer::{self, Answer};
@@ -145,15 +145,11 @@ impl Connections {
     pub(crate) fn poll(&mut self, wait: Duration, mut handle: impl FnMut(usize, Event<'_>)) -> std::io::Result<()> {
         let mut events = std::mem::take(&mut self.events);
         events.clear();
-        self.take_events(&mut events)?;
-        if events.is_empty() && !wait.is_zero() {
-            // epoll counts in milliseconds, too coarse for a schedule; poll(2) on epoll itself counts in nanoseconds.
-            let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
-            match rustix::event::poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], Some(&wait)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            self.take_events(&mut events)?;
+        // Nanoseconds: what epoll_wait counts in milliseconds is too coarse for a schedule.
+        let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
         for event in &events {
             let slot = event.data.u64() as usize;
@@ -162,14 +158,6 @@ impl Connections {
         }
         self.events = events;
         Ok(())
-    }
-
-    /// Events that are there already.
-    fn take_events(&self, events: &mut Vec<epoll::Event>) -> std::io::Result<()> {
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&Timespec::default())) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
     }
 
     fn turn(&mut self, slot: usize, flags: epoll::EventFlags, handle: &mut impl FnMut(usize, Event<'_>)) {

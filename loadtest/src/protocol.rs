@@ -14,7 +14,7 @@ use crate::schedule::Slope;
 use crate::traffic::{Operation, Purchase};
 
 /// Version of these messages: machines that run another version are refused.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 /// The variable that carries the token to processes that make load; flags are seen by everybody.
 pub(crate) const TOKEN_VARIABLE: &str = "MEED_LOADTEST_TOKEN";
 /// Most violations that one process names.
@@ -86,9 +86,9 @@ pub(crate) struct Plan {
     pub(crate) purchases: Vec<Purchase>,
 }
 
-/// Counts and latencies of requests that were due in one stage.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Tally {
+/// What became of requests. Members of `summary.json`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
     /// Due.
     pub(crate) scheduled: u64,
     /// Written to a connection, retries not counted.
@@ -101,6 +101,23 @@ pub(crate) struct Tally {
     pub(crate) unknown: u64,
     /// Further attempts.
     pub(crate) retries: u64,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.scheduled += other.scheduled;
+        self.sent += other.sent;
+        self.completed += other.completed;
+        self.dropped += other.dropped;
+        self.unknown += other.unknown;
+        self.retries += other.retries;
+    }
+}
+
+/// Counts and latencies of requests that were due in one stage.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) counts: Counts,
     /// Items of batches count each.
     pub(crate) acknowledged: BTreeMap<Operation, u64>,
     /// Refusals that belong to the business, by problem.
@@ -117,12 +134,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn add(&mut self, other: &Self) {
-        self.scheduled += other.scheduled;
-        self.sent += other.sent;
-        self.completed += other.completed;
-        self.dropped += other.dropped;
-        self.unknown += other.unknown;
-        self.retries += other.retries;
+        self.counts.add(other.counts);
         merge(&mut self.acknowledged, &other.acknowledged);
         merge(&mut self.refused, &other.refused);
         merge(&mut self.errors, &other.errors);
@@ -224,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_tally_survives_the_wire_and_adds_up() {
-        let mut tally = Tally { scheduled: 3, sent: 2, ..Tally::default() };
+        let counts = Counts { scheduled: 3, sent: 2, ..Counts::default() };
+        let mut tally = Tally { counts, ..Tally::default() };
         tally.acknowledged.insert(Operation::EarnPoints, 2);
         tally.latency.entry(Operation::EarnPoints).or_default().record(700);
         tally.errors.insert("timeout".into(), 1);
@@ -239,7 +252,7 @@ mod tests {
         .unwrap();
         let Some(FromWorker::Interval(interval)) = receive(&mut bytes.as_slice()).unwrap() else { panic!() };
         tally.add(&interval.stages[&1]);
-        assert_eq!((tally.scheduled, tally.acknowledged_in_all(), tally.errors_in_all()), (6, 4, 2));
+        assert_eq!((tally.counts.scheduled, tally.acknowledged_in_all(), tally.errors_in_all()), (6, 4, 2));
         assert_eq!(tally.latencies().count(), 2);
         assert!(receive::<FromWorker>(&mut &b""[..]).unwrap().is_none());
         assert!(receive::<FromWorker>(&mut &b"{\"nonsense\":1}\n"[..]).is_err());

@@ -20,7 +20,7 @@ use crate::protocol::Tally;
 use crate::recorder::Latencies;
 use crate::scenario::{Arrivals, Check, CheckLevel, Mode, Scenario, Stage};
 use crate::summary::{
-    Bare, Environment, Generator, IntervalRow, SCHEMA_VERSION, ServerUse, StageSummary, Summary, Verdict,
+    Bare, Came, Environment, Generator, IntervalRow, SCHEMA_VERSION, ServerUse, StageSummary, Summary, Verdict,
 };
 use crate::verdict::{self, Threshold};
 use execute::{Execution, execute};
@@ -160,17 +160,21 @@ fn summarize(
     began: SystemTime,
 ) -> (Summary, Tally) {
     let scenario = &execution.scenario;
-    let stages: Vec<StageSummary> = scenario
-        .stages
-        .iter()
-        .zip(&execution.tallies)
-        .map(|(stage, tally)| StageSummary::of(&stage.name, stage.warmup, f64::from(stage.seconds), tally))
-        .collect();
-    let mut tally = Tally::default();
-    let measured = scenario.stages.iter().zip(&execution.tallies).filter(|(stage, _)| !stage.warmup);
-    measured.for_each(|(_, stage)| tally.add(stage));
-    let seconds: f64 = stages.iter().filter(|stage| !stage.warmup).map(|stage| stage.seconds).sum();
-    let measured = StageSummary::of("measured", false, seconds, &tally);
+    let step = scenario.interval_ms as f64 / 1e3;
+    let (mut tally, mut came, mut stages) = (Tally::default(), Came::default(), Vec::new());
+    let (mut begin, mut measured_seconds) = (0.0, 0.0);
+    for (stage, due) in scenario.stages.iter().zip(&execution.tallies) {
+        let seconds = f64::from(stage.seconds);
+        let came_now = Came::between(&execution.rows, begin, begin + seconds, step);
+        stages.push(StageSummary::of(&stage.name, stage.warmup, seconds, due, came_now));
+        begin += seconds;
+        if !stage.warmup {
+            tally.add(due);
+            came.add(came_now);
+            measured_seconds += seconds;
+        }
+    }
+    let measured = StageSummary::of("measured", false, measured_seconds, &tally, came);
     let mode = match scenario.mode {
         Mode::Open => "open".to_owned(),
         Mode::Closed => {
@@ -222,7 +226,7 @@ fn generator(execution: &Execution, measured: &StageSummary) -> Generator {
     Generator {
         processes: execution.processes,
         cores_used: if measured.seconds > 0.0 { cpu_us as f64 / 1e6 / measured.seconds } else { 0.0 },
-        cpu_us_per_request: cpu_us as f64 / measured.completed.max(1) as f64,
+        cpu_us_per_request: cpu_us as f64 / measured.counts.completed.max(1) as f64,
         resident_bytes: execution.generator_resident_bytes,
         in_flight_by_law: measured.completed_per_second * measured.service.mean_us as f64 / 1e6,
         in_flight_counted: in_flight / rows,

@@ -282,6 +282,9 @@ pub(crate) struct Scenario {
     /// Document that the program gets before the load; `cdnow` is the one of `ops/programs/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) program_file: Option<String>,
+    /// Flags of a node that is started for the run, before those of the command line.
+    #[serde(default)]
+    pub(crate) node_flags: Vec<String>,
     /// What `--require` is when it is not given.
     #[serde(default)]
     pub(crate) require: String,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
 use crate::node::Use;
-use crate::protocol::Tally;
+use crate::protocol::{Counts, Tally};
 use crate::recorder::Latencies;
 use crate::scenario::Scenario;
 
@@ -128,20 +128,18 @@ pub(crate) struct StageSummary {
     pub(crate) name: String,
     pub(crate) warmup: bool,
     pub(crate) seconds: f64,
-    pub(crate) scheduled: u64,
-    pub(crate) sent: u64,
-    pub(crate) completed: u64,
-    pub(crate) dropped: u64,
-    pub(crate) unknown: u64,
-    pub(crate) retries: u64,
+    #[serde(flatten)]
+    pub(crate) counts: Counts,
     pub(crate) acknowledged: u64,
     pub(crate) refused: BTreeMap<String, u64>,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) errors_percent: f64,
     pub(crate) offered_per_second: f64,
-    /// Answers of any kind.
+    /// Answers of any kind that came while the stage lasted. What is answered after its end is in `completed` and in
+    /// the latencies, but a server that answers late is not faster for it.
     pub(crate) completed_per_second: f64,
-    /// What was acknowledged or refused for a reason of the business.
+    /// Operations that were acknowledged, or refused for a reason of the business, while the stage lasted; items of
+    /// batches count each.
     pub(crate) goodput_per_second: f64,
     /// From the scheduled time; of a closed loop, from the write.
     pub(crate) latency: Quantiles,
@@ -152,30 +150,54 @@ pub(crate) struct StageSummary {
     pub(crate) lag: Quantiles,
 }
 
+/// What came while a stage lasted, whenever it was due.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Came {
+    /// Of the intervals that began in the stage.
+    pub(crate) seconds: f64,
+    pub(crate) answers: u64,
+    pub(crate) good: u64,
+}
+
+impl Came {
+    /// From `begin` to before `end`, in seconds of the load, of intervals of `step` seconds.
+    pub(crate) fn between(rows: &[IntervalRow], begin: f64, end: f64, step: f64) -> Self {
+        let mut came = Self::default();
+        for row in rows.iter().filter(|row| row.second >= begin && row.second < end) {
+            came.seconds += step;
+            came.answers += row.tally.counts.completed;
+            came.good += row.tally.acknowledged_in_all() + row.tally.refused.values().sum::<u64>();
+        }
+        came
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.seconds += other.seconds;
+        self.answers += other.answers;
+        self.good += other.good;
+    }
+}
+
 impl StageSummary {
-    pub(crate) fn of(name: &str, warmup: bool, seconds: f64, tally: &Tally) -> Self {
-        let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
-        let errors = tally.errors_in_all() + tally.dropped;
-        let refused: u64 = tally.refused.values().sum();
+    /// `tally` holds what was due in the stage, `came` what came while it lasted.
+    pub(crate) fn of(name: &str, warmup: bool, seconds: f64, tally: &Tally, came: Came) -> Self {
+        let rate = |count: u64, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let counts = tally.counts;
+        let errors = tally.errors_in_all() + counts.dropped;
         let operations =
             tally.latency.iter().map(|(operation, latency)| (operation.name().to_owned(), Quantiles::of(latency)));
         Self {
             name: name.to_owned(),
             warmup,
             seconds,
-            scheduled: tally.scheduled,
-            sent: tally.sent,
-            completed: tally.completed,
-            dropped: tally.dropped,
-            unknown: tally.unknown,
-            retries: tally.retries,
+            counts,
             acknowledged: tally.acknowledged_in_all(),
             refused: tally.refused.clone(),
             errors: tally.errors.clone(),
-            errors_percent: percent(errors, tally.scheduled),
-            offered_per_second: rate(tally.scheduled),
-            completed_per_second: rate(tally.completed),
-            goodput_per_second: rate(tally.acknowledged_in_all() + refused),
+            errors_percent: percent(errors, counts.scheduled),
+            offered_per_second: rate(counts.scheduled, seconds),
+            completed_per_second: rate(came.answers, came.seconds),
+            goodput_per_second: rate(came.good, came.seconds),
             latency: Quantiles::of(&tally.latencies()),
             service: Quantiles::of(&tally.service),
             operations: operations.collect(),

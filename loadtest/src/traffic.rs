@@ -77,9 +77,9 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
-    /// Whether the transaction is what was asked for. Only what the request alone decides is compared: an award from
+    /// Whether kind and points of the transaction are what was asked for. Only what the request alone decides is compared: an award from
     /// an amount depends on program and tier.
-    pub(crate) fn is_answered_by(&self, effect: &Effect<'_>, account: &str) -> bool {
+    pub(crate) fn is_answered_by(&self, effect: &Effect<'_>) -> bool {
         let points = i64::from(self.points);
         let (kind, expected) = match self.operation {
             Operation::EarnPoints | Operation::Batch => ("EARN", Some(points)),
@@ -90,6 +90,6 @@ impl Planned {
             Operation::Reverse => ("REVERSAL", None),
             Operation::Balance => return false,
         };
-        effect.kind == kind && effect.account_id == account && expected.is_none_or(|expected| effect.points == expected)
+        effect.kind == kind && expected.is_none_or(|expected| effect.points == expected)
     }
 }

@@ -141,8 +141,8 @@ fn of_stage(figures: &mut BTreeMap<String, f64>, prefix: &str, stage: &StageSumm
         put(&format!("{operation}.max"), milliseconds(quantiles.max_us));
     }
     put("errors", stage.errors_percent);
-    put("dropped", percent(stage.dropped, stage.scheduled));
-    put("unknown", percent(stage.unknown, stage.scheduled));
+    put("dropped", percent(stage.counts.dropped, stage.counts.scheduled));
+    put("unknown", percent(stage.counts.unknown, stage.counts.scheduled));
     put("offered", stage.offered_per_second);
     put("rate", stage.completed_per_second);
     put("goodput", stage.goodput_per_second);
@@ -157,14 +157,14 @@ pub(crate) fn invalid(scenario: &Scenario, summary: &Summary) -> Vec<String> {
         reasons.push(format!("only {} of {} connections were made", connections.open, connections.wanted));
     }
     let wants_load = scenario.stages.iter().any(|stage| !stage.warmup && stage.rate != Some(0));
-    if measured.sent == 0 && wants_load {
+    if measured.counts.sent == 0 && wants_load {
         reasons.push("nothing was sent".to_owned());
     }
     if scenario.mode == Mode::Closed {
         return reasons;
     }
-    let sent = percent(measured.sent, measured.scheduled);
-    if sent < f64::from(scenario.validity.sent_percent_min) && measured.scheduled > 0 {
+    let sent = percent(measured.counts.sent, measured.counts.scheduled);
+    if sent < f64::from(scenario.validity.sent_percent_min) && measured.counts.scheduled > 0 {
         let least = scenario.validity.sent_percent_min;
         reasons.push(format!(
             "{sent:.1} % of the schedule was sent, at least {least} % must be: connections or processor were not enough"

@@ -292,6 +292,42 @@ impl Command {
         )
     }
 
+    /// The references, of a command that has some.
+    pub fn references(&self) -> Option<&References> {
+        match self {
+            Self::Earn { references, .. }
+            | Self::Redeem { references, .. }
+            | Self::Adjust { references, .. }
+            | Self::Sale { references, .. }
+            | Self::SaleReturn { references, .. }
+            | Self::Reverse { references, .. }
+            | Self::Hold { references, .. }
+            | Self::Capture { references, .. }
+            | Self::Void { references, .. }
+            | Self::SetStatus { references, .. }
+            | Self::SetTier { references, .. } => references.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The place of the references, in a command that can have them.
+    pub fn references_mut(&mut self) -> Option<&mut Option<Box<References>>> {
+        match self {
+            Self::Earn { references, .. }
+            | Self::Redeem { references, .. }
+            | Self::Adjust { references, .. }
+            | Self::Sale { references, .. }
+            | Self::SaleReturn { references, .. }
+            | Self::Reverse { references, .. }
+            | Self::Hold { references, .. }
+            | Self::Capture { references, .. }
+            | Self::Void { references, .. }
+            | Self::SetStatus { references, .. }
+            | Self::SetTier { references, .. } => Some(references),
+            _ => None,
+        }
+    }
+
     /// Appends the command by value, for the fingerprint: every member that makes two requests different,
     /// in one form whatever the endpoint; descriptions, metadata and trace context are left out.
     pub fn write_canonical(&self, out: &mut Vec<u8>) {

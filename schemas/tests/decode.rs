@@ -431,24 +431,10 @@ fn items_are_counted_before_anything_runs() {
     assert_eq!(items(BatchFormat::Ndjson, lines(BATCH_ITEMS_MAX + 1).as_bytes()), too_many);
 }
 
-const OPERATIONS: [Operation; 11] = [
-    Operation::Earn,
-    Operation::Redeem,
-    Operation::Adjust,
-    Operation::Pos,
-    Operation::PosReturn,
-    Operation::Hold,
-    Operation::Capture,
-    Operation::Void,
-    Operation::Reverse,
-    Operation::SetStatus,
-    Operation::SetTier,
-];
-
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-        for operation in OPERATIONS {
+        for operation in Operation::ALL {
             let _ = decode(operation, &body, Position::default(), idr());
         }
         let _ = items(BatchFormat::Json, &body);
@@ -462,7 +448,7 @@ proptest! {
         let mut body = batch_items()[which].0.clone().into_bytes();
         let at = at.index(body.len());
         body[at] = byte;
-        for operation in OPERATIONS {
+        for operation in Operation::ALL {
             let _ = decode(operation, &body, Position::default(), idr());
         }
         let _ = items(BatchFormat::Ndjson, &body);

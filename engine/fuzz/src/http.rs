@@ -8,19 +8,6 @@ use meed_schemas::money::Currency;
 use meed_schemas::program::Document;
 use meed_schemas::time;
 
-const OPERATIONS: [Operation; 11] = [
-    Operation::Earn,
-    Operation::Redeem,
-    Operation::Adjust,
-    Operation::Pos,
-    Operation::PosReturn,
-    Operation::Hold,
-    Operation::Capture,
-    Operation::Void,
-    Operation::Reverse,
-    Operation::SetStatus,
-    Operation::SetTier,
-];
 const SUBJECT: &str = "003000000000000f";
 
 /// What a client sends. The first byte chooses what the rest is taken for: the body of an operation, of a batch, of
@@ -29,7 +16,7 @@ pub fn http(data: &[u8]) {
     let Some((&kind, body)) = data.split_first() else { return };
     let Some(currency) = Currency::from_code("IDR") else { return };
     match usize::from(kind) % 20 {
-        chosen @ 0..11 => operation(OPERATIONS[chosen], body, currency),
+        chosen @ 0..11 => operation(Operation::ALL[chosen], body, currency),
         11 => batch(body, BatchFormat::Json, currency),
         12 => batch(body, BatchFormat::Ndjson, currency),
         13 => {

@@ -110,6 +110,9 @@ pub enum Held {
         /// What for.
         purpose: Purpose,
     },
+    /// The operation that a retry repeats is not durable yet: what the retry is told if that lasts beyond its deadline.
+    /// Its answer is held besides.
+    StillRunning(ReplyTo),
     /// A checkpoint is to be written; the hashes and sequences come back with its completion.
     Checkpoint(Box<ShardCheckpoint>, Vec<(u64, u64)>),
 }

@@ -277,7 +277,9 @@ impl Shard {
                 if let Some(to) = envelope.to {
                     // The records of this very turn (a further key, what was due) must be durable too.
                     let purpose = Purpose::Replay { to, outcome, bytes: envelope.bytes, shard: self.id };
-                    out.ready.extend(lane.hold(self.id, saw, Held::Read { position, purpose }));
+                    let durable = lane.hold(self.id, saw, Held::Read { position, purpose });
+                    let is_running = !outcome && !lane.is_durable(self.id, position.sequence());
+                    out.ready.extend(durable.or_else(|| is_running.then_some(Held::StillRunning(to))));
                 }
             }
             Verdict::Load(_) => unreachable!("a load is no answer"),

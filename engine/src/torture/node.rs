@@ -407,6 +407,9 @@ impl Outlet for Released<'_> {
         self.node.answers.push((to, reply));
     }
 
+    // Clients of the simulator give up by themselves.
+    fn still_running(&mut self, _: ReplyTo) {}
+
     fn read(&mut self, position: Position, purpose: Purpose) {
         self.node.reads.push((position, purpose));
     }

@@ -12,6 +12,7 @@ mod load;
 mod month_end;
 mod node;
 mod power;
+mod slow_disk;
 mod stops;
 
 use std::time::Duration;

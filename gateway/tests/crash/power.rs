@@ -63,6 +63,20 @@ impl Layer {
         Node::try_start_under(&wrapper, data, flags)
     }
 
+    /// From now on no sync ends.
+    pub(crate) fn hold_syncs(&self) {
+        fs::write(self.hold(), []).unwrap();
+    }
+
+    /// Syncs end again.
+    pub(crate) fn release_syncs(&self) {
+        fs::remove_file(self.hold()).unwrap();
+    }
+
+    fn hold(&self) -> PathBuf {
+        self.log.with_added_extension("hold")
+    }
+
     /// Cuts the power of a process that was killed: sets back what it had not synced. Returns how many files were.
     pub(crate) fn cut_power(&self, data: &Path, left: Left, random: &mut Random) -> usize {
         let unsynced = unsynced(&fs::read(&self.log).unwrap());

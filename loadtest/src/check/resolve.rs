@@ -99,7 +99,7 @@ fn read(body: &[u8], open: &Open, account: &str) -> Option<Found> {
     let effect = Effect::parse(outcome.body.get().as_bytes())?;
     let (operation, number, points) = (open.operation, open.number, open.points);
     let planned = Planned { operation, account: open.account, number, points, amount_minor: 0, at_ms: 0, about: None };
-    if !planned.is_answered_by(&effect, account) {
+    if effect.account_id != account || !planned.is_answered_by(&effect) {
         return Some(Found::Wrong(format!("{} of {} points on {}", effect.kind, effect.points, effect.account_id)));
     }
     if operation == Operation::Void && effect.reason == Some("expired") {

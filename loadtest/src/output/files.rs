@@ -52,7 +52,7 @@ fn intervals(rows: &[IntervalRow], interval_ms: u64) -> String {
     for row in rows {
         let tally = &row.tally;
         let refused: u64 = tally.refused.values().sum();
-        let rate = tally.completed as f64 * 1_000.0 / interval_ms as f64;
+        let rate = tally.counts.completed as f64 * 1_000.0 / interval_ms as f64;
         let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(|quantile| row.latency.quantile_us(quantile));
         let server = row.server.unwrap_or_default();
         // Writing to a string does not fail.
@@ -61,13 +61,13 @@ fn intervals(rows: &[IntervalRow], interval_ms: u64) -> String {
             "{:.3},{},{},{},{},{},{refused},{},{},{},{rate:.1},{p50},{p90},{p99},{p999},{},{},{},{},{},{},{},{}",
             row.second,
             u8::from(row.is_warmup),
-            tally.scheduled,
-            tally.sent,
-            tally.completed,
+            tally.counts.scheduled,
+            tally.counts.sent,
+            tally.counts.completed,
             tally.acknowledged_in_all(),
             tally.errors_in_all(),
-            tally.dropped,
-            tally.unknown,
+            tally.counts.dropped,
+            tally.counts.unknown,
             row.latency.max_us(),
             tally.lag.quantile_us(0.99),
             row.in_flight,

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::output::svg::{Axis, Chart, Scale, Series};
 use crate::output::table::microseconds;
+use crate::protocol::Counts;
 use crate::recorder::Latencies;
 use crate::summary::{IntervalRow, Quantiles, StageSummary, Summary};
 
@@ -61,7 +62,7 @@ fn cards(page: &mut String, summary: &Summary) {
         (
             "errors",
             format!("{:.3} %", measured.errors_percent),
-            format!("{} unknown, {} dropped", measured.unknown, measured.dropped),
+            format!("{} unknown, {} dropped", measured.counts.unknown, measured.counts.dropped),
         ),
         (
             "conservation",
@@ -159,9 +160,9 @@ fn charts(page: &mut String, summary: &Summary, latency: &Latencies, service: &L
     page.push_str(&draw(time, &lines));
     let counts = Axis { scale: Scale::Linear, label: count_label, title: "Requests a second" };
     let lines = [
-        line("due", "grey", &|row| row.tally.scheduled as f64 * per_second),
-        line("answered", "a", &|row| row.tally.completed as f64 * per_second),
-        line("errors", "d", &|row| (row.tally.errors_in_all() + row.tally.dropped) as f64 * per_second),
+        line("due", "grey", &|row| row.tally.counts.scheduled as f64 * per_second),
+        line("answered", "a", &|row| row.tally.counts.completed as f64 * per_second),
+        line("errors", "d", &|row| (row.tally.errors_in_all() + row.tally.counts.dropped) as f64 * per_second),
     ];
     page.push_str(&draw(counts, &lines));
     let under_way = Axis { title: "Requests under way and waiting", ..counts };
@@ -205,7 +206,7 @@ fn stages(page: &mut String, summary: &Summary) {
          <th>scheduled</th><th>sent</th><th>completed</th><th>dropped</th><th>unknown</th><th>p50</th><th>p99</th><th>max</th><th>errors</th></tr>",
     );
     for stage in &summary.stages {
-        let StageSummary { scheduled, sent, completed, dropped, unknown, latency, .. } = stage;
+        let StageSummary { counts: Counts { scheduled, sent, completed, dropped, unknown, .. }, latency, .. } = stage;
         let (name, note) = (escaped(&stage.name), if stage.warmup { " <small>warm-up</small>" } else { "" });
         let _ = write!(
             page,

@@ -65,7 +65,7 @@ impl Live {
         for (kind, count) in &row.tally.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
         }
-        let rate = row.tally.completed as f64 * 1_000.0 / interval_ms as f64;
+        let rate = row.tally.counts.completed as f64 * 1_000.0 / interval_ms as f64;
         self.rates.push_back(rate);
         if self.rates.len() > CURVE_POINTS {
             self.rates.pop_front();

@@ -26,12 +26,18 @@ fn stage(text: &mut String, stage: &StageSummary) {
     let StageSummary { name, seconds, offered_per_second, completed_per_second, goodput_per_second, .. } = stage;
     let _ = writeln!(
         text,
-        "{name}: {seconds:.0} s, offered {offered_per_second:.0}/s, answered {completed_per_second:.0}/s, of them good {goodput_per_second:.0}/s"
+        "{name}: {seconds:.0} s, offered {offered_per_second:.0}/s, answered {completed_per_second:.0}/s; good operations {goodput_per_second:.0}/s"
     );
     let _ = writeln!(
         text,
         "  scheduled {}, sent {}, completed {}, dropped {}, unknown {}, retries {}; errors {:.3} %",
-        stage.scheduled, stage.sent, stage.completed, stage.dropped, stage.unknown, stage.retries, stage.errors_percent
+        stage.counts.scheduled,
+        stage.counts.sent,
+        stage.counts.completed,
+        stage.counts.dropped,
+        stage.counts.unknown,
+        stage.counts.retries,
+        stage.errors_percent
     );
     for (title, kinds) in [("refused", &stage.refused), ("errors", &stage.errors)] {
         if !kinds.is_empty() {

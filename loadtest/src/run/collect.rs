@@ -54,7 +54,7 @@ impl<'a> Collector<'a> {
     pub(crate) fn finish(self) -> (Vec<Tally>, Vec<IntervalRow>) {
         let mut rows: Vec<IntervalRow> = self.rows.into_values().map(|(_, row)| row).collect();
         // The last interval is the rest after the schedule's end; often nothing is in it.
-        rows.pop_if(|row| row.tally.scheduled + row.tally.completed + row.tally.unknown == 0);
+        rows.pop_if(|row| row.tally.counts.scheduled + row.tally.counts.completed + row.tally.counts.unknown == 0);
         (self.tallies, rows)
     }
 

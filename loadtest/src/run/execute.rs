@@ -54,6 +54,8 @@ pub(super) fn execute(
     let servers: Vec<Server> =
         session.servers.iter().map(|server| Server { program: scenario.program.clone(), ..server.clone() }).collect();
     let mut books = Books { run: run.clone(), prefix: common.account_prefix.clone(), ..Books::default() };
+    // A stream of events is a program's: the program comes first, then the place in the stream, then the first event.
+    give_program(&servers, &common.scenario)?;
     books.events_from = match scenario.check.level {
         CheckLevel::Full => check::cursor_now(&servers[0])?,
         CheckLevel::None => None,
@@ -172,8 +174,7 @@ fn common(
     })
 }
 
-/// Program, opening points, and what accounts had before.
-fn prepare(books: &mut Books, servers: &[Server], scenario: &Scenario, live: &mut Live) -> Result<(), Fault> {
+fn give_program(servers: &[Server], scenario: &Scenario) -> Result<(), Fault> {
     if let (Some(program), Some(file)) = (&scenario.program, &scenario.program_file) {
         let document = match file.as_str() {
             "cdnow" => CDNOW_PROGRAM.to_owned(),
@@ -185,6 +186,11 @@ fn prepare(books: &mut Books, servers: &[Server], scenario: &Scenario, live: &mu
             return Err(Fault::Failed(format!("the program {program} was refused: {} {}", reply.status, reply.text())));
         }
     }
+    Ok(())
+}
+
+/// Opening points, and what accounts had before.
+fn prepare(books: &mut Books, servers: &[Server], scenario: &Scenario, live: &mut Live) -> Result<(), Fault> {
     let (accounts, connections) = (scenario.accounts.count, scenario.check.connections);
     let is_checked = scenario.check.level == CheckLevel::Full;
     if scenario.accounts.prefix.is_some() && is_checked {

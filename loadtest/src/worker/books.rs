@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::answer::Effect;
 use crate::ledger::Ledger;
-use crate::protocol::{Done, Open, Tally, VIOLATIONS_MAX, Wrong};
+use crate::protocol::{Counts, Done, Open, Tally, VIOLATIONS_MAX, Wrong};
 use crate::traffic::{Operation, Planned};
 
 /// Most requests whose outcome is asked for at the end, per process; more than a minute of time-outs of a fast server.
@@ -34,9 +34,7 @@ impl Books {
     /// The tallies since the last call.
     pub(super) fn take_tallies(&mut self) -> BTreeMap<u16, Tally> {
         let taken = self.tallies.iter_mut().map(std::mem::take);
-        let happened = |tally: &Tally| {
-            tally.scheduled + tally.sent + tally.completed + tally.dropped + tally.unknown + tally.retries > 0
-        };
+        let happened = |tally: &Tally| tally.counts != Counts::default();
         (0..).zip(taken).filter(|(_, tally)| happened(tally)).collect()
     }
 
@@ -67,7 +65,7 @@ impl Books {
         if !planned.operation.writes() {
             return;
         }
-        tally.unknown += 1;
+        tally.counts.unknown += 1;
         let (account, number) = (planned.account + item, planned.number + u64::from(item));
         self.ledger.unknown(account, number, planned.operation);
         if self.done.unknown.len() < UNKNOWN_MAX {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::answer::{self, Answer, Effect};
-use crate::traffic::{Operation, Planned};
+use crate::traffic::{Operation, Planned, account_name};
 
 /// Refusals that belong to the business: the request was understood and the answer is no.
 const BUSINESS: &[&str] = &[
@@ -91,10 +91,9 @@ fn judge_one<'a>(
         if is_surprising_replay {
             return Judgement::Wrong("a replayed answer to a key that was never sent before".to_owned());
         }
-        let name = format_account(rules.account_prefix, account);
         return match planned.operation {
-            Operation::Balance => judge_balance(body, &name, rules.floor),
-            _ => judge_effect(planned, body, &name, rules.floor),
+            Operation::Balance => judge_balance(body, account, rules),
+            _ => judge_effect(planned, body, account, rules),
         };
     }
     let problem = answer::problem(body).unwrap_or("no-problem-document");
@@ -111,27 +110,34 @@ fn judge_one<'a>(
 
 fn format_account(prefix: &str, account: u32) -> String {
     let mut name = Vec::with_capacity(prefix.len() + 10);
-    crate::traffic::account_name(&mut name, prefix, account);
+    account_name(&mut name, prefix, account);
     String::from_utf8(name).unwrap_or_default()
 }
 
-fn judge_effect<'a>(planned: &Planned, body: &'a [u8], account: &str, floor: i64) -> Judgement<'a> {
-    let effect = match planned.operation {
+/// Whether `text` is what [`format_account`] makes.
+fn is_account(text: &str, prefix: &str, account: u32) -> bool {
+    text.strip_prefix(prefix) == Some(itoa::Buffer::new().format(account))
+}
+
+fn judge_effect<'a>(planned: &Planned, body: &'a [u8], account: u32, rules: Rules<'_>) -> Judgement<'a> {
+    let scanned = match planned.operation {
         Operation::EarnPoints | Operation::Batch => Effect::scan(body),
-        _ => Effect::parse(body),
+        _ => None,
     };
-    let Some(effect) = effect else {
+    let Some(effect) = scanned.or_else(|| Effect::parse(body)) else {
         return Judgement::Wrong("success without the members of a transaction".to_owned());
     };
     if planned.operation == Operation::Void && effect.reason == Some("expired") {
         // The hold had run into its time-out: this request did nothing.
         return Judgement::Refused { kind: Refusal::Business, problem: "hold-expired", status: 200 };
     }
-    if !planned.is_answered_by(&effect, account) {
+    if !is_account(effect.account_id, rules.account_prefix, account) || !planned.is_answered_by(&effect) {
+        let account = format_account(rules.account_prefix, account);
         let asked = format!("{} of {} points on {account}", planned.operation.name(), planned.points);
         let Effect { kind, points, account_id, .. } = effect;
         return Judgement::Wrong(format!("{asked} was answered by {kind} of {points} points on {account_id}"));
     }
+    let floor = rules.floor;
     if effect.available_points < floor && effect.points < 0 && planned.operation != Operation::Reverse {
         let available = effect.available_points;
         return Judgement::Wrong(format!("{available} available points, below the floor {floor}"));
@@ -145,9 +151,11 @@ struct Balance<'a> {
     available_points: i64,
 }
 
-fn judge_balance<'a>(body: &'a [u8], account: &str, floor: i64) -> Judgement<'a> {
+fn judge_balance<'a>(body: &'a [u8], account: u32, rules: Rules<'_>) -> Judgement<'a> {
+    let floor = rules.floor;
     match serde_json::from_slice::<Balance<'_>>(body) {
-        Ok(balance) if balance.account_id != account => {
+        Ok(balance) if !is_account(balance.account_id, rules.account_prefix, account) => {
+            let account = format_account(rules.account_prefix, account);
             Judgement::Wrong(format!("the balance of {account} is that of {}", balance.account_id))
         }
         Ok(balance) if balance.available_points < floor => {

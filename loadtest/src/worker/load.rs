@@ -2,7 +2,7 @@
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::connections::{Breach, Connections};
 use crate::ledger::Ledger;
@@ -75,6 +75,7 @@ impl Load {
             arriving,
             random: Random::new(scenario.seed ^ 0x7e57),
             begin: Instant::now(),
+            begin_unix_ms: 0,
             end_ns: plan.slopes.iter().map(|slope| u64::from(slope.seconds) * 1_000_000_000).sum(),
             is_over: false,
             plan,
@@ -156,6 +157,8 @@ impl Load {
         commands: &Receiver<ToWorker>,
     ) -> std::io::Result<()> {
         self.state.begin = Instant::now() + begins_in;
+        let begins_at = (SystemTime::now() + begins_in).duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.state.begin_unix_ms = i64::try_from(begins_at.as_millis()).unwrap_or(i64::MAX / 2);
         let interval_ns = self.state.plan.scenario.interval_ms * 1_000_000;
         let timeout_ns = self.state.plan.scenario.timeout_ms * 1_000_000;
         let (mut number, mut cpu, mut tried) = (0, machine::own_cpu(), 0);
@@ -201,7 +204,7 @@ impl Load {
             let Some(pending) = self.state.next(now_ns) else {
                 return self.state.free.push_front(slot);
             };
-            let flight = self.state.take_off(pending);
+            let flight = self.state.take_off(pending, now_ns);
             self.request.clear();
             self.state.heads.request(&mut self.request, &flight.planned);
             match self.connections.send(slot as usize, &self.request) {

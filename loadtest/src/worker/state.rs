@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
 use crate::connections::{Breach, Event};
@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) arriving: Arriving,
     pub(super) random: Random,
     pub(super) begin: Instant,
+    /// The same on the calendar, milliseconds since 1970: the time of tills.
+    pub(super) begin_unix_ms: i64,
     pub(super) end_ns: u64,
     pub(super) is_over: bool,
 }
@@ -94,11 +96,11 @@ impl State {
                 },
             };
             let tally = self.books.stage(due.stage);
-            tally.scheduled += 1;
+            tally.counts.scheduled += 1;
             tally.lag.record((now_ns - due.at_ns) / 1_000);
             let pending = Pending { scheduled_ns: due.at_ns, stage: due.stage, attempts: 0, what };
             if !self.queue.push(pending) {
-                self.books.stage(due.stage).dropped += 1;
+                self.books.stage(due.stage).counts.dropped += 1;
             }
         }
     }
@@ -123,7 +125,7 @@ impl State {
             return None;
         }
         let stage = self.stage_at(now_ns);
-        self.books.stage(stage).scheduled += 1;
+        self.books.stage(stage).counts.scheduled += 1;
         Some(Pending { scheduled_ns: now_ns, stage, attempts: 0, what: What::Drawn })
     }
 
@@ -136,15 +138,12 @@ impl State {
         u16::try_from(passed.count()).unwrap_or(u16::MAX)
     }
 
-    pub(super) fn take_off(&mut self, pending: Pending) -> Flight {
+    pub(super) fn take_off(&mut self, pending: Pending, now_ns: u64) -> Flight {
         let Pending { scheduled_ns, stage, attempts, what } = pending;
         let planned = match what {
             What::Again(planned) => *planned,
             What::Sale(purchase) => self.traffic.plan_sale(&purchase),
-            What::Drawn => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                self.traffic.plan(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
-            }
+            What::Drawn => self.traffic.plan(self.begin_unix_ms + i64::try_from(now_ns / 1_000_000).unwrap_or(0)),
         };
         Flight { planned, scheduled_ns, sent_ns: 0, stage, attempts }
     }
@@ -153,9 +152,9 @@ impl State {
         flight.sent_ns = self.now_ns();
         let tally = self.books.stage(flight.stage);
         if flight.attempts == 0 {
-            tally.sent += 1;
+            tally.counts.sent += 1;
         } else {
-            tally.retries += 1;
+            tally.counts.retries += 1;
         }
         self.deadlines.push_back((flight.sent_ns, slot));
         self.slots[slot as usize] = Slot::Flight(flight);
@@ -240,7 +239,7 @@ impl State {
         };
         self.slots[slot as usize] = Slot::Free;
         let judgement = judge(&flight.planned, answer, flight.attempts == 0, rules);
-        self.books.stage(flight.stage).completed += u64::from(flight.attempts == 0);
+        self.books.stage(flight.stage).counts.completed += u64::from(flight.attempts == 0);
         let retries_as = match &judgement {
             Judgement::Refused { kind: Refusal::Overloaded, .. } => Some("overloaded"),
             Judgement::Refused { kind: Refusal::RateLimited, .. } => Some("rate-limited"),
@@ -387,7 +386,7 @@ impl State {
                 What::Again(planned) if pending.attempts > 0 => {
                     self.books.unknown(pending.stage, &planned, 0, "given up");
                 }
-                _ => self.books.stage(pending.stage).dropped += 1,
+                _ => self.books.stage(pending.stage).counts.dropped += 1,
             }
         }
     }

@@ -57,6 +57,7 @@ struct State {
     events: Vec<Value>,
     omits: Option<u64>,
     stalled_until: Option<Instant>,
+    programs: Vec<String>,
 }
 
 /// A running stub. It ends with the test.
@@ -91,6 +92,7 @@ impl Stub {
 struct Request {
     line: String,
     key: String,
+    program: Option<String>,
     body: Vec<u8>,
 }
 
@@ -108,7 +110,8 @@ fn read(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<Request> {
                 let body = unread[end + 4..end + 4 + length].to_vec();
                 unread.drain(..end + 4 + length);
                 let key = header("idempotency-key").unwrap_or_default();
-                return Some(Request { line: head.lines().next().unwrap().to_owned(), key, body });
+                let program = header("program");
+                return Some(Request { line: head.lines().next().unwrap().to_owned(), key, program, body });
             }
         }
         match stream.read(&mut buffer) {
@@ -133,7 +136,15 @@ fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> 
         let (path, query) = words[1].split_once('?').unwrap_or((words[1], ""));
         assert!(!query.contains("cursor"), "the stub never gives one");
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let is_known = |program: &String| state.lock().unwrap().programs.contains(program);
         let answer = match (words[0], parts.as_slice()) {
+            ("PUT", ["api", "v1", "programs", name]) => {
+                state.lock().unwrap().programs.push((*name).to_owned());
+                Some((201, json!({}), ""))
+            }
+            _ if request.program.as_ref().is_some_and(|program| !is_known(program)) => {
+                Some((400, json!({"type": "/problems/unknown-program"}), ""))
+            }
             ("GET", ["livez"]) => Some((200, json!({}), "")),
             ("GET", ["api", "v1", "version"]) => Some((200, json!({"version": "stub"}), "")),
             ("GET", ["api", "v1", "events"]) => Some((200, Value::String(events(&state.lock().unwrap(), query)), "")),

@@ -129,6 +129,15 @@ fn a_gap_in_the_event_stream_is_named() {
 }
 
 #[test]
+fn events_of_a_program_that_the_run_brings_along_are_compared() {
+    let more = "[[stages]]\nname = 'more'\nseconds = 1\nrate = 300\n";
+    let arguments = ["--set", "program=\"cdnow\"", "--set", "program_file=\"cdnow\""].map(str::to_owned).to_vec();
+    let ran = against(Vice::OmitsEvents(200), &Setup { more, arguments, ..Setup::default() });
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "events"), "{}", ran.text);
+}
+
+#[test]
 fn a_slow_server_misses_its_condition() {
     let setup = Setup { rate: 100, require: "p50<20ms,conservation", ..Setup::default() };
     let ran = against(Vice::Slow(Duration::from_millis(50)), &setup);
@@ -147,6 +156,20 @@ fn a_server_that_does_not_keep_up_makes_the_run_invalid() {
     assert!(ran.text.contains("of the schedule was sent"), "{}", ran.text);
     let (scheduled, sent) = (ran.number("/measured/scheduled"), ran.number("/measured/sent"));
     assert_eq!(scheduled, sent + ran.number("/measured/dropped"), "{}", ran.text);
+}
+
+#[test]
+fn answers_after_the_end_of_a_stage_are_not_of_its_rate() {
+    // As above, but all may wait: 600 are due in two seconds, 160 a second are answered, the rest afterwards.
+    let setup = Setup { rate: 300, require: "conservation", ..Setup::default() };
+    let ran = against(Vice::Slow(Duration::from_millis(50)), &setup);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert_eq!(ran.number("/measured/completed"), ran.number("/measured/scheduled"), "{}", ran.text);
+    assert!(ran.number("/measured/offered_per_second") > 200.0, "{}", ran.text);
+    for rate in ["completed_per_second", "goodput_per_second"] {
+        let rate = ran.number(&format!("/measured/{rate}"));
+        assert!((50.0..170.0).contains(&rate), "{rate} {}", ran.text);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::codec::{
     CodecError, Reader, put_bytes, put_option, put_position, put_references, put_request_id, put_signed, read_option,
     read_position, read_references, read_request_id, read_status,
 };
-use crate::command::{Basis, Command, Earn, Keys, Portion, References, Request};
+use crate::command::{Basis, Command, Earn, Keys, Portion, Request};
 use crate::forward::FORMAT;
 use crate::ids::Identity;
 use crate::wire::Result;
@@ -45,7 +45,7 @@ mod tag {
 
 /// Appends a request.
 pub fn encode_request(request: &Request, out: &mut Vec<u8>) {
-    let references = references(&request.command);
+    let references = request.command.references();
     let mut flags = 0;
     let mut set = |bit: u8, on: bool| flags |= if on { bit } else { 0 };
     set(flag::IDEMPOTENCY, request.keys.idempotency.is_some());
@@ -92,45 +92,10 @@ pub fn decode_request(r: &mut Reader<'_>) -> Result<Request> {
     let traceparent = if has(flag::TRACEPARENT) { Some(r.text("traceparent")?.into()) } else { None };
     let mut command = read_command(r)?;
     if has(flag::REFERENCES) {
-        let place = references_of(&mut command).ok_or(CodecError::Invalid("references"))?;
+        let place = command.references_mut().ok_or(CodecError::Invalid("references"))?;
         *place = Some(read_references(r)?);
     }
     Ok(Request { identity, command, keys, fingerprint, request_id, traceparent })
-}
-
-/// The references of a command that can have them.
-fn references_of(command: &mut Command) -> Option<&mut Option<Box<References>>> {
-    match command {
-        Command::Earn { references, .. }
-        | Command::Redeem { references, .. }
-        | Command::Adjust { references, .. }
-        | Command::Sale { references, .. }
-        | Command::SaleReturn { references, .. }
-        | Command::Reverse { references, .. }
-        | Command::Hold { references, .. }
-        | Command::Capture { references, .. }
-        | Command::Void { references, .. }
-        | Command::SetStatus { references, .. }
-        | Command::SetTier { references, .. } => Some(references),
-        _ => None,
-    }
-}
-
-fn references(command: &Command) -> Option<&References> {
-    match command {
-        Command::Earn { references, .. }
-        | Command::Redeem { references, .. }
-        | Command::Adjust { references, .. }
-        | Command::Sale { references, .. }
-        | Command::SaleReturn { references, .. }
-        | Command::Reverse { references, .. }
-        | Command::Hold { references, .. }
-        | Command::Capture { references, .. }
-        | Command::Void { references, .. }
-        | Command::SetStatus { references, .. }
-        | Command::SetTier { references, .. } => references.as_deref(),
-        _ => None,
-    }
 }
 
 fn put_portion(out: &mut Vec<u8>, portion: Portion) {

@@ -37,6 +37,21 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Earn,
+        Self::Redeem,
+        Self::Adjust,
+        Self::Pos,
+        Self::PosReturn,
+        Self::Hold,
+        Self::Capture,
+        Self::Void,
+        Self::Reverse,
+        Self::SetStatus,
+        Self::SetTier,
+    ];
+
     /// The operation of a batch item's `op`.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {

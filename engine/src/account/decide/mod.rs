@@ -38,7 +38,7 @@ pub(super) struct Operation<'a> {
 impl Operation<'_> {
     /// Moves the references into the record that the keys shall lead to.
     pub(super) fn sign(&mut self, record: &mut Record) {
-        record.references = with_trace(references_of(self.command).and_then(Option::take), self.traceparent);
+        record.references = with_trace(self.command.references_mut().and_then(Option::take), self.traceparent);
         record.keys = bindings(self.keys);
         if !record.keys.is_empty() {
             record.fingerprint = self.fingerprint;
@@ -46,25 +46,8 @@ impl Operation<'_> {
     }
 
     /// The references, while they are still there.
-    pub(super) fn references(&mut self) -> Option<&References> {
-        references_of(self.command).and_then(|references| references.as_deref())
-    }
-}
-
-fn references_of(command: &mut Command) -> Option<&mut Option<Box<References>>> {
-    match command {
-        Command::Earn { references, .. }
-        | Command::Redeem { references, .. }
-        | Command::Adjust { references, .. }
-        | Command::Sale { references, .. }
-        | Command::SaleReturn { references, .. }
-        | Command::Reverse { references, .. }
-        | Command::Hold { references, .. }
-        | Command::Capture { references, .. }
-        | Command::Void { references, .. }
-        | Command::SetStatus { references, .. }
-        | Command::SetTier { references, .. } => Some(references),
-        _ => None,
+    pub(super) fn references(&self) -> Option<&References> {
+        self.command.references()
     }
 }
 

@@ -155,6 +155,27 @@ fn a_retry_that_meets_the_first_still_running_gets_its_answer() {
 }
 
 #[test]
+fn a_retry_of_what_is_not_durable_yet_is_known_as_one() {
+    let mut b = Bench::new(limits());
+    b.earned("m-1", 1);
+    let first = b.send_keyed("m-1", earn(100), Some(7));
+    let retry = b.send_keyed("m-1", earn(100), Some(7));
+    let outcome = b.send_keyed("m-1", Command::Outcome, Some(7));
+    assert_eq!(b.still_running, [retry], "whoever asks for the outcome knows that it asks");
+    b.settle_down();
+    assert_eq!(b.executed(first).balances.total, 101);
+    assert!(matches!(b.reply(retry), Reply::Executed { replayed: true, .. }));
+    assert!(matches!(b.reply(outcome), Reply::Outcome(_)));
+    // What the retry repeats is durable, only its account has something newer.
+    let newer = b.send("m-1", earn(5));
+    let retry = b.send_keyed("m-1", earn(100), Some(7));
+    assert_eq!(b.still_running.len(), 1);
+    b.settle_down();
+    assert_eq!(b.executed(newer).balances.total, 106);
+    assert!(matches!(b.reply(retry), Reply::Executed { replayed: true, .. }));
+}
+
+#[test]
 fn a_command_is_not_decided_after_its_deadline_wherever_it_waited() {
     let mut b = evicted(&["m-1"]);
     b.world.elapsed_ms = 1_000;

@@ -38,6 +38,7 @@ pub(super) struct Bench {
     pub(super) jobs: VecDeque<StoreJob>,
     pub(super) reads: VecDeque<(Position, Purpose)>,
     pub(super) checkpoints: VecDeque<Checkpoint>,
+    pub(super) still_running: Vec<u32>,
     replies: BTreeMap<u32, Reply>,
     next_slot: u32,
     /// Highest sequence that any checkpoint has covered.
@@ -120,6 +121,7 @@ impl Bench {
             jobs: VecDeque::new(),
             reads: VecDeque::new(),
             checkpoints: VecDeque::new(),
+            still_running: Vec::new(),
             replies: BTreeMap::new(),
             next_slot: 0,
             checkpointed: 0,
@@ -146,6 +148,7 @@ impl Bench {
                 assert!(self.replies.insert(to.slot, reply).is_none(), "two answers for one command");
             }
             Held::Read { position, purpose } => self.reads.push_back((position, purpose)),
+            Held::StillRunning(to) => self.still_running.push(to.slot),
             Held::Checkpoint(checkpoint, copied) => self.checkpoints.push_back((checkpoint, copied)),
         }
     }
@@ -263,8 +266,9 @@ impl Bench {
     pub(super) fn read(&mut self, position: Position, purpose: Purpose) {
         let record = self.journal.get(&position.sequence()).cloned().map(Box::new);
         match purpose {
-            Purpose::Replay { to, .. } => {
-                let reply = Reply::Executed { record: record.unwrap(), replayed: true };
+            Purpose::Replay { to, outcome, .. } => {
+                let record = record.unwrap();
+                let reply = if outcome { Reply::Outcome(record) } else { Reply::Executed { record, replayed: true } };
                 assert!(self.replies.insert(to.slot, reply).is_none());
             }
             Purpose::Original { identity, ticket } => self.input(Input::Record(identity, ticket, position, record)),

@@ -1,0 +1,78 @@
+//! A disk on which a sync takes long: what clients are told meanwhile, and what they find after it.
+
+use std::time::Instant;
+
+use crate::node::{Answer, Node, PATIENCE, verified};
+use crate::power::Layer;
+
+const FLAGS: &[&str] = &["--request-deadline-ms", "200", "--shards", "2", "--workers", "1"];
+
+/// Asks again until the status is this one; every try waits for the deadline of a request by itself.
+fn until(status: u16, mut ask: impl FnMut() -> Answer) -> Answer {
+    let began = Instant::now();
+    loop {
+        let answer = ask();
+        if answer.status == status {
+            return answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "{answer:?}");
+    }
+}
+
+#[track_caller]
+fn refused(answer: &Answer, status: u16, problem: &str) {
+    assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{answer:?}");
+    assert_eq!(answer.json()["retryable"], true, "{answer:?}");
+}
+
+#[test]
+fn what_a_slow_sync_left_without_an_answer_is_found_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let layer = Layer::new(&folder.path().join("writes"), &[]);
+    let node = layer.try_start(&data, FLAGS).unwrap();
+    let (mut first, mut second) = (node.client(), node.client());
+    first.earn("m-1", 100, "before");
+    let earn = |client: &mut crate::node::Client, points: i64| {
+        let body = format!(r#"{{"points":{points}}}"#);
+        client.post("/api/v1/points/m-1/earn", Some("slow"), &body).unwrap()
+    };
+
+    layer.hold_syncs();
+    refused(&earn(&mut first, 7), 504, "outcome-unknown");
+    refused(&earn(&mut second, 7), 409, "key-in-progress");
+    refused(&second.get("/api/v1/points/m-1/outcomes/slow").unwrap(), 409, "key-in-progress");
+    // It would show what is not durable yet.
+    refused(&second.get("/api/v1/points/m-1/balance").unwrap(), 504, "outcome-unknown");
+    layer.release_syncs();
+
+    let outcome = until(200, || second.get("/api/v1/points/m-1/outcomes/slow").unwrap()).json();
+    let replayed = earn(&mut first, 7);
+    assert!(replayed.status == 201 && replayed.is_replay(), "{replayed:?}");
+    assert_eq!(outcome["body"], replayed.json());
+    assert_eq!(earn(&mut first, 8).problem(), "idempotency-key-reused");
+    assert_eq!(first.total("m-1"), 107);
+    node.stop();
+    verified(&data);
+}
+
+#[test]
+fn a_kill_during_a_slow_sync_leaves_an_outcome_that_is_found_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let layer = Layer::new(&folder.path().join("writes"), &[]);
+    let node = layer.try_start(&data, FLAGS).unwrap();
+    let mut client = node.client();
+    client.earn("m-1", 100, "before");
+    layer.hold_syncs();
+    let late = client.post("/api/v1/points/m-1/earn", Some("slow"), r#"{"points":7}"#).unwrap();
+    refused(&late, 504, "outcome-unknown");
+    node.kill();
+    let node = Node::start(&data, FLAGS);
+    let mut client = node.client();
+    // The page cache has kept it, or not: the same request gives one effect either way.
+    client.earn("m-1", 7, "slow");
+    assert_eq!(client.total("m-1"), 107);
+    node.stop();
+    verified(&data);
+}
