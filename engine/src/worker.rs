@@ -5,11 +5,8 @@
 //! buffer per batch to the journal thread for all its shards.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use meed_schemas::command::Request;
@@ -29,6 +26,9 @@ use crate::release::{Came, Outlet, came_of, release};
 use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
 use crate::slots::Slots;
 use crate::store::ShardCheckpoint;
+pub use calls::{Answers, Call, CallMany};
+
+mod calls;
 
 /// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
 const YIELDS_BEFORE_SUBMIT: usize = 3;
@@ -407,99 +407,5 @@ impl Outlet for Released<'_> {
 
     fn fault(&mut self, error: Error) {
         self.worker.inner.node.fault(error);
-    }
-}
-
-/// An answer to come.
-pub struct Call {
-    worker: Worker,
-    slot: u32,
-    generation: u32,
-}
-
-impl Future for Call {
-    type Output = Reply;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
-        let mut slots = self.worker.inner.slots.borrow_mut();
-        match slots.poll(self.slot, self.generation, cx.waker()) {
-            Some(replies) => Poll::Ready(replies.pop().flatten().unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
-    }
-}
-
-/// Answers to come, in the order of the requests.
-pub struct CallMany {
-    worker: Worker,
-    slot: u32,
-    generation: u32,
-}
-
-impl Future for CallMany {
-    type Output = Vec<Reply>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Reply>> {
-        let mut slots = self.worker.inner.slots.borrow_mut();
-        match slots.poll(self.slot, self.generation, cx.waker()) {
-            Some(replies) => Poll::Ready(
-                std::mem::take(replies)
-                    .into_iter()
-                    .map(|r| r.unwrap_or(Reply::Refused(Refusal::OutcomeUnknown)))
-                    .collect(),
-            ),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for CallMany {
-    fn drop(&mut self) {
-        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
-    }
-}
-
-/// Answers to any number of calls, each with the number that its call was given.
-pub struct Answers {
-    worker: Worker,
-    slot: u32,
-    generation: u32,
-}
-
-impl Answers {
-    /// Sends an admitted window on its way, in order. None of it is decided after `deadline_ms` of the node's
-    /// monotonic clock; each is answered once, however late.
-    pub fn send(&self, requests: impl Iterator<Item = (u32, Request)>, admitted: &Admitted, deadline_ms: i64) {
-        for ((number, request), &shard) in requests.zip(&admitted.shards) {
-            let (slot, generation) = (self.slot, self.generation);
-            let to = ReplyTo { worker: self.worker.index(), slot, generation, index: number };
-            let envelope = Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes };
-            self.worker.send_input(shard, Input::Command(envelope));
-        }
-        self.worker.flush_soon();
-    }
-
-    /// Waits for answers and takes all that have come into the empty `into`.
-    pub async fn receive(&self, into: &mut Vec<(u32, Reply)>) {
-        std::future::poll_fn(|cx| {
-            let mut slots = self.worker.inner.slots.borrow_mut();
-            match slots.poll_arrived(self.slot, self.generation, into, cx.waker()) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
-    }
-}
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
     }
 }
