@@ -55,6 +55,9 @@ pub struct ShardState {
     exchange: Arc<Exchange>,
     inbox: Arc<Inbox>,
     inputs: Vec<Input>,
+    /// What the shard is told with every input; taken out during a turn.
+    world: Option<World>,
+    programs_number: u64,
     /// When the shard last reported, by the node's monotonic clock.
     reported_ms: i64,
 }
@@ -78,7 +81,10 @@ impl Actor for ShardActor {
         let ShardArguments { id, shard, limits, node, exchange, inbox } = arguments;
         inbox.attach(myself);
         let place = shard.map_or(Place::Elsewhere, |shard| Place::Here(Box::new(shard)));
-        Ok(ShardState { id, place, limits, node, exchange, inbox, inputs: Vec::new(), reported_ms: i64::MIN / 2 })
+        let (programs_number, programs) = node.numbered_programs();
+        let world = Some(World { now: 0, settle_until: 0, elapsed_ms: 0, programs });
+        let (inputs, reported_ms) = (Vec::new(), i64::MIN / 2);
+        Ok(ShardState { id, place, limits, node, exchange, inbox, inputs, world, programs_number, reported_ms })
     }
 
     async fn handle(
@@ -101,8 +107,11 @@ impl ShardState {
     fn turn(&mut self) -> Result<()> {
         let (node, exchange) = (Arc::clone(&self.node), Arc::clone(&self.exchange));
         let elapsed_ms = node.times.elapsed_ms();
-        let now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
-        let world = World { now, settle_until: node.settle_until(), elapsed_ms, programs: node.programs() };
+        let Some(mut world) = self.world.take() else { return Ok(()) };
+        world.now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
+        world.settle_until = node.settle_until();
+        world.elapsed_ms = elapsed_ms;
+        node.refresh_programs(&mut self.programs_number, &mut world.programs);
         let mut out = Output::default();
         let mut housekeeping = false;
         {
@@ -125,7 +134,7 @@ impl ShardState {
                 housekeeping |= matches!(input, Input::Tick | Input::Flush | Input::CheckpointDone(_));
                 shard.handle(input, &world, &mut lane, &mut out)?;
             }
-            self.inputs = inputs;
+            (self.inputs, self.world) = (inputs, Some(world));
             self.look_whether_gone(&lane, &out);
         }
         if let (true, Place::Here(shard)) = (housekeeping, &self.place) {
@@ -135,8 +144,13 @@ impl ShardState {
                 node.report(shard);
             }
         }
-        exchange.metrics.replays.increment(out.replays);
-        exchange.metrics.expired.increment(out.expired);
+        // Counters are shared by all workers: nothing is written to them for nothing.
+        if out.replays > 0 {
+            exchange.metrics.replays.increment(out.replays);
+        }
+        if out.expired > 0 {
+            exchange.metrics.expired.increment(out.expired);
+        }
         if !out.jobs.is_empty() {
             node.keeper().ask(out.jobs);
         }

@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::project::Projector;
 use crate::publish::Publisher;
 use crate::publish::mark::Marks;
-use crate::retention::{NeededFrom, Retention, Upkeep};
+use crate::retention::{Closed, NeededFrom, Retention};
 use crate::store::cql::PublishedRows;
 use crate::trim::{Trim, Trimming};
 
@@ -113,11 +113,11 @@ fn upkeep_of(
     keeper: Keeper,
     needed_from: Vec<NeededFrom>,
     metrics: UpkeepMetrics,
-) -> Upkeep {
+) -> Closed {
     let journal_id = journal.reader().journal_id();
     let config = node.config();
     let trusting = Arc::clone(node);
-    Upkeep {
+    Closed {
         data: config.data.clone(),
         journal,
         keeper,

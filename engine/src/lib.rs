@@ -21,6 +21,7 @@ pub mod node;
 pub mod exchange;
 pub mod trim;
 pub mod retention;
+pub mod upkeep;
 pub mod keeper;
 pub mod reader;
 pub mod feed;

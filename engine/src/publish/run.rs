@@ -30,6 +30,8 @@ const POLL: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two saves of the watermark.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a shard has come or gone, before what is published now is looked for.
+const SHARDS_SETTLE: Duration = Duration::from_millis(200);
 /// What a message may come later than its time-out: the client looks once a second.
 const TIMEOUT_SLACK: Duration = Duration::from_secs(2);
 /// Time between two log lines about the same trouble.
@@ -232,10 +234,12 @@ impl Run {
     /// Looks which shards this node owns, and where others have come to with those that it took.
     fn take_shards(&mut self) -> std::result::Result<(), Trouble> {
         let Some(fencing) = &self.fencing else { return Ok(()) };
-        let epochs = (fencing.epochs)();
-        if epochs == self.taken.epochs {
+        if (fencing.epochs)() == self.taken.epochs {
             return Ok(());
         }
+        // Shards mostly come several at a time.
+        self.shared.wait(SHARDS_SETTLE);
+        let epochs = (fencing.epochs)();
         let again_at = Instant::now() + fencing.balance_timeout + TIMEOUT_SLACK;
         for (shard, epoch) in epochs.iter().enumerate() {
             if self.taken.epochs.get(shard) != Some(epoch) {
