@@ -33,7 +33,7 @@ fn is_closed(stream: &mut impl Read) -> bool {
 
 fn tag(secret: &[u8], side: &[u8], nonces: [&[u8]; 2]) -> Vec<u8> {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret).unwrap();
-    for part in [side, &1u16.to_le_bytes(), nonces[0], nonces[1]] {
+    for part in [side, &2u16.to_le_bytes(), nonces[0], nonces[1]] {
         mac.update(part);
     }
     mac.finalize().into_bytes().to_vec()
@@ -43,7 +43,7 @@ fn tag(secret: &[u8], side: &[u8], nonces: [&[u8]; 2]) -> Vec<u8> {
 fn link(place: &Place) -> UnixStream {
     let (mut stream, secret) = (connect(place), secret_of(place));
     let own = [7; 32];
-    stream.write_all(&[&b"MEEDLINK\x01\x00"[..], &own].concat()).unwrap();
+    stream.write_all(&[&b"MEEDLINK\x02\x00"[..], &own].concat()).unwrap();
     let mut answer = [0; 8 + 2 + 32 + 32];
     stream.read_exact(&mut answer).unwrap();
     let nonces: [&[u8]; 2] = [&own, &answer[10..42]];
@@ -70,7 +70,7 @@ fn garbage_closes_the_connection_and_nothing_else() {
         assert_eq!(earn(client, "m-1", key).unwrap().status, 201, "{key}");
     };
     // Strangers: noise, another version, a good hello with a wrong proof, HTTP.
-    let hello = [&b"MEEDLINK\x01\x00"[..], &[7; 32]].concat();
+    let hello = [&b"MEEDLINK\x02\x00"[..], &[7; 32]].concat();
     let newer = [&b"MEEDLINK\x63\x00"[..], &[7; 32]].concat();
     let noise: Vec<u8> = (0..100_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for (number, bytes) in [noise, newer, [hello, vec![0; 32]].concat()].iter().enumerate() {
