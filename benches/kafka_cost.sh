@@ -3,7 +3,8 @@
 # pairs. The time of the node includes what it takes to publish everything that the run made.
 #
 #   cargo build --release --workspace && benches/kafka_cost.sh [SECONDS] [PAIRS] [CONNECTIONS]
-#   benches/kafka_cost.sh gone [SECONDS]      the rate with a broker, and without it after it was killed; then what the
+#   benches/kafka_cost.sh gone [SECONDS] [SECONDS_BEFORE]
+#                                             the rate with a broker, and without it after it was killed; then what the
 #                                             sample consumer says once it is back
 #
 # Needs wrk, and what ops/kafka.sh needs.
@@ -12,6 +13,7 @@ cd "$(dirname "$0")/.."
 mode=cost
 if [ "${1:-}" = gone ]; then mode=gone; shift; fi
 seconds=${1:-10} pairs=${2:-3} connections=${3:-256}
+before=${2:-$seconds}
 work=$(mktemp -d "$PWD/target/kafka-cost.XXXXXX")
 node=
 finish() {
@@ -54,7 +56,7 @@ ops/kafka.sh topics "$work/kafka" 16
 if [ $mode = gone ]; then
     start "$work/data" --kafka 127.0.0.1:23092
     load 3 >/dev/null
-    with=$(load "$seconds")
+    with=$(load "$before")
     ops/kafka.sh stop "$work/kafka" KILL
     without=$(load "$seconds")
     echo "with a broker $with a second, while it is gone for $seconds s $without a second"

@@ -13,6 +13,9 @@
 #   MEED_CASSANDRA_ADDRESS  127.0.0.1
 #   MEED_CASSANDRA_PORT     19042
 #   MEED_CASSANDRA_HEAP     768m
+#   MEED_CASSANDRA_SEED     the address of the first node, for one that joins it; both have the same port
+#   MEED_CASSANDRA_TOKEN    its place in the ring of several nodes
+#   MEED_CASSANDRA_LIB      the jars, where several nodes share them (default: lib in the folder)
 #   MEED_CASSANDRA_LOGIN    1: clients must log in (cassandra/cassandra); 0 (default): anybody
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -23,6 +26,9 @@ address=${MEED_CASSANDRA_ADDRESS:-127.0.0.1}
 port=${MEED_CASSANDRA_PORT:-19042}
 storage_port=$((port + 1))
 heap=${MEED_CASSANDRA_HEAP:-768m}
+lib=${MEED_CASSANDRA_LIB:-$folder/lib}
+seed=${MEED_CASSANDRA_SEED:-$address}
+token=${MEED_CASSANDRA_TOKEN:+initial_token: $MEED_CASSANDRA_TOKEN}
 START_SECONDS=120
 EXIT_UNAVAILABLE=69
 
@@ -60,13 +66,14 @@ resolve() {
     done
     (
         flock 9
-        if [[ ! -f $folder/lib/.resolved || $here/cassandra/pom.xml -nt $folder/lib/.resolved ]]; then
-            rm -rf "$folder/lib"
+        if [[ ! -f $lib/.resolved || $here/cassandra/pom.xml -nt $lib/.resolved ]]; then
+            rm -rf "$lib"
+            mkdir -p "$lib"
             # Maven writes beside the pom; the source tree stays as it is.
             cp "$here/cassandra/pom.xml" "$folder/pom.xml"
             mvn -B -q -f "$folder/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-                -DoutputDirectory="$folder/lib"
-            touch "$folder/lib/.resolved"
+                -DoutputDirectory="$lib"
+            touch "$lib/.resolved"
         fi
     ) 9>"$folder/.lock"
 }
@@ -77,6 +84,7 @@ configure() {
         authenticator=PasswordAuthenticator authorizer=CassandraAuthorizer
     fi
     sed -e "s|@ADDR@|$address|g" -e "s|@PORT@|$port|g" -e "s|@SPORT@|$storage_port|g" -e "s|@DATA@|$folder|g" \
+        -e "s|@SEED@|$seed|g" -e "s|@TOKEN@|$token|g" \
         -e "s|@AUTHENTICATOR@|$authenticator|g" -e "s|@AUTHORIZER@|$authorizer|g" \
         "$here/cassandra/cassandra.yaml.in" >"$folder/cassandra.yaml"
 }
@@ -94,10 +102,10 @@ start() {
     configure
     local options process
     mapfile -t options < <(grep -vE '^(#|$)' "$here/cassandra/jvm.options")
-    setsid nohup java "${options[@]}" -Xms128m -Xmx"$heap" -javaagent:"$(echo "$folder"/lib/jamm-*.jar)" \
+    setsid nohup java "${options[@]}" -Xms128m -Xmx"$heap" -javaagent:"$(echo "$lib"/jamm-*.jar)" \
         -Djava.io.tmpdir="$folder" -Dlogback.configurationFile="$here/cassandra/logback.xml" \
         -Dcassandra.logdir="$folder" -Dcassandra.storagedir="$folder" \
-        -Dcassandra.config="file://$folder/cassandra.yaml" -cp "$folder/lib/*" \
+        -Dcassandra.config="file://$folder/cassandra.yaml" -cp "$lib/*" \
         org.apache.cassandra.service.CassandraDaemon >"$folder/console.log" 2>&1 </dev/null &
     process=$!
     echo "$process" >"$folder/pid"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The tests on a real Cassandra, which this starts in a folder and on a port of its own and removes again:
 #
-#   ops/cql-tests.sh [nodes|contract]     all of them, or only those of nodes and servers that end, or of the contract
+#   ops/cql-tests.sh [nodes|contract|stream]     all of them, or only those of nodes and servers that end, of the
+#                                                contract, or of the stream, which need a Kafka as well
 #
 # Where Cassandra cannot be had it says so, and ends with exit code 69.
 set -euo pipefail
@@ -18,7 +19,7 @@ ops/cassandra.sh erase >/dev/null
 status=0
 ops/cassandra.sh start || status=$?
 if ((status == EXIT_UNAVAILABLE)); then
-    echo "DID NOT RUN: the tests on Cassandra (engine: cql_server; gateway: cql, contract_* with --journal cql)" >&2
+    echo "DID NOT RUN: the tests on Cassandra (engine: cql_server; gateway: cql, contract_* with --journal cql; benches: kafka_cql)" >&2
 fi
 ((status == 0)) || exit "$status"
 trap 'ops/cassandra.sh erase' EXIT
@@ -26,13 +27,25 @@ password=$MEED_CASSANDRA_DIR/password
 echo cassandra >"$password"
 export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops/cassandra.sh
 export MEED_TEST_CQL_PASSWORD=$password
-if [[ $part != contract ]]; then
+if [[ $part == all || $part == nodes ]]; then
     cargo test -p meed-engine --test cql_server -- --test-threads 1
     cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture
 fi
-if [[ $part != nodes ]]; then
+if [[ $part == all || $part == contract ]]; then
     for name in "${CONTRACT[@]}"; do
         MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
             MEED_CQL_KEYSPACE=contract_$name cargo test -p meed-gateway --test "contract_$name"
     done
+    # Those that need no data folder.
+    MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
+        MEED_CQL_KEYSPACE=contract_history cargo test -p meed-gateway --test contract_history -- \
+        pages_ parameters_ a_row_ an_award_
+fi
+if [[ $part == all || $part == stream ]]; then
+    if ops/kafka.sh available; then
+        cargo build --package meed-gateway --bin meed
+        cargo test --package meed-benches --features server-tests --test kafka_cql -- --test-threads 1 --nocapture
+    else
+        echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql)" >&2
+    fi
 fi

@@ -12,9 +12,10 @@ use crate::config::EngineConfig;
 use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
-use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Registry, ShardJournal, Statements};
+use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, History, Registry, ShardJournal, Statements};
 use crate::journal::{Floor, Journal, JournalOptions, Records, Recovered};
-use crate::ownership::Ownership;
+use crate::ownership::{Ownership, boot_ms};
+use crate::publish::Fencing;
 use crate::secrets::Secrets;
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS};
 use crate::store::cql::CqlStore;
@@ -77,6 +78,7 @@ pub struct Cluster {
     pub appends: usize,
     registry: Arc<Registry>,
     ownership: Arc<Ownership>,
+    lease: Duration,
     /// Renews the lease.
     keeping: JoinHandle<Result<()>>,
 }
@@ -92,6 +94,16 @@ impl Cluster {
                 on_lost(error);
             }
         });
+    }
+
+    /// What publishing from this node's shards must keep to.
+    pub fn fencing(&self, journal: &Records) -> Fencing {
+        let (journal, ownership) = (journal.clone(), Arc::clone(&self.ownership));
+        Fencing {
+            epochs: Arc::new(move || journal.epochs().unwrap_or_default()),
+            holds: Arc::new(move || ownership.holds(boot_ms())),
+            balance_timeout: self.lease / 2,
+        }
     }
 
     /// What has no answer by `until` is not asked again.
@@ -196,7 +208,9 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
         copied_batches: 0,
         cut: None,
     };
-    let reader = CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), keyspace.journal_id);
+    let history = Arc::new(History::prepare(&cql)?);
+    let reader =
+        CqlReader::new(Arc::clone(&cql), Arc::clone(&statements), Arc::clone(&extents), history, keyspace.journal_id);
     let journals = claimed.into_iter().map(|one| {
         let (cql, statements) = (Arc::clone(&cql), Arc::clone(&statements));
         ShardJournal::new(cql, statements, Arc::clone(&extents), Arc::clone(&ownership), one, settings)
@@ -205,7 +219,7 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
     let journal_took = began.elapsed();
     let store = Store::Cql(CqlStore::open(&cql, [IDEMPOTENCY_KEY_DAYS, BUSINESS_KEY_DAYS])?);
     let (aliases, alias_owner) = Aliases::open_shared(&cql, &keyspace.secrets.alias, &AliasOptions::default())?;
-    let cluster = Cluster { appends: settings.appends, registry, ownership, keeping, cql };
+    let cluster = Cluster { appends: settings.appends, lease: settings.lease, registry, ownership, keeping, cql };
     Ok(Durable {
         shards: keyspace.shards,
         secrets: keyspace.secrets,

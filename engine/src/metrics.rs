@@ -113,7 +113,7 @@ impl UpkeepMetrics {
             removed: described(
                 "meed_journal_segments_removed_total",
                 Unit::Count,
-                "Journal segments removed because they were older than their retention",
+                "Journal segments, in CQL buckets, removed because they were older than their retention",
             ),
             removed_bytes: described(
                 "meed_journal_removed_bytes_total",
@@ -188,5 +188,43 @@ impl PublishMetrics {
         self.lag_records.set(lag_records as f64);
         self.waiting.set(waiting as f64);
         self.lag_seconds.set(oldest_ms.max(0) as f64 / 1_000.0);
+    }
+}
+
+/// Of the projecting thread; they stand at 0 where there is none.
+#[derive(Debug, Clone)]
+pub struct ProjectMetrics {
+    /// Rows written.
+    pub rows: Counter,
+    /// Times that writing failed.
+    pub failures: Counter,
+    lag_records: Gauge,
+}
+
+impl ProjectMetrics {
+    /// Registers with the installed recorder.
+    pub fn register() -> Self {
+        describe_counter!("meed_history_rows_total", Unit::Count, "Rows written to the history in CQL");
+        describe_counter!(
+            "meed_history_failures_total",
+            Unit::Count,
+            "Times that the history in CQL could not be written; it is tried again"
+        );
+        describe_gauge!(
+            "meed_history_lag_records",
+            Unit::Count,
+            "Durable records that may not have their row in the history in CQL yet"
+        );
+        Self {
+            rows: counter!("meed_history_rows_total"),
+            failures: counter!("meed_history_failures_total"),
+            lag_records: gauge!("meed_history_lag_records"),
+        }
+    }
+
+    /// How far the history is behind.
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    pub fn report(&self, lag_records: u64) {
+        self.lag_records.set(lag_records as f64);
     }
 }

@@ -40,11 +40,19 @@ pub enum Fault {
     ForgetRefusal,
     /// What was reversed before is not counted.
     ForgetReversed,
+    /// Whoever reads batches does not ask whether one continues the one before it.
+    DropPreviousBatchCheck,
+    /// A segment goes although the replay of a start needs it.
+    RemoveNeededSegment,
+    /// The packed file of a segment is not synced before the plain one goes.
+    SkipPackedSync,
+    /// A snapshot is not synced before the segments that it stands for go.
+    SkipSnapshotSync,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::SkipSync,
         Self::AcknowledgeBeforeSync,
         Self::ApplyTwiceOnReplay,
@@ -63,6 +71,10 @@ impl Fault {
         Self::SkipChecksum,
         Self::ForgetRefusal,
         Self::ForgetReversed,
+        Self::DropPreviousBatchCheck,
+        Self::RemoveNeededSegment,
+        Self::SkipPackedSync,
+        Self::SkipSnapshotSync,
     ];
 }
 

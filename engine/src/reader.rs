@@ -145,31 +145,48 @@ fn run(shared: &(Mutex<Shared>, Condvar), journal: &Records, on_fault: &(dyn Fn(
 /// Damage.
 pub fn read(journal: &Records, position: Position) -> Result<Option<Box<Record>>> {
     let Some(payload) = journal.read(position)? else { return Ok(None) };
-    match codec::decode(position, &payload) {
-        Ok(record) => Ok(Some(Box::new(record))),
-        Err(error) => {
-            Err(Error::Damaged { file: "journal".into(), offset: 0, detail: format!("record {position}: {error}") })
-        }
-    }
+    decode(position, &payload).map(|record| Some(Box::new(record)))
 }
 
 fn page(journal: &Records, query: &PageQuery) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     let (mut at, mut skip) = (Some(query.from), query.offset);
-    while let Some(position) = at
-        && records.len() < query.limit
-    {
-        let Some(record) = read(journal, position)? else { break };
-        if record.identity != query.identity {
-            break;
-        }
+    let mut take = |record: Record| {
         let previous = if query.kind.is_some() { record.previous_of_kind } else { record.previous };
-        at = (previous > 0).then(|| Position::new(position.shard(), previous));
+        let position = record.position;
         if skip > 0 {
             skip -= 1;
         } else {
-            records.push(*record);
+            records.push(record);
+        }
+        let next = (previous > 0).then(|| Position::new(position.shard(), previous));
+        (next, skip.saturating_add((query.limit - records.len()) as u64))
+    };
+    let mut wanted = query.offset.saturating_add(query.limit as u64);
+    while let Some(position) = at
+        && wanted > 0
+    {
+        // What has rows in the history is read from there, many at once; a row that is not there is in the journal.
+        let limit = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let rows = journal.history(&query.identity, position, query.kind, limit)?;
+        if rows.first().is_none_or(|(first, _)| *first != position) {
+            let Some(record) = read(journal, position)?.filter(|record| record.identity == query.identity) else {
+                break;
+            };
+            (at, wanted) = take(*record);
+            continue;
+        }
+        for (found, payload) in rows {
+            (at, wanted) = take(decode(found, &payload)?);
         }
     }
     Ok(records)
+}
+
+fn decode(position: Position, payload: &[u8]) -> Result<Record> {
+    codec::decode(position, payload).map_err(|error| Error::Damaged {
+        file: "journal".into(),
+        offset: 0,
+        detail: format!("record {position}: {error}"),
+    })
 }

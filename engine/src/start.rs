@@ -24,15 +24,14 @@ use crate::disk::FolderLock;
 use crate::durable::{self, Cluster, Durable, OpenJournal};
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Lanes, Message};
+use crate::followers::Followers;
 use crate::inbox::Inbox;
-use crate::journal::{JournalUpkeep, Records, Recovered, cql};
+use crate::journal::{Recovered, cql};
 use crate::keeper::Keeper;
-use crate::metrics::{JournalMetrics, PublishMetrics, UpkeepMetrics};
+use crate::metrics::JournalMetrics;
 use crate::node::{Node, OnFault, Services};
-use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
-use crate::retention::{Retention, Upkeep};
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
 use crate::worker::Worker;
 
@@ -49,8 +48,6 @@ const FILTER_SHARE: u64 = 16;
 const CHECKPOINT_RECORDS: u64 = 500_000;
 /// Idle accounts are packed after this, and before twice this.
 const PACK_AFTER_MS: i64 = 15_000;
-/// Time at a stop for what Kafka lacks. The rest is the next start's.
-const PUBLISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -62,11 +59,9 @@ pub struct Engine {
     workers: Vec<JoinHandle<()>>,
     journal: CommitterThread,
     store: JoinHandle<()>,
-    /// Of a journal in the folder.
-    retention: Option<Retention>,
     /// The cluster, where journal and state are in one.
     cluster: Option<Cluster>,
-    publisher: Option<Publisher>,
+    followers: Followers,
     /// What recovery found and did, for the log.
     pub recovered: RecoveryReport,
     _lock: Option<FolderLock>,
@@ -112,7 +107,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         journal: durable.recovered.clone(),
     };
     let exchange = |index| {
-        let lanes = lanes(&durable.journal, &last_sequence, index, workers);
+        let lanes = lanes(&durable.journal, &config, &last_sequence, index, workers);
         Arc::new(Exchange::new(index as u16, lanes, Clock::new(wall, times.elapsed_ms(), config.clock_jump_ms)))
     };
     let exchanges = (0..workers).map(exchange).collect();
@@ -131,7 +126,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
 }
 
 /// The commit pipelines of a worker: one for each unit that its journal makes durable by itself.
-fn lanes(journal: &OpenJournal, last_sequence: &[u64], worker: usize, workers: usize) -> Lanes {
+fn lanes(journal: &OpenJournal, config: &EngineConfig, last_sequence: &[u64], worker: usize, workers: usize) -> Lanes {
     match journal {
         OpenJournal::Embedded(journal) => {
             // The batches of all workers go in one write, and each may exceed this by its last decision.
@@ -139,8 +134,9 @@ fn lanes(journal: &OpenJournal, last_sequence: &[u64], worker: usize, workers: u
             Lanes::Shared(Lane::new(last_sequence.to_vec(), batch_bytes_max).into())
         }
         OpenJournal::Cql { .. } => {
+            let batch_bytes = config.cql.as_ref().map_or(cql::BATCH_BYTES, |cql| cql.batch_bytes);
             let own = last_sequence.iter().enumerate().skip(worker).step_by(workers);
-            let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, cql::BATCH_BYTES).into();
+            let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, batch_bytes).into();
             Lanes::PerShard { workers, lanes: own.map(lane).collect() }
         }
     }
@@ -228,29 +224,12 @@ fn run(
         move || committer.mark_durable()
     };
     let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
-    let upkeep_keeper = keeper.clone();
     let feed = Reader::start(reader.clone(), "feed", FEED_READERS, Arc::new(fault(&node)));
     let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
-    let publisher = start_publisher(&node, reader.journal())?;
-    // Registered in any case: the metrics page has the same measures on every node.
-    let metrics = UpkeepMetrics::register();
-    let upkeep = upkeep.map(|journal| upkeep_of(&node, journal, upkeep_keeper, publisher.as_ref(), metrics));
-    let retention = upkeep.map(Retention::start).transpose()?;
+    let followers = Followers::start(&node, reader.journal(), cluster.as_ref(), upkeep.zip(Some(keeper.clone())))?;
     node.set_services(Services { committer, keeper, reader, feed });
     let workers = start_workers(&node, &aliases, replayed, &main)?;
-    Ok(Engine {
-        node,
-        aliases,
-        alias_owner,
-        workers,
-        journal,
-        store,
-        retention,
-        cluster,
-        publisher,
-        recovered,
-        _lock: lock,
-    })
+    Ok(Engine { node, aliases, alias_owner, workers, journal, store, cluster, followers, recovered, _lock: lock })
 }
 
 /// Starts the workers with their shards, and waits until all answer.
@@ -286,48 +265,6 @@ fn start_workers(
     Ok(workers)
 }
 
-/// What the upkeep thread works on.
-fn upkeep_of(
-    node: &Arc<Node>,
-    journal: JournalUpkeep,
-    keeper: Keeper,
-    publisher: Option<&Publisher>,
-    metrics: UpkeepMetrics,
-) -> Upkeep {
-    let journal_id = journal.reader().journal_id();
-    let config = node.config();
-    let trusting = Arc::clone(node);
-    Upkeep {
-        data: config.data.clone(),
-        journal,
-        keeper,
-        // Whoever reads the journal behind the checkpoints has its place here.
-        needed_from: publisher.into_iter().map(Publisher::needed_from).collect(),
-        is_clock_trusted: Box::new(move || trusting.settles_everything()),
-        times: (node.times, config.clock_jump_ms),
-        identity: (journal_id, node.shards()),
-        retention_ms: config.journal_retention_ms,
-        pack: config.pack_segments,
-        interval: config.upkeep_interval,
-        metrics,
-    }
-}
-
-/// Publishes events, if there is somewhere to publish them to.
-fn start_publisher(node: &Arc<Node>, journal: &Records) -> Result<Option<Publisher>> {
-    // Registered in any case: the metrics page has the same measures on every node.
-    let metrics = PublishMetrics::register();
-    let Some(options) = node.config().kafka.clone() else { return Ok(None) };
-    let programs = {
-        let node = Arc::clone(node);
-        Arc::new(move || node.programs())
-    };
-    if matches!(journal, Records::Cql(_)) {
-        return Err(Error::Setting("events of a journal in CQL cannot be published yet; leave the brokers out".into()));
-    }
-    Publisher::start(options, &node.config().data, journal.clone(), programs, metrics).map(Some)
-}
-
 impl Engine {
     /// The node.
     pub fn node(&self) -> &Arc<Node> {
@@ -339,13 +276,11 @@ impl Engine {
     ///
     /// # Errors
     /// A fault of the journal or store.
-    pub fn shutdown(self, patience: Duration) -> Result<()> {
+    pub fn shutdown(mut self, patience: Duration) -> Result<()> {
         let node = &self.node;
         let until = Instant::now() + patience;
         node.permits.drain();
-        if let Some(retention) = self.retention {
-            retention.stop();
-        }
+        self.followers.stop_removing();
         while node.permits.under_way() > 0 && Instant::now() < until && !node.has_faulted() {
             std::thread::sleep(STOP_POLL);
         }
@@ -371,9 +306,7 @@ impl Engine {
         node.feed().stop();
         node.keeper().stop();
         let _ = self.store.join();
-        if let Some(publisher) = self.publisher {
-            publisher.stop(until.saturating_duration_since(Instant::now()).min(PUBLISH_PATIENCE));
-        }
+        self.followers.stop(until);
         node.committer().stop();
         let journal = self.journal.join();
         if let Some(cluster) = self.cluster {

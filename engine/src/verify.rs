@@ -29,7 +29,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::{BatchView, Floor, JournalReader};
-use crate::store::Store;
+use crate::store::{Store, StoreOptions};
 
 /// What was checked.
 #[derive(Debug, Clone, Default)]
@@ -118,23 +118,34 @@ pub fn verify(data: &Path, snapshot: Option<&Path>) -> Result<VerifyReport> {
     let folder = FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
     let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"), Floor::default())?;
-    let (removed, first_batch) = (reader.removed_sequence()?, reader.first_batch()?);
-    let mut verifier = Verifier::new(folder.shards, first_batch);
-    verifier.report.torn_tail = recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset));
-    verifier.begin(&disk, data, &folder, snapshot, (&removed, &recovered.last_sequence))?;
-    reader.scan_batches(first_batch, &mut |batch| verifier.batch(batch))?;
-    verifier.finish()
+    let cut = recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset));
+    let state = data.join("state");
+    let store = match state.exists() {
+        true => Some(Store::open(&state, folder.journal_id.to_le_bytes(), &StoreOptions::default())?),
+        false => None,
+    };
+    let report = check(&disk, data, &reader, store.as_ref(), snapshot, &recovered.last_sequence)?;
+    Ok(VerifyReport { torn_tail: cut, ..report })
 }
 
-/// Verifies a whole journal that ends at these sequences of its shards, and the store beside it, which holds nothing
-/// beyond.
+/// Verifies a journal that ends at these sequences of its shards, the store beside it, which holds nothing beyond,
+/// the snapshots in the data folder, and perhaps one more.
 ///
 /// # Errors
 /// As [`verify`].
-pub fn check(reader: &JournalReader, store: &Store, last_sequence: &[u64]) -> Result<VerifyReport> {
-    let mut verifier = Verifier::new(last_sequence.len() as u16, 1);
-    verifier.claim_store(store, last_sequence)?;
-    reader.scan_batches(1, &mut |batch| verifier.batch(batch))?;
+pub fn check(
+    disk: &Disk,
+    data: &Path,
+    reader: &JournalReader,
+    store: Option<&Store>,
+    snapshot: Option<&Path>,
+    last_sequence: &[u64],
+) -> Result<VerifyReport> {
+    let (removed, first_batch) = (reader.removed_sequence()?, reader.first_batch()?);
+    let mut verifier = Verifier::new(reader.shards(), first_batch);
+    let identity = (reader.journal_id(), reader.shards());
+    verifier.begin((disk, data, snapshot), identity, store, (&removed, last_sequence))?;
+    reader.scan_batches(first_batch, &mut |batch| verifier.batch(batch))?;
     verifier.finish()
 }
 

@@ -2,13 +2,23 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use meed_engine::clock::SystemTimes;
 use meed_engine::error::Result;
-use meed_engine::journal::cql::{Cql, CqlConfig, CqlReader, ShardJournal, Statements, claim, open_keyspace};
+use meed_engine::journal::cql::{
+    Cql, CqlConfig, CqlReader, Effect, History, ShardJournal, Statements, Trimmer, claim, open_keyspace,
+};
 use meed_engine::journal::frame;
+use meed_engine::metrics::UpkeepMetrics;
 use meed_engine::ownership::Ownership;
-use meed_schemas::ids::Position;
+use meed_engine::trim::{Trim, Trimming};
+use meed_schemas::codec;
+use meed_schemas::command::References;
+use meed_schemas::ids::{Identity, Position};
+use meed_schemas::record::{Balances, Detail, RENDERING, Record, RecordKind};
+use meed_schemas::time::NEVER;
 
 fn config(keyspace: &str) -> CqlConfig {
     let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
@@ -23,16 +33,51 @@ fn config(keyspace: &str) -> CqlConfig {
         timeout: Duration::from_secs(5),
         lease: Duration::from_secs(2),
         bucket_bytes: 256,
+        batch_bytes: 1 << 10,
         node_name: "test".to_owned(),
     }
 }
 
 /// One record after another, each a batch of its own.
-fn frames(shard: u16, sequence: u64, text: &str) -> Vec<u8> {
+fn frames(shard: u16, sequence: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let start = frame::begin(&mut bytes, Position::new(shard, sequence));
-    bytes.extend_from_slice(text.as_bytes());
+    bytes.extend_from_slice(payload);
     frame::finish(&mut bytes, start).unwrap();
+    bytes
+}
+
+fn record(sequence: u64, account: &str) -> Record {
+    let kind = if sequence.is_multiple_of(3) { RecordKind::Expire } else { RecordKind::Earn };
+    let earned = Detail::Earn { expires_at: NEVER, activates_at: None, award: None, redemption: None };
+    Record {
+        kind,
+        rendering: RENDERING,
+        position: Position::new(1, sequence),
+        identity: Identity::member("default", account),
+        sequence,
+        previous: sequence - 1,
+        previous_of_kind: 0,
+        recorded_at: 1_000 + sequence as i64,
+        occurred_at: 1_000,
+        program_version: 1,
+        newest_version: 1,
+        points: 1,
+        balances: Balances { total: sequence as i64, ..Balances::default() },
+        tier: 0,
+        moves: Default::default(),
+        spend: None,
+        keys: Default::default(),
+        fingerprint: 0,
+        references: Some(Box::new(References { reference_id: Some("r".into()), ..References::default() })),
+        detail: if kind == RecordKind::Earn { earned } else { Detail::None },
+        extensions: Vec::new(),
+    }
+}
+
+fn encoded(record: &Record) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode(record, &mut bytes);
     bytes
 }
 
@@ -47,7 +92,8 @@ fn own(cql: &Arc<Cql>, config: &CqlConfig) -> Owner {
     let ownership = Arc::new(Ownership::new(2));
     let (claimed, extents) = claim(cql, &statements, 2).unwrap();
     let last = claimed[1].last_sequence;
-    let reader = CqlReader::new(Arc::clone(cql), Arc::clone(&statements), Arc::clone(&extents), 1);
+    let history = Arc::new(History::prepare(cql).unwrap());
+    let reader = CqlReader::new(Arc::clone(cql), Arc::clone(&statements), Arc::clone(&extents), history, 1);
     let journals = claimed.into_iter().map(|one| {
         let (cql, statements) = (Arc::clone(cql), Arc::clone(&statements));
         ShardJournal::new(cql, statements, Arc::clone(&extents), Arc::clone(&ownership), one, config).unwrap()
@@ -57,7 +103,15 @@ fn own(cql: &Arc<Cql>, config: &CqlConfig) -> Owner {
 
 impl Owner {
     fn append(&mut self, cql: &Cql, sequence: u64, text: &str) -> Result<()> {
-        cql.block_on(self.journals[1].append(&frames(1, sequence, text), sequence, 1))
+        self.append_bytes(cql, sequence, text.as_bytes())
+    }
+
+    fn append_bytes(&mut self, cql: &Cql, sequence: u64, payload: &[u8]) -> Result<()> {
+        cql.block_on(self.journals[1].append(&frames(1, sequence, payload), sequence, 1))
+    }
+
+    fn removed(&self) -> u64 {
+        self.reader.removed_sequence()[1]
     }
 
     fn all(&self, from: u64) -> Vec<(u64, String)> {
@@ -106,6 +160,152 @@ fn owners_follow_each_other_over_many_buckets() {
     assert!(all[20..].iter().all(|(sequence, text)| *text == format!("new {sequence}")));
     let third = own(&cql, &config);
     assert_eq!((third.last, third.all(0)), (40, all));
+    cql.close();
+}
+
+#[test]
+fn old_buckets_go_up_to_the_last_that_is_sealed() {
+    let config = config("removed");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let mut new = own(&cql, &config);
+    for sequence in 1..=40 {
+        new.append(&cql, sequence, &format!("new {sequence}")).unwrap();
+    }
+    let third = own(&cql, &config);
+
+    let mut owner = own(&cql, &config);
+    let trimmer = Trimmer::prepare(&cql, owner.reader.clone()).unwrap();
+    let oldest = trimmer.oldest(1).unwrap();
+    trimmer.remove(&oldest).unwrap();
+    assert_eq!(owner.removed(), oldest.up_to);
+    assert_eq!(owner.reader.read(Position::new(1, oldest.up_to)).unwrap(), None, "it is gone, not damaged");
+    assert!(owner.reader.read(Position::new(1, oldest.up_to + 1)).unwrap().is_some());
+    assert_eq!(owner.all(0).first().unwrap().0, oldest.up_to + 1, "a scan begins with what is kept");
+    // One who looked before it went finds that it has gone.
+    assert_eq!(third.reader.removed_sequence()[1], 0);
+    while let Some(spare) = trimmer.oldest(1) {
+        trimmer.remove(&spare).unwrap();
+    }
+    assert!(owner.removed() > 15 && owner.removed() < 40, "{}", owner.removed());
+    let refused = new.append(&cql, 41, "too late").unwrap_err();
+    assert!(refused.to_string().contains("another node owns shard 1"), "{refused}");
+    let kept = owner.all(0);
+    owner.append(&cql, 41, "on").unwrap();
+    let last = own(&cql, &config);
+    assert_eq!((last.removed(), last.last), (owner.removed(), 41));
+    assert_eq!(last.all(0)[..kept.len()], kept);
+    // A removal that a crash cut short after its first step is finished.
+    let first = last.removed() + 1;
+    let statement = "SELECT bucket, first_sequence FROM buckets WHERE shard = 1";
+    let noted = || cql.block_on(cql.rows::<(i64, i64)>(statement)).unwrap();
+    let before = noted();
+    let bucket = before.iter().find(|(_, sequence)| *sequence as u64 == first).unwrap().0;
+    let text = format!("UPDATE shards SET first_bucket = {} WHERE shard = 1 IF EXISTS", bucket + 1);
+    cql.block_on(cql.create(&text)).unwrap();
+    let after = own(&cql, &config);
+    assert!(after.removed() > last.removed());
+    assert_eq!(noted().len(), before.len());
+    Trimmer::prepare(&cql, after.reader.clone()).unwrap().finish_removals(1).unwrap();
+    assert_eq!(noted().len(), before.len() - 1);
+    cql.close();
+}
+
+#[test]
+fn a_bucket_stays_as_long_as_somebody_needs_it() {
+    let config = config("trimmed");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let mut owner = own(&cql, &config);
+    for sequence in 1..=40 {
+        owner.append_bytes(&cql, sequence, &encoded(&record(sequence, "m"))).unwrap();
+    }
+    let needed: Vec<Arc<AtomicU64>> = (0..2).map(|_| Arc::new(AtomicU64::new(1))).collect();
+    let checkpoint = |replay_start: u64| {
+        let text = format!(
+            "INSERT INTO checkpoints (shard, replay_start, totals_sequence, accounts, totals) \
+             VALUES (1, {replay_start}, 0, 0, 0x00) USING TIMESTAMP {replay_start}"
+        );
+        cql.block_on(cql.create(&text)).unwrap();
+    };
+    let of = |sequence: &Arc<AtomicU64>| {
+        let sequence = Arc::clone(sequence);
+        Box::new(move || Ok(vec![0, sequence.load(Ordering::Relaxed)])) as Box<dyn Fn() -> _ + Send>
+    };
+    let trimming = Trimming::start(Trim {
+        trimmer: Trimmer::prepare(&cql, owner.reader.clone()).unwrap(),
+        needed_from: needed.iter().map(of).collect(),
+        is_clock_trusted: Box::new(|| true),
+        times: (SystemTimes::start(), 60_000),
+        retention_ms: Some(0),
+        interval: Duration::from_millis(5),
+        metrics: UpkeepMetrics::register(),
+    })
+    .unwrap();
+    // Each of the three in turn is the one that needs what the others do not.
+    let (mut at, mut floor) = ([0_u64; 3], 0);
+    for step in 0..6 {
+        at[step % 3] += 15;
+        match step % 3 {
+            0 => checkpoint(at[0] + 1),
+            other => needed[other - 1].store(at[other] + 1, Ordering::Relaxed),
+        }
+        let lowest = at.into_iter().min().unwrap();
+        let began = Instant::now();
+        while lowest > 0 && owner.removed() + 4 < lowest {
+            assert!(began.elapsed() < Duration::from_secs(30), "{} of {at:?}", owner.removed());
+            std::thread::yield_now();
+        }
+        assert!(owner.removed() <= lowest && owner.removed() >= floor, "{} of {at:?}", owner.removed());
+        floor = owner.removed();
+    }
+    assert!(floor > 20);
+    trimming.stop();
+    cql.close();
+}
+
+#[test]
+fn the_history_is_read_as_it_was_written() {
+    let config = config("rows");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let history = History::prepare(&cql).unwrap();
+    // Over the end of a part of an account's history.
+    let sequences: Vec<u64> = (1_048_570..1_048_590).collect();
+    let of = |account: &str, sequence: &u64| {
+        let record = record(*sequence, account);
+        Effect { payload: encoded(&record), tier: Some("BASE".into()), record }
+    };
+    let effects: Vec<Effect> = sequences.iter().flat_map(|s| [of("m-1", s), of("m-2", s)]).collect();
+    history.write(&effects).unwrap();
+    // Again, as after a crash.
+    history.write(&effects[..7]).unwrap();
+    let identity = Identity::member("default", "m-1");
+    let page = |from: u64, kind, limit| -> Vec<u64> {
+        let rows = history.page(&identity, Position::new(1, from), kind, limit).unwrap();
+        rows.iter().for_each(|(position, payload)| {
+            assert_eq!(*payload, encoded(&record(position.sequence(), "m-1")));
+        });
+        rows.into_iter().map(|(position, _)| position.sequence()).collect()
+    };
+    let newest_first = |from, to| (to..=from).rev().collect::<Vec<u64>>();
+    assert_eq!(page(1_048_589, None, 5), newest_first(1_048_589, 1_048_585));
+    assert_eq!(page(1_048_589, None, 100), newest_first(1_048_589, 1_048_576), "the newest part");
+    assert_eq!(page(1_048_575, None, 100), newest_first(1_048_575, 1_048_570));
+    let expired: Vec<u64> = newest_first(1_048_589, 1_048_576).into_iter().filter(|s| s % 3 == 0).collect();
+    assert_eq!(page(1_048_589, Some(RecordKind::Expire), 100), expired);
+    assert_eq!(page(1_048_589, Some(RecordKind::Expire), 2), expired[..2]);
+    type Shown = (String, i64, i64, String, String, String);
+    let text = "SELECT type, points, total_points, tier, reference_id, transaction_id FROM history \
+                WHERE program = 'default' AND kind = 'member' AND account = 'm-2' AND part = 0 AND position = 1048573";
+    let shown = cql.block_on(cql.rows::<Shown>(text)).unwrap();
+    let id = Position::new(1, 1_048_573).to_string();
+    let expected = ("EARN".to_owned(), 1, 1_048_573, "BASE".to_owned(), "r".to_owned(), id);
+    assert_eq!(shown, [expected]);
+    assert_eq!(history.saved(1).unwrap(), 0);
+    history.save(1, 12).unwrap();
+    history.save(1, 9).unwrap();
+    assert_eq!(history.saved(1).unwrap(), 12, "an owner that slept takes nothing back");
     cql.close();
 }
 

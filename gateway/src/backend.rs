@@ -84,6 +84,7 @@ pub fn cql_config(settings: &Settings) -> std::result::Result<CqlConfig, Setting
         timeout: Duration::from_millis(settings.cql_timeout_ms),
         lease: Duration::from_millis(settings.lease_ms),
         bucket_bytes: settings.cql_bucket_bytes.0,
+        batch_bytes: usize::try_from(settings.cql_batch_bytes.0).unwrap_or(usize::MAX),
         node_name: settings.node.clone(),
     })
 }

@@ -348,6 +348,7 @@ mod tests {
         let arguments = std::iter::once("meed").chain(line.split_whitespace()).map(OsString::from);
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         parse(arguments, environment, |path| match path.to_str() {
+            Some("compose.toml") => Ok(include_str!("../../ops/compose.toml").to_owned()),
             Some("good.toml") => Ok("shards = 4\nworkers = 4".to_owned()),
             _ => Err(std::io::ErrorKind::NotFound.into()),
         })
@@ -380,6 +381,20 @@ mod tests {
         };
         assert_eq!(loaded.settings.programs.len(), 3);
         assert_eq!(loaded.source("shards"), Some(Source::File));
+    }
+
+    #[test]
+    fn the_nodes_of_the_compose_file_take_their_settings() {
+        let text = include_str!("../../ops/compose.yaml");
+        let commands: Vec<&str> =
+            text.lines().filter_map(|line| line.trim().strip_prefix(r#"command: ["--config","#)).collect();
+        assert_eq!(commands.len(), 3);
+        for command in commands {
+            let rest = command.replace(['"', ',', ']'], "").replace("/etc/meed.toml", "compose.toml");
+            let line = format!("serve --config {rest}");
+            let Ok(Command::Serve(loaded)) = run(&line, &[]) else { panic!("{line}") };
+            assert!(loaded.settings.node.starts_with("meed-") && loaded.settings.cql_nodes.len() == 3);
+        }
     }
 
     #[test]

@@ -217,6 +217,7 @@ settings! {
         cql_password_file: PathBuf = PathBuf::from("cql-password"), "FILE", "File with the user's password in its first line";
         cql_timeout_ms: u64 = 2_000, "MS", "Time after which the outcome of a statement is unknown and asked for again", 50..=60000;
         cql_appends: u32 = 8, "COUNT", "Appends to the journal under way at once, of all shards of the node", 1..=1024;
+        cql_batch_bytes: ByteSize = ByteSize(192 << 10), "BYTES", "Size after which an append takes no further operation; 1: one with each append", 1..=196608;
         cql_bucket_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal partition after which the next one is begun", 4096..=1073741824;
         node: String = "meed-1".to_owned(), "NAME", "What this node is called among the nodes of its cluster";
         lease_ms: u64 = 6_000, "MS", "Time without a sign of life after which another node takes the shards", 500..=600000;
@@ -391,9 +392,6 @@ fn check_journal(settings: &Settings) -> Result<(), SettingError> {
     match (settings.journal, settings.cql_nodes.is_empty()) {
         (JournalKind::Cql, true) => {
             Err(SettingError("--journal cql needs --cql-nodes HOST:PORT, the nodes of the cluster to ask first".into()))
-        }
-        (JournalKind::Cql, false) if !settings.kafka.is_empty() => {
-            Err(SettingError("--kafka has no effect with --journal cql yet; leave it out".into()))
         }
         (JournalKind::Embedded, false) => {
             Err(SettingError("--cql-nodes has no effect without --journal cql; give both or none".into()))

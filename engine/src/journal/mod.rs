@@ -64,7 +64,8 @@ pub use upkeep::{ClosedSegment, JournalUpkeep, Pace};
 pub use writer::Journal;
 
 use crate::error::Result;
-use meed_schemas::ids::Position;
+use meed_schemas::ids::{Identity, Position};
+use meed_schemas::record::RecordKind;
 
 /// Default length of a segment.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
@@ -118,6 +119,14 @@ impl Records {
         }
     }
 
+    /// By shard, the epoch that this node owns it under, 0 where it does not; `None` where the journal has one owner.
+    pub fn epochs(&self) -> Option<Vec<i64>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Cql(reader) => Some(reader.epochs()),
+        }
+    }
+
     /// A number that grows whenever more becomes durable.
     pub fn progress(&self) -> u64 {
         match self {
@@ -134,6 +143,26 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.read(position),
             Self::Cql(reader) => reader.read(position),
+        }
+    }
+
+    /// Records of an account, newest first, from the one at `from` on back, where they lie apart from the journal: some of
+    /// them, at most `limit`, of one kind if asked for. None where there is only the journal, or it is not there yet.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub fn history(
+        &self,
+        identity: &Identity,
+        from: Position,
+        kind: Option<RecordKind>,
+        limit: usize,
+    ) -> Result<Vec<(Position, Vec<u8>)>> {
+        match self {
+            Self::Cql(reader) if from.sequence() <= reader.projected(from.shard()) => {
+                reader.page(identity, from, kind, limit)
+            }
+            _ => Ok(Vec::new()),
         }
     }
 

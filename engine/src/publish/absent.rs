@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{CurrentPrograms, Range};
+use super::mark::Marks;
+use super::{CurrentPrograms, Fencing, Range};
 use crate::config::KafkaOptions;
 use crate::error::{Error, Result};
 use crate::journal::Records;
@@ -21,7 +22,8 @@ impl Publisher {
     /// Always.
     pub fn start(
         _options: KafkaOptions,
-        _folder: &Path,
+        _marks: Marks,
+        _fencing: Option<Fencing>,
         _journal: Records,
         _programs: CurrentPrograms,
         _metrics: PublishMetrics,

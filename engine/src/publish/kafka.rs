@@ -1,5 +1,6 @@
 //! Kafka's client: an idempotent producer whose messages never time out, so that nothing is skipped and
-//! nothing overtakes. It knows no journal.
+//! nothing overtakes. Where shards change their owner, balances have a producer of their own, whose messages do: each
+//! stands for itself, and a late one would replace a newer one. It knows no journal.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -161,22 +162,38 @@ pub(super) enum Sent {
 /// A connection to brokers that have the topics.
 pub(super) struct Link {
     producer: ThreadedProducer<Context>,
+    balances_producer: Option<ThreadedProducer<Context>>,
     state: Arc<State>,
     events: Topic,
     balances: Option<Topic>,
 }
 
 impl Link {
-    /// Connects, and looks at the topics: `events` and, when it has a name, `balances`.
-    pub(super) fn connect(options: &KafkaOptions, events: &TopicMark, balances: &TopicMark) -> Result<Self, Trouble> {
+    /// Connects, and looks at the topics: `events` and, when it has a name, `balances`. A balance that is not confirmed
+    /// within `balance_timeout` is refused.
+    pub(super) fn connect(
+        options: &KafkaOptions,
+        events: &TopicMark,
+        balances: &TopicMark,
+        balance_timeout: Option<Duration>,
+    ) -> Result<Self, Trouble> {
         let state = Arc::new(State::default());
-        let context = Context(Arc::clone(&state));
-        let producer: ThreadedProducer<Context> = client_config(options)?
-            .create_with_context(context)
-            .map_err(|error| Trouble::Setting(error.to_string()))?;
+        let producer_of = |config: ClientConfig| -> Result<ThreadedProducer<Context>, Trouble> {
+            let created = config.create_with_context(Context(Arc::clone(&state)));
+            created.map_err(|error| Trouble::Setting(error.to_string()))
+        };
+        let producer = producer_of(client_config(options)?)?;
         let events = describe(&producer, events)?;
         let balances = if balances.name.is_empty() { None } else { Some(describe(&producer, balances)?) };
-        Ok(Self { producer, state, events, balances })
+        let balances_producer = match balance_timeout.filter(|_| balances.is_some()) {
+            Some(timeout) => {
+                let mut config = client_config(options)?;
+                config.set("message.timeout.ms", timeout.as_millis().max(1).to_string());
+                Some(producer_of(config)?)
+            }
+            None => None,
+        };
+        Ok(Self { producer, balances_producer, state, events, balances })
     }
 
     /// The partitions of the two topics; 0 for none.
@@ -210,7 +227,8 @@ impl Link {
             .timestamp(at)
             .key(key)
             .payload(value);
-        taken(self.producer.send(record).map_err(|(error, _)| error))
+        let producer = self.balances_producer.as_ref().unwrap_or(&self.producer);
+        taken(producer.send(record).map_err(|(error, _)| error))
     }
 
     /// The events confirmed since the last call.

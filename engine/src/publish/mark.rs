@@ -1,11 +1,12 @@
-//! The file `published`: how far each shard's records are published, and into which topics.
+//! How far each shard's records are published, and into which topics: in the file `published` of a data folder, or in
+//! rows of a CQL keyspace, where whoever owns a shard next finds it.
 //!
-//! Two slots are written in turn, so that a crash in the middle of one leaves the other. A slot, little-endian:
+//! The file: two slots are written in turn, so that a crash in the middle of one leaves the other. A slot, little-endian:
 //! magic (8 bytes) | format version u32 | length of the body u32 | generation u64 | body | zeros | CRC32C of
 //! all before it u32. The body: journal id u128, then with varints per topic (events, balances)
 //! its name, its partitions, and per shard the sequence.
 //!
-//! An older mark than the true one only makes duplicates. A damaged file is therefore not fatal: publishing
+//! An older mark than the true one only makes duplicates, in the file as in the rows. A damaged file is therefore not fatal: publishing
 //! begins again with the oldest record.
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use meed_schemas::codec::{Reader, put_bytes, put_varint};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::store::cql::PublishedRows;
 
 const MAGIC: [u8; 8] = *b"meedPUB\n";
 const FORMAT: u32 = 1;
@@ -43,6 +45,86 @@ pub struct Mark {
     pub events: TopicMark,
     /// The compacted topic.
     pub balances: TopicMark,
+}
+
+/// Where marks are kept.
+#[derive(Debug)]
+pub enum Marks {
+    /// In a folder: the file, and what it says.
+    File(MarkFile, Option<Mark>),
+    /// In a keyspace.
+    Cql(Box<PublishedRows>),
+}
+
+impl Marks {
+    /// Those of a data folder.
+    ///
+    /// # Errors
+    /// As [`MarkFile::open`].
+    pub fn in_folder(folder: &Path, journal_id: u128, shards: u16) -> Result<Self> {
+        let (file, found) = MarkFile::open(&Disk::default(), folder, journal_id, shards)?;
+        Ok(Self::File(file, found))
+    }
+
+    /// The mark of these topics; an empty name is that of none. Where a topic has no mark, it begins with `begin`.
+    ///
+    /// # Errors
+    /// The cluster, when the node stops.
+    pub fn read(&self, events: &str, balances: &str, begin: &[u64]) -> Result<Mark> {
+        let read = |name: &str, of: fn(&Mark) -> &TopicMark| -> Result<TopicMark> {
+            let found = match self {
+                Self::File(_, found) => found.as_ref().map(of).filter(|found| found.name == name).cloned(),
+                Self::Cql(rows) if !name.is_empty() => {
+                    let (partitions, published) = rows.read(name, begin.len() as u16)?;
+                    Some(TopicMark { name: name.to_owned(), partitions, published })
+                }
+                Self::Cql(_) => None,
+            };
+            let none = || TopicMark { name: name.to_owned(), partitions: 0, published: begin.to_owned() };
+            let mut mark = found.unwrap_or_else(none);
+            // Nothing is removed before it is published, unless there was nowhere to publish to.
+            mark.published.iter_mut().zip(begin).for_each(|(published, begin)| *published = (*published).max(*begin));
+            Ok(mark)
+        };
+        Ok(Mark { events: read(events, |mark| &mark.events)?, balances: read(balances, |mark| &mark.balances)? })
+    }
+
+    /// Saves `mark`, durable when this returns; `before` is the one saved last.
+    ///
+    /// # Errors
+    /// The disk; the cluster, when the node stops; partitions other than those that were pinned.
+    pub fn save(&mut self, before: &Mark, mark: &Mark) -> Result<()> {
+        match self {
+            Self::File(file, found) => {
+                file.save(mark)?;
+                *found = Some(mark.clone());
+                Ok(())
+            }
+            Self::Cql(rows) => {
+                for (before, topic) in [(&before.events, &mark.events), (&before.balances, &mark.balances)] {
+                    save_rows(rows, before, topic)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn save_rows(rows: &PublishedRows, before: &TopicMark, topic: &TopicMark) -> Result<()> {
+    if topic.partitions != before.partitions {
+        let pinned = rows.pin(&topic.name, topic.partitions)?;
+        if pinned != topic.partitions {
+            return Err(Error::Setting(format!(
+                "another node has published into the topic {} with {pinned} partitions, it has {}",
+                topic.name, topic.partitions
+            )));
+        }
+    }
+    let moved = before.published.iter().zip(&topic.published).enumerate().filter(|(_, (before, now))| before != now);
+    for (shard, (_, sequence)) in moved {
+        rows.put(&topic.name, shard as u16, *sequence)?;
+    }
+    Ok(())
 }
 
 /// The open file.

@@ -1,17 +1,18 @@
 //! Publishing: events go from the journal to Kafka, per shard in order, and the node remembers how far they are.
 //!
 //! The journal is the outbox. A thread reads what is durable, renders it and hands it to Kafka's client; what
-//! is confirmed without a gap moves the *published* watermark, which is saved in a file of its own. After a
+//! is confirmed without a gap moves the *published* watermark, which is saved. After a
 //! crash, or when Kafka refuses something, publishing goes on behind the watermark: what is sent again is the
 //! same, byte for byte. Nothing here is ever waited for by an answer, and what is not sent yet lies in the
 //! journal, not in memory.
 //!
 //! - [`outbox`] knows what was sent and confirmed; it has no I/O and no clock.
 //! - `balances` collects the newest balances between two flushes to the compacted topic.
-//! - [`mark`] is the file.
+//! - [`mark`] is where the watermark is kept.
 //! - `kafka` is the only place that knows rdkafka; `run` is the thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
@@ -56,6 +57,22 @@ impl Range {
             && self.until.is_none_or(|until| record.recorded_at < until)
             && self.program.as_deref().is_none_or(|program| record.identity.program() == program)
     }
+}
+
+/// What publishing needs to know where shards change their owner.
+///
+/// An owner that was paused wakes with messages in its client's queue. Its events do no harm: they go on where its
+/// others ended, and who reads them drops what is not newer than what it has. A balance could replace a newer one in
+/// the compacted topic, so balances time out before the lease ends that they were sent under, and a new owner sends
+/// those of the tail once more when the time of every message that was on its way is over.
+#[derive(Clone)]
+pub struct Fencing {
+    /// By shard, the epoch that this node owns it under; 0 where it does not.
+    pub epochs: Arc<dyn Fn() -> Vec<i64> + Send + Sync>,
+    /// Whether the node's lease runs.
+    pub holds: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// A balance that is not confirmed within this is not sent any more: less than the lease.
+    pub balance_timeout: Duration,
 }
 
 /// Gives the programs as they are now.

@@ -42,7 +42,7 @@ pub fn replay(data: &Path, options: &KafkaOptions, range: &Range) -> Result<u64>
     let current = || Arc::new(programs.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone());
     let topic = TopicMark { name: options.events_topic.clone(), ..TopicMark::default() };
     let stopped = |trouble: super::kafka::Trouble| Error::Stopped(trouble.to_string());
-    let link = Link::connect(options, &topic, &TopicMark::default()).map_err(stopped)?;
+    let link = Link::connect(options, &topic, &TopicMark::default(), None).map_err(stopped)?;
     let mut from = journal.removed_sequence()?;
     let mut outbox = Outbox::new(&from);
     let (mut count, mut confirmed, mut value) = (0, Vec::new(), Vec::new());

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use meed_schemas::time::Millis;
 
-use super::CurrentPrograms;
 use super::balances::Balances;
 use super::kafka::{Link, Sent, Trouble, check_properties};
-use super::mark::{Mark, MarkFile, TopicMark};
+use super::mark::{Mark, Marks};
 use super::outbox::Outbox;
+use super::{CurrentPrograms, Fencing};
 use crate::clock::SystemTimes;
 use crate::config::KafkaOptions;
-use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::feed::{Next, Reached, Rendering, read_on};
 use crate::journal::Records;
@@ -31,6 +30,10 @@ const POLL: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two saves of the watermark.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after a shard has come or gone, before what is published now is looked for.
+const SHARDS_SETTLE: Duration = Duration::from_millis(200);
+/// What a message may come later than its time-out: the client looks once a second.
+const TIMEOUT_SLACK: Duration = Duration::from_secs(2);
 /// Time between two log lines about the same trouble.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -74,18 +77,18 @@ impl Publisher {
     /// Settings that cannot be used; the disk; a file of a newer format.
     pub fn start(
         options: KafkaOptions,
-        folder: &std::path::Path,
+        marks: Marks,
+        fencing: Option<Fencing>,
         journal: Records,
         programs: CurrentPrograms,
         metrics: PublishMetrics,
     ) -> Result<Self> {
-        let disk = Disk::default();
-        let (file, found) = MarkFile::open(&disk, folder, journal.journal_id(), journal.shards())?;
         let published = (0..journal.shards()).map(|_| AtomicU64::new(0)).collect();
         let shared = Arc::new(Shared { until: Mutex::default(), told: Condvar::new(), published });
         check_properties(&options.properties).map_err(Error::Setting)?;
-        let mark = mark_of(&options, &journal, found)?;
-        let run = Run { options, file, mark, journal, programs, shared: Arc::clone(&shared), metrics };
+        let mark = read_mark(&marks, &options, &journal)?;
+        let taken = Taken { epochs: Vec::new(), again_at: vec![None; usize::from(journal.shards())] };
+        let run = Run { options, marks, mark, fencing, taken, journal, programs, shared: Arc::clone(&shared), metrics };
         let body = move || run.run();
         let thread = std::thread::Builder::new().name("publisher".into()).spawn(body);
         let thread = thread.map_err(|error| Error::io("start the publishing thread of", "the node", error))?;
@@ -108,34 +111,37 @@ impl Publisher {
     }
 }
 
-/// The mark to begin with: the saved one where it is of these topics, else one before the oldest record.
-fn mark_of(options: &KafkaOptions, journal: &Records, found: Option<Mark>) -> Result<Mark> {
-    let removed = journal.removed_sequence()?;
-    let begin = |name: &str, found: Option<TopicMark>| match found.filter(|found| found.name == name) {
-        Some(mut found) => {
-            // Nothing is removed before it is published, unless there was nowhere to publish to.
-            for (published, removed) in found.published.iter_mut().zip(&removed) {
-                *published = (*published).max(*removed);
-            }
-            found
-        }
-        None => TopicMark { name: name.to_owned(), partitions: 0, published: removed.clone() },
-    };
-    let (events, balances) = found.map_or((None, None), |mark| (Some(mark.events), Some(mark.balances)));
-    Ok(Mark {
-        events: begin(&options.events_topic, events),
-        balances: begin(options.balances_topic.as_deref().unwrap_or_default(), balances),
-    })
+fn read_mark(marks: &Marks, options: &KafkaOptions, journal: &Records) -> Result<Mark> {
+    let balances = options.balances_topic.as_deref().unwrap_or_default();
+    marks.read(&options.events_topic, balances, &journal.removed_sequence()?)
 }
 
 struct Run {
     options: KafkaOptions,
-    file: MarkFile,
+    marks: Marks,
     mark: Mark,
+    fencing: Option<Fencing>,
+    taken: Taken,
     journal: Records,
     programs: CurrentPrograms,
     shared: Arc<Shared>,
     metrics: PublishMetrics,
+}
+
+/// The shards as this node has taken them.
+struct Taken {
+    epochs: Vec<i64>,
+    /// When the balances of a shard's tail are sent once more: until then its balances count as not published.
+    again_at: Vec<Option<Instant>>,
+}
+
+impl Taken {
+    /// Shards whose balances are to be sent once more now, if all that wait are.
+    fn due(&self) -> bool {
+        let now = Instant::now();
+        let mut waiting = self.again_at.iter().flatten().peekable();
+        waiting.peek().is_some() && waiting.all(|at| *at <= now)
+    }
 }
 
 /// What is under way over one link.
@@ -175,6 +181,20 @@ impl Flow {
         self.outbox.waiting() + self.balances.as_ref().map_or(0, Balances::waiting)
     }
 
+    /// Reads on from behind `published` once more, for the balances alone; false while some are on their way.
+    fn send_balances_again(&mut self, published: &[u64]) -> bool {
+        let Some(balances) = &mut self.balances else { return true };
+        if balances.is_flushing() {
+            return false;
+        }
+        *balances = Balances::new(published.to_owned());
+        for ((from, begin), published) in self.from.iter_mut().zip(&mut self.begin).zip(published) {
+            *begin = (*begin).max(*from);
+            *from = (*from).min(*published);
+        }
+        true
+    }
+
     fn has_room(&self) -> bool {
         self.waiting() < WINDOW && !self.balances.as_ref().is_some_and(|b| b.is_full())
     }
@@ -185,7 +205,10 @@ impl Run {
         let mut logged: Option<(Trouble, Instant)> = None;
         self.show(&self.mark);
         loop {
-            let linked = Link::connect(&self.options, &self.mark.events, &self.mark.balances);
+            let timeout = self.fencing.as_ref().map(|fencing| fencing.balance_timeout);
+            let taken = self.take_shards();
+            let linked =
+                taken.and_then(|()| Link::connect(&self.options, &self.mark.events, &self.mark.balances, timeout));
             let ended = linked.and_then(|link| {
                 if logged.take().is_some() {
                     tracing::info!("events are published again");
@@ -208,27 +231,68 @@ impl Run {
         }
     }
 
-    /// Publishes over one link until told to end, or until something is refused.
+    /// Looks which shards this node owns, and where others have come to with those that it took.
+    fn take_shards(&mut self) -> std::result::Result<(), Trouble> {
+        let Some(fencing) = &self.fencing else { return Ok(()) };
+        if (fencing.epochs)() == self.taken.epochs {
+            return Ok(());
+        }
+        // Shards mostly come several at a time.
+        self.shared.wait(SHARDS_SETTLE);
+        let epochs = (fencing.epochs)();
+        let again_at = Instant::now() + fencing.balance_timeout + TIMEOUT_SLACK;
+        for (shard, epoch) in epochs.iter().enumerate() {
+            if self.taken.epochs.get(shard) != Some(epoch) {
+                self.taken.again_at[shard] = (*epoch != 0).then_some(again_at);
+            }
+        }
+        self.taken.epochs = epochs;
+        self.mark =
+            read_mark(&self.marks, &self.options, &self.journal).map_err(|e| Trouble::Journal(e.to_string()))?;
+        self.show(&self.mark);
+        Ok(())
+    }
+
+    /// Whether the shards are still those that were taken.
+    fn has_taken(&self) -> bool {
+        self.fencing.as_ref().is_none_or(|fencing| (fencing.epochs)() == self.taken.epochs)
+    }
+
+    fn holds(&self) -> bool {
+        self.fencing.as_ref().is_none_or(|fencing| (fencing.holds)())
+    }
+
+    /// Publishes over one link until told to end, until something is refused, or until a shard has another owner.
     fn serve(&mut self, link: &Link) -> std::result::Result<(), Trouble> {
         // The partitions are pinned before the first message.
-        (self.mark.events.partitions, self.mark.balances.partitions) = link.partitions();
-        self.save(None)?;
+        let mut pinned = self.mark.clone();
+        (pinned.events.partitions, pinned.balances.partitions) = link.partitions();
+        self.save_mark(pinned)?;
         let mut flow = Flow::new(&self.mark);
         let served = loop {
             self.confirm(link, &mut flow);
             if let Some(refused) = link.refused() {
                 break Err(Trouble::Refused(refused));
             }
-            let sent = if flow.has_room() { self.send_some(link, &mut flow) } else { Ok(Reached::Limit) };
+            if !self.has_taken() {
+                break Ok(());
+            }
+            if self.taken.due() && flow.send_balances_again(&self.mark.balances.published) {
+                self.taken.again_at.fill(None);
+            }
+            let may_send = flow.has_room() && self.holds();
+            let sent = if may_send { self.send_some(link, &mut flow) } else { Ok(Reached::Limit) };
             let (reached, is_full) = match sent {
-                Ok(reached) => (reached, !flow.has_room()),
+                Ok(reached) => (reached, !flow.has_room() || !may_send),
                 Err(None) => (Reached::Limit, true),
                 Err(Some(trouble)) => break Err(trouble),
             };
-            self.flush_balances(link, &mut flow);
+            if may_send {
+                self.flush_balances(link, &mut flow);
+            }
             if flow.saved_at.elapsed() >= SAVE_INTERVAL {
                 flow.saved_at = Instant::now();
-                if let Err(trouble) = self.save(Some(&flow)) {
+                if let Err(trouble) = self.save(&flow) {
                     break Err(trouble);
                 }
                 self.report(Some(&flow));
@@ -246,7 +310,7 @@ impl Run {
             }
         };
         self.confirm(link, &mut flow);
-        let saved = self.save(Some(&flow));
+        let saved = self.save(&flow);
         served.and(saved)
     }
 
@@ -333,20 +397,23 @@ impl Run {
     }
 
     /// Saves how far the flow is, if it moved; then others may know it.
-    fn save(&mut self, flow: Option<&Flow>) -> std::result::Result<(), Trouble> {
+    fn save(&mut self, flow: &Flow) -> std::result::Result<(), Trouble> {
         let mut mark = self.mark.clone();
-        if let Some(flow) = flow {
-            mark.events.published = flow.outbox.published().collect();
-            if let Some(balances) = &flow.balances {
-                mark.balances.published = balances.published().to_owned();
-            }
-            if mark == self.mark {
-                return Ok(());
-            }
+        mark.events.published = flow.outbox.published().collect();
+        if let Some(balances) = &flow.balances {
+            let shards = mark.balances.published.iter_mut().zip(balances.published()).zip(&self.taken.again_at);
+            // What is sent once more is not published before that.
+            shards.filter(|(_, again_at)| again_at.is_none()).for_each(|((mark, now), _)| *mark = *now);
         }
-        self.file.save(&mark).map_err(|error| Trouble::Journal(error.to_string()))?;
-        self.show(&mark);
-        self.mark = mark;
+        self.save_mark(mark)
+    }
+
+    fn save_mark(&mut self, mark: Mark) -> std::result::Result<(), Trouble> {
+        if mark != self.mark {
+            self.marks.save(&self.mark, &mark).map_err(|error| Trouble::Journal(error.to_string()))?;
+            self.show(&mark);
+            self.mark = mark;
+        }
         Ok(())
     }
 

@@ -6,16 +6,19 @@ use std::rc::Rc;
 
 use meed_schemas::codec;
 use meed_schemas::command::{Command, Request};
-use meed_schemas::ids::{Identity, Position};
+use meed_schemas::ids::{AccountKind, Identity, Position};
 use meed_schemas::outcome::{Refusal, Reply};
-use meed_schemas::record::{Balances, Record, RecordKind};
+use meed_schemas::record::{Detail, Record, RecordKind};
 use meed_schemas::time::{DAY_MS, Millis};
 
-use super::ledger::Ledger;
+use super::expect::{Account, Turn};
 use super::node::{Decided, Seen, Watch};
+use super::profile::{Profile, Rules};
 use crate::journal::JournalReader;
 use crate::journal::frame::Frames;
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS, Input, ReplyTo};
+
+type Found = Result<(), String>;
 
 /// A record and its bytes in the journal.
 pub(super) type Written = (Record, Box<[u8]>);
@@ -55,17 +58,8 @@ enum Stage {
 struct Attempt {
     ask: u32,
     request: Rc<Request>,
+    deadline_ms: i64,
     stage: Stage,
-}
-
-/// What is known of an account from its records alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Shown {
-    sequence: u64,
-    /// Shard sequence of the last record of any kind.
-    applied: u64,
-    balances: Balances,
-    points: i64,
 }
 
 /// See the module.
@@ -75,33 +69,41 @@ pub(super) struct Auditor {
     attempts: Vec<Attempt>,
     /// Attempts that were delivered and are not decided, by account, in order.
     queues: BTreeMap<Identity, VecDeque<u32>>,
-    shown: BTreeMap<Identity, Shown>,
-    ledger: Ledger,
+    /// Accounts as their records have to make them, after each turn that had records; the newest last.
+    accounts: BTreeMap<Identity, Vec<Account>>,
+    /// What the versions of the program say, by their documents, and those that were decided.
+    documents: Vec<(String, Rules)>,
+    versions: Vec<(Millis, Rules)>,
     /// What each key led to first: by account, business or not, and hash.
     keys: BTreeMap<(Identity, bool, u128), Position>,
     /// Where an ask was executed, as its client was told.
     told: BTreeMap<u32, Position>,
     /// Latest time that a node has trusted: keys may be forgotten by it.
     latest_ms: Millis,
+    /// Per shard, up to which sequence records were removed; a crash may have brought some back.
+    gone: Vec<u64>,
 }
 
 impl Auditor {
-    pub(super) fn new(shards: u16) -> Self {
+    pub(super) fn new(profile: &Profile) -> Self {
+        let shards = profile.shards;
         Self {
             logs: (0..shards).map(|_| Log::default()).collect(),
             attempts: Vec::new(),
             queues: BTreeMap::new(),
-            shown: BTreeMap::new(),
-            ledger: Ledger::default(),
+            accounts: BTreeMap::new(),
+            documents: profile.versions(),
+            versions: Vec::new(),
             keys: BTreeMap::new(),
             told: BTreeMap::new(),
             latest_ms: Millis::MIN,
+            gone: vec![0; usize::from(shards)],
         }
     }
 
     /// A request is sent; the number names this sending of it.
     pub(super) fn sent(&mut self, ask: u32, request: Rc<Request>) -> u32 {
-        self.attempts.push(Attempt { ask, request, stage: Stage::Sent });
+        self.attempts.push(Attempt { ask, request, deadline_ms: i64::MAX, stage: Stage::Sent });
         self.attempts.len() as u32 - 1
     }
 
@@ -124,6 +126,33 @@ impl Auditor {
     /// The bytes of every record, to be held against the journal.
     pub(super) fn records(&self) -> impl Iterator<Item = (&Record, &[u8])> {
         self.logs.iter().flat_map(|log| log.records.iter().map(|(record, bytes)| (record, &**bytes)))
+    }
+
+    /// The node has removed what is up to these sequences, at this time; or has been interrupted in it.
+    pub(super) fn removed(&mut self, up_to: &[u64], at: Option<Millis>, retention_ms: Option<i64>) -> Found {
+        let cutoff = at.map_or(Millis::MAX, |at| at.saturating_sub(retention_ms.unwrap_or(i64::MAX)));
+        for ((log, gone), &up_to) in self.logs.iter().zip(&mut self.gone).zip(up_to) {
+            if let Some((young, _)) = log.records[..up_to as usize].iter().find(|(r, _)| r.recorded_at >= cutoff) {
+                return Err(format!("a record is removed before its time: {young:?}"));
+            }
+            *gone = up_to.max(*gone);
+        }
+        Ok(())
+    }
+
+    /// Whether any record was removed.
+    pub(super) fn has_removed(&self) -> bool {
+        self.gone.iter().any(|gone| *gone > 0)
+    }
+
+    fn is_gone(&self, position: Position) -> bool {
+        position.sequence() <= self.gone[usize::from(position.shard())]
+    }
+
+    /// The bytes of a record.
+    pub(super) fn bytes(&self, position: Position) -> Option<&[u8]> {
+        let log = self.logs.get(usize::from(position.shard()))?;
+        log.records.get((position.sequence() as usize).checked_sub(1)?).map(|(_, bytes)| &**bytes)
     }
 
     fn record(&self, position: Position) -> Option<&Record> {
@@ -162,6 +191,7 @@ impl Auditor {
             Reply::Executed { record, replayed: true } if !outcome => **record == *expected,
             Reply::Outcome(record) if outcome => **record == *expected,
             Reply::RefusedBefore { .. } if !outcome => expected.kind == RecordKind::Refusal,
+            Reply::Refused(Refusal::RecordGone) => self.is_gone(position),
             _ => false,
         };
         if !is_same {
@@ -197,7 +227,10 @@ impl Auditor {
         for (log, &last) in self.logs.iter_mut().zip(last_sequence) {
             log.records.truncate(last as usize);
         }
-        let from = vec![0; last_sequence.len()];
+        let from = reader.removed_sequence().map_err(|fault| fault.to_string())?;
+        if let Some((from, gone)) = from.iter().zip(&self.gone).find(|(from, gone)| from > gone) {
+            return Err(format!("the journal begins after record {from}, and {gone} was removed"));
+        }
         let mut found = None;
         let scanned = reader.scan(&from, &|_| true, &mut |position, payload| {
             let own = &self.logs[usize::from(position.shard())].records[position.sequence() as usize - 1];
@@ -210,27 +243,30 @@ impl Auditor {
         if let Some(found) = found {
             return Err(found);
         }
-        self.forget_the_process()
+        self.forget_the_process();
+        Ok(())
     }
 
     /// What was under way is lost, and what is known of accounts is what their records say.
-    fn forget_the_process(&mut self) -> Result<(), String> {
+    fn forget_the_process(&mut self) {
         self.queues.clear();
         for attempt in &mut self.attempts {
             attempt.stage = Stage::Answered;
         }
-        self.shown.clear();
+        let shards = self.logs.len() as u16;
+        for (identity, past) in &mut self.accounts {
+            let last = self.logs[usize::from(identity.shard(shards))].records.len() as u64;
+            past.retain(|account| account.applied <= last);
+            past.drain(..past.len().saturating_sub(1));
+        }
         self.keys.clear();
-        self.ledger = Ledger::default();
-        self.logs.iter().flat_map(|log| &log.records).try_for_each(|(record, _)| self.ledger.learn(record))?;
+        self.versions.clear();
         for (record, _) in self.logs.iter().flat_map(|log| &log.records) {
-            note(&mut self.shown, record);
-            self.ledger.take(record)?;
+            note_version(&mut self.versions, &self.documents, record);
             for key in &record.keys {
                 self.keys.insert((record.identity.clone(), key.business, key.hash), record.position);
             }
         }
-        Ok(())
     }
 
     fn appended(&mut self, record: &Record, bytes: Box<[u8]>) -> Result<(), String> {
@@ -250,54 +286,119 @@ impl Auditor {
         }
         let log = &mut self.logs[shard];
         log.records.push((record.clone(), bytes));
-        note(&mut self.shown, record);
-        self.ledger.take(record)
-    }
-
-    /// Checks that an account which exists remembers a refusal for want of points.
-    fn check_remembered(&self, attempt: u32, decided: Decided<'_>) -> Result<(), String> {
-        let Attempt { ask, request, .. } = &self.attempts[attempt as usize];
-        let is_remembered = |hash| self.keys.contains_key(&(request.identity.clone(), false, hash));
-        let is_refused = matches!(decided, Decided::Reply(Reply::Refused(Refusal::InsufficientPoints { .. })));
-        if is_refused && request.keys.idempotency.is_some_and(|hash| !is_remembered(hash)) {
-            return Err(format!("request {ask} lacks points, and its key does not remember the refusal"));
-        }
+        note_version(&mut self.versions, &self.documents, record);
         Ok(())
     }
 
-    /// Checks an answer that was just decided against what the records say.
-    fn check_decided(&self, attempt: u32, decided: Decided<'_>, has_changed: bool) -> Result<(), String> {
-        let Attempt { ask, request, .. } = &self.attempts[attempt as usize];
-        let shown = self.shown.get(&request.identity).copied().unwrap_or_default();
-        match decided {
-            Decided::Reply(Reply::Balance(view))
-                if !has_changed
-                    && ((view.sequence, view.balances) != (shown.sequence, shown.balances)
-                        || view.balances.total + view.balances.pending != shown.points) =>
-            {
-                return Err(format!("request {ask} shows {view:?}; the records give {shown:?}"));
+    /// Holds what one input did to an account against what it has to do.
+    fn audit(
+        &mut self,
+        identity: &Identity,
+        records: &[&Record],
+        decided: &[(u32, Decided<'_>)],
+        seen: &Seen<'_>,
+    ) -> Result<(), String> {
+        let known = self.accounts.entry(identity.clone()).or_default();
+        // Without a record nothing changes.
+        let account = if records.is_empty() { known.pop() } else { known.last().cloned() };
+        let mut account = account.unwrap_or_default();
+        let log = &self.logs[usize::from(seen.shard)].records;
+        // Time does not go back within a shard.
+        let first = records.first().map_or(log.len(), |record| record.position.sequence() as usize - 1);
+        let before = log[..first].iter().rev().map(|(record, _)| record.recorded_at).next().unwrap_or(0);
+        let mut past = Vec::new();
+        let mut turn = Turn {
+            versions: &self.versions[..seen.versions.min(self.versions.len())],
+            shard: seen.shard,
+            log,
+            now: seen.now.max(before),
+            settle_until: seen.settle_until,
+            latest_ms: self.latest_ms,
+            gone: self.gone[usize::from(seen.shard)],
+            records,
+            at: 0,
+        };
+        for (attempt, what) in decided {
+            let Attempt { ask, request, deadline_ms, .. } = &self.attempts[*attempt as usize];
+            let is_late = seen.elapsed_ms > *deadline_ms;
+            let mut saw = 0;
+            let in_ask = |found: String| format!("request {ask} of {identity:?}, {:?}: {found}", request.command);
+            if is_late || turn.versions.is_empty() {
+                let expected = if is_late { Refusal::OutcomeUnknown } else { Refusal::UnknownProgram };
+                if !matches!(what, Decided::Reply(Reply::Refused(refusal)) if *refusal == expected) {
+                    return Err(in_ask(format!("{expected:?} is expected, not {what:?}")));
+                }
+            } else {
+                let before = account.applied;
+                account.decided(request, *what, &mut turn).map_err(in_ask)?;
+                saw = account.applied;
+                // A crash may lose what comes after this decision.
+                if saw > before && turn.at < records.len() {
+                    past.push(account.clone());
+                }
             }
-            Decided::Reply(Reply::Executed { record, replayed: false })
-                if self.record(record.position) != Some(record) =>
-            {
-                return Err(format!("request {ask} shows a record that was not decided: {record:?}"));
+            let replays = match what {
+                Decided::Replay { position, outcome } => Some((*position, *outcome)),
+                Decided::Reply(_) => None,
+            };
+            self.attempts[*attempt as usize].stage = Stage::Decided { saw, replays };
+        }
+        if !turn.versions.is_empty() {
+            account.settle(&mut turn, false).map_err(|found| format!("{identity:?}: {found}"))?;
+        }
+        account.check_end(&turn).map_err(|found| format!("{identity:?}: {found}"))?;
+        past.push(account);
+        self.accounts.entry(identity.clone()).or_default().extend(past);
+        Ok(())
+    }
+
+    /// A program's own account: a document that is not the newest becomes the next version.
+    fn audit_program(&mut self, decided: &[(u32, Decided<'_>)], own: &[&Record], seen: &Seen<'_>) -> Found {
+        let log = &self.logs[usize::from(seen.shard)].records;
+        let versions: Vec<&Record> =
+            log.iter().map(|(record, _)| record).filter(|r| r.kind == RecordKind::Program).collect();
+        let mut count = versions.len() - own.len();
+        for (attempt, what) in decided {
+            let Attempt { ask, request, deadline_ms, .. } = &self.attempts[*attempt as usize];
+            let Command::PutProgram { document } = &request.command else { continue };
+            let newest = count.checked_sub(1).map(|newest| versions[newest]);
+            let is_newest = |record: &Record| record.detail == Detail::Program { document: document.clone() };
+            let mut saw = newest.map_or(0, |record| record.position.sequence());
+            let is_right = match what {
+                _ if seen.elapsed_ms > *deadline_ms => {
+                    saw = 0;
+                    matches!(what, Decided::Reply(Reply::Refused(Refusal::OutcomeUnknown)))
+                }
+                Decided::Reply(Reply::Program { version, created: false }) => {
+                    newest.is_some_and(is_newest) && *version as usize == count
+                }
+                Decided::Reply(Reply::Executed { record, replayed: false }) => {
+                    count += 1;
+                    saw = record.position.sequence();
+                    !newest.is_some_and(is_newest)
+                        && is_newest(record)
+                        && versions.get(count - 1) == Some(&&**record)
+                        && (record.sequence, record.program_version) == (count as u64, count as u32)
+                }
+                _ => false,
+            };
+            if !is_right {
+                return Err(format!("request {ask} puts a document after {count} versions, and gets {what:?}"));
             }
-            Decided::Reply(Reply::Refused(Refusal::UnknownAccount)) if shown.sequence > 0 && !has_changed => {
-                return Err(format!("request {ask} finds no account {:?}, which has {shown:?}", request.identity));
-            }
-            _ => {}
+            self.attempts[*attempt as usize].stage = Stage::Decided { saw, replays: None };
+        }
+        if count != versions.len() {
+            return Err(format!("{} versions were put, and {count} were asked for", versions.len()));
         }
         Ok(())
     }
 }
 
-fn note(shown: &mut BTreeMap<Identity, Shown>, record: &Record) {
-    let shown = shown.entry(record.identity.clone()).or_default();
-    shown.applied = record.position.sequence();
-    if record.kind.is_effect() {
-        shown.sequence = record.sequence;
-        shown.balances = record.balances;
-        shown.points += record.points;
+fn note_version(versions: &mut Vec<(Millis, Rules)>, documents: &[(String, Rules)], record: &Record) {
+    if let Detail::Program { document } = &record.detail
+        && let Some((_, rules)) = documents.iter().find(|(text, _)| **text == **document)
+    {
+        versions.push((record.recorded_at, rules.clone()));
     }
 }
 
@@ -306,51 +407,51 @@ impl Watch for Auditor {
         if let Input::Command(envelope) = input
             && let Some(to) = envelope.to
         {
-            self.attempts[to.slot as usize].stage = Stage::Delivered;
+            let attempt = &mut self.attempts[to.slot as usize];
+            (attempt.stage, attempt.deadline_ms) = (Stage::Delivered, envelope.deadline_ms);
             self.queues.entry(envelope.request.identity.clone()).or_default().push_back(to.slot);
         }
     }
 
-    fn seen(&mut self, seen: Seen<'_>) -> Result<(), String> {
+    fn seen(&mut self, mut seen: Seen<'_>) -> Result<(), String> {
         self.time_is(seen.now.min(seen.settle_until));
-        let before = self.shown.clone();
-        let mut changed = Vec::new();
-        let mut last: BTreeMap<Identity, Record> = BTreeMap::new();
-        for (record, bytes) in seen.records {
+        let mut touched: Vec<Identity> = Vec::new();
+        let mut records = Vec::new();
+        for (record, bytes) in std::mem::take(&mut seen.records) {
             self.appended(&record, bytes)?;
-            changed.push(record.identity.clone());
-            last.insert(record.identity.clone(), record);
+            if !touched.contains(&record.identity) {
+                touched.push(record.identity.clone());
+            }
+            records.push(record);
         }
-        last.values().try_for_each(|record| self.ledger.check_balances(record))?;
         let mut decided: Vec<(u32, Decided<'_>)> = Vec::new();
-        for (to, what) in seen.held {
-            if self.attempts[to.slot as usize].stage == Stage::Delivered {
+        for (to, what) in std::mem::take(&mut seen.held) {
+            let attempt = &self.attempts[to.slot as usize];
+            if attempt.stage == Stage::Delivered {
                 decided.push((to.slot, what));
+                if !touched.contains(&attempt.request.identity) {
+                    touched.push(attempt.request.identity.clone());
+                }
             }
         }
-        let is_single = decided.len() == 1;
-        while !decided.is_empty() {
-            let identity = self.attempts[decided[0].0 as usize].request.identity.clone();
+        for identity in touched {
+            let own: Vec<&Record> = records.iter().filter(|record| record.identity == identity).collect();
+            let mut answers = Vec::new();
             let queue = self.queues.entry(identity.clone()).or_default();
-            let next = queue.pop_front();
-            let Some(at) = decided.iter().position(|(attempt, _)| Some(*attempt) == next) else {
-                return Err(format!("a request of {identity:?} overtook another one"));
-            };
-            let (attempt, what) = decided.remove(at);
-            self.check_decided(attempt, what, changed.contains(&identity))?;
-            if before.get(&identity).is_some_and(|shown| shown.sequence > 0) {
-                self.check_remembered(attempt, what)?;
+            let mut count =
+                decided.iter().filter(|(slot, _)| self.attempts[*slot as usize].request.identity == identity).count();
+            while count > 0 {
+                let next = queue.pop_front();
+                let Some(answer) = decided.iter().find(|(attempt, _)| Some(*attempt) == next) else {
+                    return Err(format!("a request of {identity:?} overtook another one"));
+                };
+                answers.push(*answer);
+                count -= 1;
             }
-            // Who comes too late is told so without a look at anything.
-            let is_blind = matches!(what, Decided::Reply(Reply::Refused(Refusal::OutcomeUnknown)));
-
-            let shown = if is_single { &self.shown } else { &before };
-            let saw = shown.get(&identity).filter(|_| !is_blind).map_or(0, |shown| shown.applied);
-            let replays = match what {
-                Decided::Replay { position, outcome } => Some((position, outcome)),
-                Decided::Reply(_) => None,
-            };
-            self.attempts[attempt as usize].stage = Stage::Decided { saw, replays };
+            match identity.kind() {
+                AccountKind::Program => self.audit_program(&answers, &own, &seen)?,
+                _ => self.audit(&identity, &own, &answers, &seen)?,
+            }
         }
         Ok(())
     }

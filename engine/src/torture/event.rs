@@ -4,7 +4,7 @@
 use meed_schemas::command::Status;
 
 use super::node::Step;
-use crate::disk::simulated::Fault;
+use crate::disk::simulated::{Fault, Rot};
 
 /// One thing that happens. Where it makes no sense in the world as it is, nothing does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub(super) enum Event {
     CopyStore,
     /// The store's folder is put back from the copy, or is gone.
     RestoreStore { is_gone: bool },
+    /// A sector of a file goes bad while no process runs; the node is started on it, and the medium is put right if
+    /// it tells.
+    Rot { rot: Rot, seed: u64 },
     /// Nothing fails any more: everything under way has to finish, and what is unknown to be resolved.
     Quiet,
     /// As [`Event::Quiet`], and then the node stops in order.

@@ -4,9 +4,9 @@ use meed_schemas::command::Status;
 use meed_schemas::time::DAY_MS;
 
 use super::event::{Ask, Event, Key, Part, What};
-use super::profile::Profile;
+use super::profile::{Profile, VERSIONS};
 use super::world::World;
-use crate::disk::simulated::Fault;
+use crate::disk::simulated::{Fault, Rot};
 use crate::random::{Random, mix};
 
 /// Requests under way beyond which clients wait.
@@ -66,6 +66,10 @@ impl Generator {
         });
         if random.chance(8) {
             events.push(Event::RestoreStore { is_gone: random.chance(50) });
+        }
+        if random.chance(20) {
+            let rot = *random.pick(&[Rot::Flip, Rot::Stale, Rot::Misdirected]);
+            events.push(Event::Rot { rot, seed: random.bits() });
         }
         if random.chance(10) {
             events.push(self.time(world));
@@ -249,7 +253,8 @@ impl Generator {
     }
 
     fn other(&mut self, world: &World, account: usize) -> What {
-        let any = self.asked(world, |asked| asked.account == account);
+        let of_member = |asked: &super::world::Asked| !matches!(asked.what, What::Program { .. });
+        let any = self.asked(world, |asked| asked.account == account && of_member(asked));
         let random = &mut self.random;
         match (random.below(14), any) {
             (0, _) => What::Open,
@@ -258,7 +263,7 @@ impl Generator {
                 name: *random.pick(&[None, Some("A"), Some("B"), Some("C")]),
                 for_ms: random.chance(50).then(|| random.between(1, 40 * DAY_MS)),
             },
-            (3, _) => What::Program { number: random.below(4) as u32 },
+            (3, _) => What::Program { number: random.below(VERSIONS as usize) as u32 },
             (4, _) => What::Account,
             (5, _) => What::History,
             (6, Some(of)) => What::Transaction { of },

@@ -7,13 +7,16 @@
 
 mod ask;
 mod auditor;
+mod books;
 mod event;
+mod expect;
 mod generate;
-mod ledger;
 mod minimize;
+mod model;
 mod node;
 mod profile;
 mod rot;
+mod rules;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

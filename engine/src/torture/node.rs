@@ -26,9 +26,12 @@ use crate::recovery::{self, Recovery, SettleGap};
 use crate::release::{Came, Outlet, came_of, release};
 use crate::shard::{Held, Input, Output, Purpose, ReplyTo, Shard, World};
 use crate::store::{ShardCheckpoint, Store};
+use crate::upkeep::{Surroundings, Upkeep};
 
-/// Where the journal of a simulated node lies.
-pub(super) const FOLDER: &str = "journal";
+/// Where the data of a simulated node lie.
+pub(super) const DATA: &str = "data";
+/// Where its journal lies.
+pub(super) const FOLDER: &str = "data/journal";
 
 /// Batches of one worker that the journal may have at once, as the real worker has it.
 const BATCHES_UNDER_WAY_MAX: usize = 1;
@@ -74,12 +77,18 @@ pub(super) enum Step {
     Read(usize),
     /// The thread that prepares segments takes a step.
     Prepare,
+    /// The thread that keeps up closed segments takes a step.
+    Upkeep,
 }
 
 /// What one input did, as far as anybody outside can see.
 pub(super) struct Seen<'a> {
+    pub(super) shard: u16,
     pub(super) now: Millis,
+    pub(super) elapsed_ms: i64,
     pub(super) settle_until: Millis,
+    /// How many versions of the program the shard knows.
+    pub(super) versions: usize,
     /// The records that it decided.
     pub(super) records: Vec<Written>,
     /// What is held or ready now; who was answered earlier may be among them.
@@ -129,6 +138,12 @@ pub(super) struct Node {
     mark: bool,
     reads: Vec<(Position, Purpose)>,
     may_prepare: bool,
+    upkeep: Upkeep,
+    may_keep_up: bool,
+    retention_ms: Option<i64>,
+    pack: bool,
+    /// Per shard, up to which sequence records were removed; and when, or `None` where that was interrupted.
+    pub(super) removed: Option<(Vec<u64>, Option<Millis>)>,
     /// Answers that have left.
     pub(super) answers: Vec<(ReplyTo, Reply)>,
 }
@@ -146,7 +161,7 @@ impl Node {
             prepare: Prepare::Steps,
             new_journal_id: Some(u128::from(profile.seed) | 1 << 64),
         };
-        let (journal, reader, recovered) = Journal::open(disk, Path::new(FOLDER), options, Floor::default())?;
+        let (journal, reader, recovered) = Journal::open(disk.clone(), Path::new(FOLDER), options, Floor::default())?;
         let gap = SettleGap { days: profile.settle_gap_days, ignored: false };
         let Recovery { shards, programs, settles_until } = recovery::recover(
             &mut store,
@@ -157,6 +172,8 @@ impl Node {
             times.wall_ms,
             &|| Ok(seed),
         )?;
+        let identity = (reader.journal_id(), profile.shards);
+        let upkeep = Upkeep::new(disk, DATA.into(), journal.upkeep(), identity);
         let batch_bytes_max = journal.batch_bytes_max() / (2 * usize::from(profile.workers));
         let worker = |_| Worker {
             lane: Lane::new(recovered.last_sequence.clone(), batch_bytes_max),
@@ -179,6 +196,11 @@ impl Node {
             mark: false,
             reads: Vec::new(),
             may_prepare: true,
+            upkeep,
+            may_keep_up: true,
+            retention_ms: profile.retention_ms,
+            pack: profile.pack,
+            removed: None,
             answers: Vec::new(),
             recovered,
         })
@@ -198,6 +220,7 @@ impl Node {
         for (_, inbox) in &mut self.shards {
             inbox.push(Input::Tick);
         }
+        self.may_keep_up = true;
     }
 
     /// The store is to be synced, and old keys forgotten.
@@ -236,6 +259,9 @@ impl Node {
         if self.may_prepare {
             steps.push(Step::Prepare);
         }
+        if self.may_keep_up {
+            steps.push(Step::Upkeep);
+        }
         steps
     }
 
@@ -265,6 +291,10 @@ impl Node {
             }
             Step::Read(nth) => self.read(nth)?,
             Step::Prepare => self.may_prepare = self.rounds.journal().prepare_step()?,
+            Step::Upkeep => {
+                self.may_keep_up = false;
+                self.may_keep_up = self.keep_up(times)?;
+            }
         }
         Ok(())
     }
@@ -292,7 +322,18 @@ impl Node {
             logic.handle(input, &world, lane, &mut out)?;
             let held = lane.waiting().chain(&out.ready[ready_before..]).filter_map(decided).collect();
             let records = auditor::decode(&lane.decided_since(before)).map_err(Stop::Found)?;
-            watch.seen(Seen { now, settle_until: self.settle_until, records, held }).map_err(Stop::Found)?;
+            let known = self.programs.get(super::ask::PROGRAM).map_or(0, |program| program.newest().number as usize);
+            watch
+                .seen(Seen {
+                    shard,
+                    now,
+                    elapsed_ms: times.elapsed_ms,
+                    settle_until: self.settle_until,
+                    versions: known,
+                    records,
+                    held,
+                })
+                .map_err(Stop::Found)?;
         }
         self.tasks.ask(out.jobs);
         ready.extend(out.ready);
@@ -343,6 +384,33 @@ impl Node {
             self.workers[lane].messages.push_back(Message::Durable(number, buffer));
         }
         Ok(())
+    }
+
+    /// Removes or packs one closed segment; false when there is none to be.
+    fn keep_up(&mut self, times: Times) -> Result<bool> {
+        let clock = &mut self.workers[0].clock;
+        let now = clock.now(times.wall_ms, times.elapsed_ms);
+        let is_trusted = !clock.jumped() && self.settle_until == Millis::MAX;
+        if let Some(retention_ms) = self.retention_ms.filter(|_| is_trusted) {
+            let store = &mut self.store;
+            let mut around = Surroundings {
+                needed_from: &|| Ok(Vec::new()),
+                view: &mut || {
+                    store.sync()?;
+                    store.view().map(Some)
+                },
+                pace: &mut |_| true,
+                taken_at: times.wall_ms,
+            };
+            let oldest = self.upkeep.oldest()?;
+            self.removed = oldest.map(|segment| (segment.up_to, None));
+            let removed = self.upkeep.remove_next(now - retention_ms, &mut around)?;
+            self.removed = removed.map(|segment| (segment.up_to, Some(now)));
+            if self.removed.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(self.pack && self.upkeep.pack_next(&mut |_| true)?.is_some())
     }
 
     fn read(&mut self, nth: usize) -> Result<()> {

@@ -4,8 +4,14 @@ use meed_schemas::time::{DAY_MS, Millis, days_from_civil};
 
 const HOUR_MS: i64 = 3_600_000;
 
+use meed_schemas::program::Document;
+
+use crate::config::RETENTION_DAYS_MIN;
 use crate::random::{Random, mix};
 use crate::shard::ShardLimits;
+
+/// Documents of the program among which clients choose.
+pub(super) const VERSIONS: u32 = 4;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -26,6 +32,9 @@ pub(super) struct Profile {
     pub(super) pack_after_ms: i64,
     pub(super) settle_gap_days: i64,
     pub(super) clock_jump_ms: i64,
+    /// How old records have to be to go; `None` keeps all.
+    pub(super) retention_ms: Option<i64>,
+    pub(super) pack: bool,
     pub(super) start_ms: Millis,
     /// How far one event may move the clocks.
     pub(super) stride_ms: i64,
@@ -71,6 +80,13 @@ pub(super) enum Expiry {
 }
 
 impl Zone {
+    pub(super) fn offset_ms(self) -> Millis {
+        match self {
+            Self::Utc => 0,
+            Self::Jakarta => 7 * HOUR_MS,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Utc => "UTC",
@@ -89,12 +105,19 @@ impl Profile {
         let start_day = days_from_civil(2026, *random.pick(&[1, 2, 4, 12]), 27) + random.between(0, 5);
         let zone = *random.pick(&[Zone::Utc, Zone::Jakarta]);
         let resident_bytes = *random.pick(&[0, 2_000, 1 << 20, 1 << 20]);
+        // A world of ages, whose records are removed.
+        let is_old = random.chance(15);
+        let is_tiny = is_old || random.chance(40);
         Self {
             seed,
             shards,
             workers: if shards > 1 && random.chance(50) { 2 } else { 1 },
             accounts: *random.pick(&[1, 1, 2, 3, 6]),
-            segment_bytes: *random.pick(&[16 << 10, 32 << 10]),
+            segment_bytes: if is_tiny {
+                *random.pick(&[5 << 10, 8 << 10])
+            } else {
+                *random.pick(&[16 << 10, 32 << 10])
+            },
             prepared_segments: *random.pick(&[1, 2]),
             cycles: if is_long { 8 } else { random.between(1, 4) as usize },
             events: if is_long { 260 } else { *random.pick(&[15, 40, 70]) },
@@ -102,10 +125,12 @@ impl Profile {
             checkpoint_records: *random.pick(&[1, 8, 1_000]),
             resident_bytes,
             pack_after_ms: *random.pick(&[1, 200, 15_000]),
-            settle_gap_days: *random.pick(&[31, 31, 4_000]),
+            settle_gap_days: if is_old { 4_000 } else { *random.pick(&[31, 31, 4_000]) },
             clock_jump_ms: *random.pick(&[60_000, 60_000, HOUR_MS]),
             start_ms: start_day * DAY_MS + random.between(0, DAY_MS - 1),
-            stride_ms: *random.pick(&[200, 60_000, 20 * HOUR_MS, 20 * DAY_MS]),
+            retention_ms: is_old.then_some(i64::from(RETENTION_DAYS_MIN) * DAY_MS),
+            pack: random.chance(70),
+            stride_ms: if is_old { 300 * DAY_MS } else { *random.pick(&[200, 60_000, 20 * HOUR_MS, 20 * DAY_MS]) },
             reuse_percent: *random.pick(&[2, 10]),
             rules: Rules::of(random, zone),
         }
@@ -120,6 +145,13 @@ impl Profile {
             checkpoint_interval_ms: self.checkpoint_interval_ms,
             pack_after_ms: self.pack_after_ms,
         }
+    }
+
+    /// Every version of the program that a client may send, with its canonical document.
+    pub(super) fn versions(&self) -> Vec<(String, Rules)> {
+        let canonical =
+            |rules: &Rules| Document::parse(rules.document().as_bytes()).ok().map(|d| d.to_canonical_json());
+        (0..VERSIONS).map(|n| self.version(n)).filter_map(|rules| Some((canonical(&rules)?, rules))).collect()
     }
 
     /// A further version of the program.

@@ -1,6 +1,7 @@
 //! A node, its disk and store, its clocks, its clients and the auditor: what an event happens to.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 
 use meed_schemas::command::Request;
@@ -10,10 +11,10 @@ use meed_schemas::time::Millis;
 use super::ask;
 use super::auditor::{Auditor, has_key};
 use super::event::{Ask, Event, Key, What};
-use super::node::{Node, Step, Stop, Times};
+use super::node::{DATA, Node, Step, Stop, Times};
 use super::profile::Profile;
-use super::rot;
-use crate::disk::simulated::SimulatedDisk;
+use super::rot::{self, Fate};
+use crate::disk::simulated::{Rot, SimulatedDisk};
 use crate::error::Error;
 use crate::random::mix;
 use crate::shard::{Envelope, Input, ReplyTo};
@@ -69,7 +70,7 @@ impl World {
             wall_ms: profile.start_ms,
             asked: BTreeMap::new(),
             network: Vec::new(),
-            auditor: Auditor::new(profile.shards),
+            auditor: Auditor::new(&profile),
             recoveries: 0,
             starts: 0,
             was_stopped: false,
@@ -146,15 +147,44 @@ impl World {
             return Ok(());
         }
         match event {
+            // A store that is older than what was removed would be restored from a snapshot.
+            Event::RestoreStore { .. } if self.auditor.has_removed() => {}
             Event::RestoreStore { is_gone: true } => self.store.restore(&StoreSnapshot::default()),
             Event::RestoreStore { is_gone: false } => {
                 if let Some(copy) = self.store_copy.take() {
                     self.store.restore(&copy);
                 }
             }
+            Event::Rot { rot, seed } => return self.rot(*rot, *seed),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Damages a sector, starts a node on it and judges what it does. The medium is put right when that is told.
+    fn rot(&mut self, kind: Rot, seed: u64) -> Result<(), String> {
+        self.calm();
+        let Some(ends) = rot::ends(&self.disk) else { return Ok(()) };
+        let (whole, store) = (self.disk.snapshot(), self.store.snapshot());
+        let Some(damage) = self.disk.rot(kind, seed) else { return Ok(()) };
+        let damaged = self.disk.snapshot();
+        let is_torn = rot::is_torn(&self.disk, &ends);
+        self.disk.end_process();
+        self.store.end_process();
+        let times = Times { wall_ms: self.wall_ms, elapsed_ms: 0 };
+        let own = Store::Simulated(self.store.clone());
+        let started = Node::start(self.disk.disk(), own, &self.profile, times, seed);
+        let fate = match started {
+            // A checkpoint may have what the journal has lost.
+            Err(_) if is_torn => Ok(Fate::Known),
+            started => rot::trial(self.disk.disk(), started, &damage, &ends, &self.auditor),
+        };
+        self.store.restore(&store);
+        let is_harmless = fate == Ok(Fate::Harmless);
+        // What is not a batch may be cut off though the node was stopped in order.
+        self.was_stopped &= !is_harmless;
+        self.disk.restore(if is_harmless { &damaged } else { &whole });
+        fate.map(|_| ()).map_err(|found| format!("{found}, after {kind:?} of {damage:?}"))
     }
 
     fn calm(&mut self) {
@@ -227,12 +257,17 @@ impl World {
     fn step(&mut self, step: Step) -> Result<(), String> {
         let times = self.times();
         let Some(node) = self.node.as_mut().filter(|_| !self.has_halted) else { return Ok(()) };
+        let is_retried = matches!(step, Step::Prepare | Step::Upkeep);
         let done = node.step(step, times, &mut self.auditor);
+        if let Some((up_to, at)) = node.removed.take() {
+            self.auditor.removed(&up_to, at, self.profile.retention_ms)?;
+        }
         let answers = std::mem::take(&mut node.answers);
         match done {
             Ok(()) => {}
-            // Preparing a segment is tried again.
-            Err(Stop::Fault(_)) if step == Step::Prepare && self.is_excused() && !self.disk.is_dead() => {}
+            // Preparing and keeping up segments is tried again.
+            Err(Stop::Fault(_)) if is_retried && self.is_excused() && !self.disk.is_dead() && !self.store.is_dead() => {
+            }
             Err(Stop::Fault(error)) => self.fault(error)?,
             Err(Stop::Found(found)) => return Err(found),
         }
@@ -281,8 +316,13 @@ impl World {
     pub(super) fn verify(&mut self) -> Result<(), String> {
         let Some(node) = self.node.as_ref() else { return Ok(()) };
         let last_sequence = node.reader.last_sequence();
-        verify::check(&node.reader, &node.store, &last_sequence).map_err(|e| format!("verify finds: {e}"))?;
-        Ok(())
+        let (disk, data) = (self.disk.disk(), Path::new(DATA));
+        let report = verify::check(&disk, data, &node.reader, Some(&node.store), None, &last_sequence)
+            .map_err(|e| format!("verify finds: {e}"))?;
+        match report.lacks_base() {
+            true => Err(format!("records are gone, and no snapshot stands for them: {report:?}")),
+            false => Ok(()),
+        }
     }
 
     /// Lets the node do everything that it can do, as time passes, until nothing is under way.

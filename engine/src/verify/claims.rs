@@ -11,11 +11,10 @@ use super::{Checked, ShardTotals, Shown, Verifier};
 use crate::account::Account;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::folder::FolderIdentity;
 use crate::shard::decode_state;
 use crate::snapshots::{self, SnapshotSummary};
 use crate::store::snapshot::SnapshotRow;
-use crate::store::{ShardState, Store, StoreOptions};
+use crate::store::{ShardState, Store};
 
 /// Most stores and snapshots that are held against one replay.
 const SOURCES_MAX: usize = 64;
@@ -132,13 +131,11 @@ impl Verifier {
     /// Takes the base and every claim in.
     pub(super) fn begin(
         &mut self,
-        disk: &Disk,
-        data: &Path,
-        folder: &FolderIdentity,
-        snapshot: Option<&Path>,
+        (disk, data, snapshot): (&Disk, &Path, Option<&Path>),
+        journal: (u128, u16),
+        store: Option<&Store>,
         (removed, last): (&[u64], &[u64]),
     ) -> Result<()> {
-        let journal = (folder.journal_id, folder.shards);
         let mut paths = snapshots::list(disk, data)?;
         paths.extend(snapshot.map(Path::to_path_buf));
         let mut usable: Vec<(PathBuf, SnapshotSummary)> = Vec::new();
@@ -158,10 +155,8 @@ impl Verifier {
             self.from_the_beginning = true;
             self.report.base = Some((path, summary.accounts));
         }
-        let state = data.join("state");
-        if state.exists() {
-            let store = Store::open(&state, folder.journal_id.to_le_bytes(), &StoreOptions::default())?;
-            self.claim_store(&store, last)?;
+        if let Some(store) = store {
+            self.claim_store(store, last)?;
         }
         for (path, summary) in usable {
             self.claims.sources.push(Source { path: path.clone(), up_to: summary.up_to, equal: 0 });

@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 #[path = "../crash/node.rs"]
 mod node;
+mod ring;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use node::{Client, Node, PATIENCE};
 use rustix::process::Signal;
+use serde_json::Value;
 
 const ACCOUNTS: u64 = 24;
 const LEASE_MS: u64 = 1_500;
@@ -73,6 +75,14 @@ impl Server {
 
     fn start(&self, keyspace: &str, name: &str) -> Node {
         let flags = self.flags(keyspace, name);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Node::start(Path::new("unused"), &flags)
+    }
+
+    /// With its measures on a port.
+    fn measured(&self, keyspace: &str, name: &str) -> Node {
+        let mut flags = self.flags(keyspace, name);
+        flags.extend(["--metrics-listen", "127.0.0.1:0"].map(str::to_owned));
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         Node::start(Path::new("unused"), &flags)
     }
@@ -380,5 +390,62 @@ fn holds_reversals_aliases_and_expiry_survive_a_take_over() {
     assert_eq!(client.ask(delete).unwrap().status, 204);
     assert_eq!(client.get("/api/v1/points/phone:+628123456/balance").unwrap().status, 404);
     assert_eq!(client.ask(other).unwrap().status, 201);
+    node.stop();
+}
+
+/// Waits until everything has its row in the history, of which there are at least so many.
+fn wait_for_rows(node: &Node, at_least: u64) {
+    let begin = Instant::now();
+    loop {
+        let page = Client::connect(node.metrics.as_ref().unwrap()).unwrap().get("/metrics").unwrap().body;
+        let measure = |name: &str| -> u64 {
+            let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.map_or(0, |value| value.split('.').next().unwrap().parse().unwrap())
+        };
+        let (rows, lag) = (measure("meed_history_rows_total"), measure("meed_history_lag_records"));
+        if rows >= at_least && lag == 0 {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{rows} rows, {lag} behind");
+        breathe();
+    }
+}
+
+#[test]
+fn listings_are_the_same_from_the_journal_and_from_the_rows() {
+    let server = Server::new();
+    let node = server.measured("listed", "first");
+    let mut client = node.client();
+    for n in 0..60 {
+        client.earn("m-1", 10, &format!("e-{n}"));
+        if n % 3 == 0 {
+            let spent = client.post("/api/v1/points/m-1/redeem", Some(&format!("r-{n}")), r#"{"points":4}"#).unwrap();
+            assert_eq!(spent.status, 201, "{spent:?}");
+        }
+    }
+    let pages = |node: &Node| {
+        let mut client = node.client();
+        let queries =
+            ["limit=200", "limit=7", "limit=30&offset=25", "type=REDEEM&limit=50", "type=REDEEM&offset=9&limit=3"];
+        queries.map(|query| {
+            let page = client.get(&format!("/api/v1/points/m-1/transactions?{query}")).unwrap().json();
+            (page["transactions"].clone(), page["total_count"].clone())
+        })
+    };
+    let lengths = |pages: &[(Value, Value)]| -> Vec<usize> {
+        pages.iter().map(|(page, _)| page.as_array().unwrap().len()).collect()
+    };
+    // Some of them have their rows by now, some not.
+    let first = pages(&node);
+    assert_eq!(lengths(&first), [80, 7, 30, 20, 3]);
+    wait_for_rows(&node, 80);
+    assert_eq!(pages(&node), first);
+    node.kill();
+    let node = server.measured("listed", "second");
+    assert_eq!(pages(&node), first);
+    node.client().earn("m-1", 10, "one-more");
+    wait_for_rows(&node, 1);
+    let after = pages(&node);
+    assert_eq!(after[0].0.as_array().unwrap()[1..], first[0].0.as_array().unwrap()[..]);
     node.stop();
 }

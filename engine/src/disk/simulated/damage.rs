@@ -34,7 +34,7 @@ impl SimulatedDisk {
         let files: Vec<(String, usize)> = state
             .names
             .iter()
-            .filter(|(_, inode)| !state.inodes[**inode].medium.is_empty())
+            .filter(|(_, inode)| !state.inodes[**inode].cache.is_empty())
             .filter_map(|(name, inode)| {
                 let text = std::str::from_utf8(name).ok()?;
                 let file = text.rsplit('/').next().unwrap_or(text);
@@ -44,32 +44,35 @@ impl SimulatedDisk {
         if files.is_empty() {
             return None;
         }
-        let (file, index) = random.pick(&files).clone();
+        // The newest segment's end is where damage is hardest to tell from a torn write.
+        let newest = files.iter().rfind(|(file, _)| file.ends_with(".log")).filter(|_| random.chance(40));
+        let (file, index) = newest.unwrap_or_else(|| random.pick(&files)).clone();
         let inode = &mut state.inodes[index];
-        let used: Vec<usize> = (0..inode.medium.len().div_ceil(SECTOR_BYTES))
-            .filter(|sector| inode.medium.iter().skip(sector * SECTOR_BYTES).take(SECTOR_BYTES).any(|b| *b != 0))
+        let used: Vec<usize> = (0..inode.cache.len().div_ceil(SECTOR_BYTES))
+            .filter(|sector| inode.cache.iter().skip(sector * SECTOR_BYTES).take(SECTOR_BYTES).any(|b| *b != 0))
             .collect();
-        // The end of a file is where damage is hardest to tell from a torn write.
-        let sector = if random.chance(30) { *used.last()? } else { *random.pick(&used) };
+        if used.is_empty() {
+            return None;
+        }
+        let sector = if random.chance(40) { *used.last()? } else { *random.pick(&used) };
         let start = sector * SECTOR_BYTES;
-        let end = (start + SECTOR_BYTES).min(inode.medium.len());
+        let end = (start + SECTOR_BYTES).min(inode.cache.len());
         let mut sectors = vec![sector];
         let older = inode.before.get(&sector).map_or_else(|| vec![0; end - start], |old| old.to_vec());
         let mut content = vec![0; end - start];
         match rot {
             Rot::Flip => {
-                content.copy_from_slice(&inode.medium[start..end]);
+                content.copy_from_slice(&inode.cache[start..end]);
                 for _ in 0..random.between(1, 3) {
                     let bit = random.below(content.len() * 8);
                     content[bit / 8] ^= 1 << (bit % 8);
                 }
-                inode.medium[start..end].copy_from_slice(&content);
+                inode.overwrite(start, &content);
             }
             Rot::Stale => inode.overwrite(start, &older),
             Rot::Misdirected => {
-                let other = *random.pick(&used);
-                let other = if other == sector { sector + 1 } else { other };
-                content.copy_from_slice(&inode.medium[start..end]);
+                let other = other_than(sector, &used, file.ends_with(".log"), &mut random);
+                content.copy_from_slice(&inode.cache[start..end]);
                 inode.overwrite(start, &older);
                 if ((other * SECTOR_BYTES) as u64) < inode.length {
                     inode.overwrite(other * SECTOR_BYTES, &content);
@@ -77,7 +80,20 @@ impl SimulatedDisk {
                 }
             }
         }
-        inode.cache.clone_from(&inode.medium);
         Some(Damage { file, sectors })
+    }
+}
+
+/// Where the write of a sector went instead, among those in use or behind them. A file that only grows has its
+/// sectors written in order, and a later write would have put right what an earlier one spoilt: so what is spoilt
+/// stands before it.
+fn other_than(sector: usize, used: &[usize], only_grows: bool, random: &mut Random) -> usize {
+    let behind = used.last().map_or(0, |last| last + 1);
+    let fit: Vec<usize> = used.iter().copied().filter(|&u| u < sector || !only_grows && u != sector).collect();
+    match random.below(4) {
+        0 => behind,
+        1 if sector > 0 && fit.contains(&(sector - 1)) => sector - 1,
+        _ if fit.is_empty() => behind,
+        _ => *random.pick(&fit),
     }
 }

@@ -151,9 +151,10 @@ impl Inode {
         self.cache.clone_from(&self.medium);
     }
 
-    /// Changes the medium behind everybody's back; the file stays as long as it is.
+    /// Changes the medium behind everybody's back, and what is read of it; the file stays as long as it is.
     pub(super) fn overwrite(&mut self, at: usize, bytes: &[u8]) {
         let end = (at + bytes.len()).min(self.length as usize).max(at);
         put(&mut self.medium, at, &bytes[..end - at]);
+        put(&mut self.cache, at, &bytes[..end - at]);
     }
 }

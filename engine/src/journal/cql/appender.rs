@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::CqlConfig;
 use super::claim::{ClaimedShard, damaged};
+use super::extents::Extents;
 use super::machine::{Appender, Ask, Step};
-use super::reader::Extents;
 use super::session::{Cql, Pause};
 use super::statements::{Batch, Statements};
 use crate::error::{Error, Result};
@@ -72,7 +72,7 @@ impl ShardJournal {
                     ask = next;
                 }
                 Step::Done => {
-                    self.extents.append(self.shard, sequence + count as u64 - 1);
+                    self.extents.append(self.shard, sequence, sequence + count as u64 - 1, frames);
                     self.ownership.set_unresolved(self.shard, false);
                     return Ok(());
                 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::extents::Extents;
 use super::machine::{Ask, Claim, Claimed, Step};
-use super::reader::Extents;
 use super::session::{Cql, Pause};
 use super::statements::Statements;
 use crate::error::{Error, Result};
@@ -75,7 +75,10 @@ async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, shard:
         };
         debug_assert!(first_sequence.is_none_or(|first| first == tail.first_sequence));
         statements.note_bucket(cql, number, claimed.bucket, tail.first_sequence).await?;
-        extents.set(shard, statements.buckets(cql, number).await?, tail.last_sequence);
+        let mut buckets = statements.buckets(cql, number).await?;
+        // Those before the first one are about to be removed.
+        buckets.retain(|(_, bucket)| row.is_none_or(|(first, _)| *bucket >= first));
+        extents.set(shard, buckets, tail.last_sequence, claimed.epoch);
         return Ok(ClaimedShard {
             shard,
             claimed,

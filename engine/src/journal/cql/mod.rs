@@ -8,7 +8,10 @@ use std::time::Duration;
 
 mod claim;
 mod appender;
+mod trim;
 mod reader;
+mod history;
+mod extents;
 mod registry;
 mod schema;
 mod statements;
@@ -17,11 +20,14 @@ pub mod machine;
 
 pub use appender::ShardJournal;
 pub use claim::{ClaimedShard, claim};
-pub use reader::{CqlReader, Extents};
+pub use extents::Extents;
+pub use history::{Effect, History};
+pub use reader::CqlReader;
 pub use registry::{LeaseHolder, Registry};
 pub use schema::{KeyspaceIdentity, open_keyspace};
 pub use session::Cql;
 pub use statements::Statements;
+pub use trim::{SpareBucket, Trimmer};
 
 /// A batch takes no further decision beyond this, so that with its last decision it stays below a quarter of a
 /// mebibyte; a single decision may be longer.
@@ -53,6 +59,8 @@ pub struct CqlConfig {
     pub lease: Duration,
     /// A bucket is sealed when it has reached this.
     pub bucket_bytes: u64,
+    /// A batch takes no further decision beyond this; at most [`BATCH_BYTES`].
+    pub batch_bytes: usize,
     /// What the node is called in the registry.
     pub node_name: String,
 }

@@ -1,73 +1,17 @@
 //! Reading the journal in CQL: records by position, and everything after a position.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use meed_schemas::ids::Position;
+use meed_schemas::ids::{Identity, Position};
+use meed_schemas::record::RecordKind;
 
 use super::claim::damaged;
+use super::extents::Extents;
+use super::history::History;
 use super::session::Cql;
 use super::statements::Statements;
 use crate::error::{Error, Result};
 use crate::journal::frame;
-
-/// Where the records of this node's shards are.
-#[derive(Debug)]
-pub struct Extents {
-    shards: Vec<Extent>,
-}
-
-#[derive(Debug, Default)]
-struct Extent {
-    /// First sequences and buckets, ascending.
-    buckets: RwLock<Vec<(u64, i64)>>,
-    /// Sequence of the last record that is durable.
-    last: AtomicU64,
-}
-
-impl Extent {
-    fn removed(&self) -> u64 {
-        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        buckets.first().map_or(0, |(first, _)| first - 1)
-    }
-}
-
-impl Extents {
-    pub(super) fn new(shards: u16) -> Self {
-        Self { shards: (0..shards).map(|_| Extent::default()).collect() }
-    }
-
-    pub(super) fn set(&self, shard: u16, buckets: Vec<(u64, i64)>, last: u64) {
-        let extent = &self.shards[usize::from(shard)];
-        *extent.buckets.write().unwrap_or_else(PoisonError::into_inner) = buckets;
-        extent.last.store(last, Ordering::Release);
-    }
-
-    pub(super) fn has(&self, shard: u16, bucket: i64) -> bool {
-        let buckets = self.shards[usize::from(shard)].buckets.read().unwrap_or_else(PoisonError::into_inner);
-        buckets.last().is_some_and(|last| last.1 >= bucket)
-    }
-
-    pub(super) fn add(&self, shard: u16, first_sequence: u64, bucket: i64) {
-        let mut buckets = self.shards[usize::from(shard)].buckets.write().unwrap_or_else(PoisonError::into_inner);
-        buckets.push((first_sequence, bucket));
-    }
-
-    pub(super) fn append(&self, shard: u16, last: u64) {
-        self.shards[usize::from(shard)].last.store(last, Ordering::Release);
-    }
-
-    fn last(&self, shard: u16) -> u64 {
-        self.shards.get(usize::from(shard)).map_or(0, |extent| extent.last.load(Ordering::Acquire))
-    }
-
-    /// The buckets with records after `sequence`.
-    fn after(&self, shard: u16, sequence: u64) -> Vec<i64> {
-        let buckets = self.shards[usize::from(shard)].buckets.read().unwrap_or_else(PoisonError::into_inner);
-        let begin = buckets.partition_point(|(first, _)| *first <= sequence + 1).saturating_sub(1);
-        buckets[begin..].iter().map(|(_, bucket)| *bucket).collect()
-    }
-}
 
 /// Reads what is durable.
 #[derive(Debug, Clone)]
@@ -75,13 +19,20 @@ pub struct CqlReader {
     cql: Arc<Cql>,
     statements: Arc<Statements>,
     extents: Arc<Extents>,
+    history: Arc<History>,
     journal_id: u128,
 }
 
 impl CqlReader {
     /// Of claimed shards.
-    pub fn new(cql: Arc<Cql>, statements: Arc<Statements>, extents: Arc<Extents>, journal_id: u128) -> Self {
-        Self { cql, statements, extents, journal_id }
+    pub fn new(
+        cql: Arc<Cql>,
+        statements: Arc<Statements>,
+        extents: Arc<Extents>,
+        history: Arc<History>,
+        journal_id: u128,
+    ) -> Self {
+        Self { cql, statements, extents, history, journal_id }
     }
 
     /// The journal's id.
@@ -91,43 +42,94 @@ impl CqlReader {
 
     /// How many shards it has.
     pub fn shards(&self) -> u16 {
-        self.extents.shards.len() as u16
+        self.extents.shards()
+    }
+
+    fn by_shard<T>(&self, of: impl Fn(u16) -> T) -> Vec<T> {
+        (0..self.extents.shards()).map(of).collect()
     }
 
     /// By shard, the sequence of its last durable record; 0 = none.
     pub fn last_sequence(&self) -> Vec<u64> {
-        (0..self.extents.shards.len()).map(|shard| self.extents.last(shard as u16)).collect()
+        self.by_shard(|shard| self.extents.last(shard))
+    }
+
+    /// By shard, the epoch that it is owned under; 0 where it is not.
+    pub fn epochs(&self) -> Vec<i64> {
+        self.by_shard(|shard| self.extents.epoch(shard))
     }
 
     /// By shard, the sequence up to which its records are no longer kept.
     pub fn removed_sequence(&self) -> Vec<u64> {
-        self.extents.shards.iter().map(Extent::removed).collect()
+        self.by_shard(|shard| self.extents.removed(shard))
     }
 
-    /// The record at a position; `None` when the shard's durable records do not reach it.
+    /// The history of accounts.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// Where the records are.
+    pub fn extents(&self) -> &Arc<Extents> {
+        &self.extents
+    }
+
+    /// Every effect of a shard up to this sequence has its row in the history.
+    pub fn projected(&self, shard: u16) -> u64 {
+        self.extents.projected(shard)
+    }
+
+    /// The history of a shard is written up to this sequence.
+    pub fn set_projected(&self, shard: u16, sequence: u64) {
+        self.extents.set_projected(shard, sequence);
+    }
+
+    /// As [`History::page`].
+    ///
+    /// # Errors
+    /// The node stops.
+    pub fn page(
+        &self,
+        identity: &Identity,
+        from: Position,
+        kind: Option<RecordKind>,
+        limit: usize,
+    ) -> Result<Vec<(Position, Vec<u8>)>> {
+        self.history.page(identity, from, kind, limit)
+    }
+
+    /// The record at a position; `None` when the shard's durable records do not reach it, or no longer.
     ///
     /// # Errors
     /// Damage; the node stops.
     pub fn read(&self, position: Position) -> Result<Option<Vec<u8>>> {
         let (shard, sequence) = (position.shard(), position.sequence());
-        if sequence == 0 || sequence > self.extents.last(shard) {
+        if sequence == 0 || sequence > self.extents.last(shard) || sequence <= self.extents.removed(shard) {
             return Ok(None);
         }
         let Some(bucket) = self.extents.after(shard, sequence - 1).first().copied() else { return Ok(None) };
-        let row = self.cql.block_on(self.statements.row_at(&self.cql, i32::from(shard), bucket, sequence))?;
-        let missing = || damaged(shard, bucket, &format!("record {position} is missing"));
-        let (_, frames) = row.ok_or_else(missing)?;
-        for found in frame::verified(&frames) {
+        let frames = match self.extents.recent_at(shard, sequence) {
+            Some(frames) => Some(frames),
+            None => {
+                let row = self.statements.row_at(&self.cql, i32::from(shard), bucket, sequence);
+                self.cql.block_on(row)?.map(|(_, frames)| frames.into())
+            }
+        };
+        for found in frame::verified(frames.as_deref().unwrap_or_default()) {
             let found = found.map_err(|fault| damaged(shard, bucket, fault.detail))?;
             if found.position() == position {
                 return Ok(Some(found.payload().to_vec()));
             }
         }
-        Err(missing())
+        // It may have gone since it was looked for.
+        match sequence <= self.extents.removed(shard) {
+            true => Ok(None),
+            false => Err(damaged(shard, bucket, &format!("record {position} is missing"))),
+        }
     }
 
     /// Every durable record of the chosen shards with a sequence greater than `from[shard]`, shard by shard in order,
-    /// up to what is durable when the scan begins.
+    /// up to what is durable when the scan begins. What is no longer kept is passed over.
     ///
     /// # Errors
     /// Damage; a fault that `visit` returns; the node stops.
@@ -137,55 +139,86 @@ impl CqlReader {
         shards: &dyn Fn(u16) -> bool,
         visit: &mut dyn FnMut(Position, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        for shard in (0..self.extents.shards.len() as u16).filter(|shard| shards(*shard)) {
+        for shard in (0..self.extents.shards()).filter(|shard| shards(*shard)) {
             let last = self.extents.last(shard);
             let from = from.get(usize::from(shard)).copied().unwrap_or(0);
             if from < last {
-                self.scan_shard(shard, from, last, visit)?;
+                let mut visitor = Visitor { shard, next: from + 1, last, has_gap: false, visit: &mut *visit };
+                while let Err(missing) = self.scan_shard(&mut visitor)? {
+                    // It may have gone since it was looked for.
+                    let removed = self.extents.removed(shard);
+                    if visitor.next > removed {
+                        return Err(missing);
+                    }
+                    (visitor.next, visitor.has_gap) = (removed + 1, false);
+                }
             }
         }
         Ok(())
     }
 
-    fn scan_shard(
-        &self,
-        shard: u16,
-        from: u64,
-        last: u64,
-        visit: &mut dyn FnMut(Position, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    /// The inner error says that a record is not there.
+    fn scan_shard(&self, visitor: &mut Visitor<'_>) -> Result<std::result::Result<(), Error>> {
+        let shard = visitor.shard;
+        let removed = self.extents.removed(shard);
+        visitor.next = visitor.next.max(removed + 1);
+        let from = visitor.next;
+        if let Some(batches) = self.extents.recent_from(shard, from) {
+            batches.iter().try_for_each(|frames| visitor.take(0, frames))?;
+            return Ok(visitor.is_through());
+        }
         let number = i32::from(shard);
-        let mut next = from + 1;
         self.cql.block_on(async {
-            for (index, bucket) in self.extents.after(shard, from).into_iter().enumerate() {
-                let mut begin = next;
+            for (index, bucket) in self.extents.after(shard, from - 1).into_iter().enumerate() {
+                let mut begin = visitor.next;
                 if index == 0 {
                     // The row may have begun before.
-                    let row = self.statements.row_at(&self.cql, number, bucket, next).await?;
-                    begin = row.map_or(next, |(sequence, _)| sequence);
+                    let row = self.statements.row_at(&self.cql, number, bucket, begin).await?;
+                    begin = row.map_or(begin, |(sequence, _)| sequence);
                 }
-                let visit_row = &mut |_, frames: &[u8]| {
-                    for found in frame::verified(frames) {
-                        let found = found.map_err(|fault| damaged(shard, bucket, fault.detail))?;
-                        let position = found.position();
-                        if position.sequence() < next || position.sequence() > last {
-                            continue;
-                        }
-                        if position != Position::new(shard, next) {
-                            return Err(damaged(shard, bucket, &format!("record {next} is missing")));
-                        }
-                        next += 1;
-                        visit(position, found.payload())?;
-                    }
-                    Ok(())
-                };
+                let visit_row = &mut |_, frames: &[u8]| visitor.take(bucket, frames);
                 self.statements.rows_from(&self.cql, number, bucket, begin, visit_row).await?;
+                if visitor.has_gap {
+                    break;
+                }
             }
             Ok::<(), Error>(())
         })?;
-        match next > last {
+        Ok(visitor.is_through())
+    }
+}
+
+/// One shard's records in order.
+struct Visitor<'a> {
+    shard: u16,
+    next: u64,
+    last: u64,
+    has_gap: bool,
+    visit: &'a mut dyn FnMut(Position, &[u8]) -> Result<()>,
+}
+
+impl Visitor<'_> {
+    fn take(&mut self, bucket: i64, frames: &[u8]) -> Result<()> {
+        for found in frame::verified(frames) {
+            let found = found.map_err(|fault| damaged(self.shard, bucket, fault.detail))?;
+            let position = found.position();
+            if self.has_gap || position.sequence() < self.next || position.sequence() > self.last {
+                continue;
+            }
+            if position != Position::new(self.shard, self.next) {
+                self.has_gap = true;
+                continue;
+            }
+            self.next += 1;
+            (self.visit)(position, found.payload())?;
+        }
+        Ok(())
+    }
+
+    fn is_through(&self) -> std::result::Result<(), Error> {
+        match self.next > self.last {
             true => Ok(()),
-            false => Err(damaged(shard, 0, &format!("record {next} is missing"))),
+            false => Err(damaged(self.shard, 0, &format!("record {} is missing", self.next))),
         }
     }
 }

@@ -203,6 +203,19 @@ impl Cql {
         self.again(action, || self.session.query_unpaged(statement.clone(), ())).await.map(|_| ())
     }
 
+    /// Reads all rows of a statement that is not asked often. Its table, named without a keyspace, is one of this
+    /// node's.
+    ///
+    /// # Errors
+    /// The cluster refuses it; the node stops.
+    pub async fn rows<R>(&self, text: &str) -> Result<Vec<R>>
+    where
+        R: for<'row> DeserializeRow<'row, 'row>,
+    {
+        let statement = self.prepare(text).await?;
+        self.read("read rows", &statement, ()).await
+    }
+
     /// Prepares a statement. Its table, named without a keyspace, is one of this node's.
     pub(crate) async fn prepare(&self, text: &str) -> Result<PreparedStatement> {
         let prepared = self.session.prepare(self.qualified(text)).await;

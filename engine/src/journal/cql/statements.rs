@@ -49,7 +49,7 @@ pub(super) fn signed(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
 }
 
-fn unsigned(sequence: i64) -> u64 {
+pub(super) fn unsigned(sequence: i64) -> u64 {
     u64::try_from(sequence).unwrap_or(0)
 }
 

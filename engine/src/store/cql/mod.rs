@@ -11,6 +11,7 @@
 mod aliases;
 mod due;
 mod keys;
+mod published;
 
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ use crate::journal::cql::Cql;
 pub use aliases::{AliasRow, CqlAliases};
 use due::DueIndex;
 use keys::SpilledKeys;
+pub use published::PublishedRows;
 
 /// Partitions of a shard's states, and of its facts. A constant of the tables' version 1.
 const PARTS: u64 = 64;
@@ -37,6 +39,7 @@ const PROGRAM_PART: i32 = 0;
 const BATCH_BYTES: usize = 64 << 10;
 /// Statements under way at once.
 const AT_ONCE: usize = 16;
+
 /// See the module.
 pub struct CqlStore {
     cql: Arc<Cql>,

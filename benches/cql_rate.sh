@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# The rate on CQL, with a Cassandra of one node on the same machine: earns over HTTP, and how many records one
+# conditional write has; the same with one operation in each conditional write; and how many conditional writes of one
+# record each the same Cassandra takes when it does nothing else.
+#
+#   cargo build --release --workspace && benches/cql_rate.sh [SECONDS] [CONNECTIONS] [WARMUP_SECONDS]
+#
+# Needs wrk, and what ops/cassandra.sh needs. MEED_FLAGS: further flags of the node.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${1:-10} connections=${2:-256} warmup=${3:-15} # the Java machine compiles what it runs often
+work=$(mktemp -d "$PWD/target/cql-rate.XXXXXX")
+export MEED_CASSANDRA_DIR=$work/cassandra MEED_CASSANDRA_PORT=19442
+node=
+finish() {
+    if [ -n "$node" ]; then kill "$node" 2>/dev/null || true; wait "$node" 2>/dev/null || true; fi
+    ops/cassandra.sh erase >/dev/null 2>&1 || true
+    rm -rf "$work"
+}
+trap finish EXIT
+
+cat >"$work/earn.lua" <<'LUA'
+local threads = 0
+function setup(thread) thread:set("number", threads); threads = threads + 1 end
+function init() math.randomseed(os.time() + number); count = 0 end
+function request()
+  count = count + 1
+  local body = '{"points":10,"reference_id":"' .. number .. '-' .. os.time() .. '-' .. count .. '"}'
+  return wrk.format("POST", "/api/v1/points/m-" .. math.random(100000) .. "/earn", {["Content-Type"] = "application/json"}, body)
+end
+LUA
+
+measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
+used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$1/stat"; }
+
+run() { # KEYSPACE [FLAGS]
+    local keyspace=$1 cassandra records writes rows used own
+    shift
+    echo "-- $keyspace"
+    target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --journal cql --cql-nodes 127.0.0.1:19442 \
+        --cql-keyspace "$keyspace" --node rate --shards 16 "$@" >"$work/out" 2>>"$work/log" &
+    node=$!
+    until grep -q '^metrics on' "$work/out"; do sleep 0.05; kill -0 "$node"; done
+    url=$(sed -n 's/^listening on //p' "$work/out")
+    metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
+    cassandra=$(cat "$MEED_CASSANDRA_DIR/pid")
+    wrk -t2 -c"$connections" -d"${warmup}s" -s "$work/earn.lua" "$url" >/dev/null
+    records=$(measure meed_journal_batch_records_sum) writes=$(measure meed_journal_batch_records_count)
+    rows=$(measure meed_history_rows_total) used=$(used_ms "$cassandra") own=$(used_ms "$node")
+    wrk -t2 -c"$connections" -d"${seconds}s" --latency -s "$work/earn.lua" "$url" >"$work/wrk"
+    records=$(($(measure meed_journal_batch_records_sum) - records))
+    writes=$(($(measure meed_journal_batch_records_count) - writes))
+    echo "$(awk '/^Requests\/sec/ { print int($2) }' "$work/wrk") earns a second over $connections connections;" \
+        "$((records / writes)) records with each of $((writes / seconds)) conditional writes a second"
+    echo "processor time a second: Cassandra $((($(used_ms "$cassandra") - used) / seconds)) ms, node $((($(used_ms "$node") - own) / seconds)) ms"
+    echo "history: $((($(measure meed_history_rows_total) - rows) / seconds)) rows a second, $(measure meed_history_lag_records) records behind"
+    grep -E '^ +(50|99)%|Non-2xx' "$work/wrk" || true
+    kill "$node"
+    wait "$node" || true
+    node=
+}
+
+ops/cassandra.sh start
+read -ra flags <<<"${MEED_FLAGS:-}"
+run batches "${flags[@]}"
+warmup=3
+run one_by_one --cql-batch-bytes 1 "${flags[@]}"
+for writers in 16; do
+    target/release/cql_appends --nodes 127.0.0.1:19442 --keyspace "appends$writers" --writers "$writers" --seconds "$seconds" --warmup-seconds 2
+done

@@ -1,0 +1,285 @@
+//! A broker, a node and clients of a test of the stream.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use meed_benches::consumer::{Check, check_topics};
+use rustix::process::{Pid, Signal, kill_process};
+
+pub(crate) const EVENTS: &str = "loyalty.account.events.v1";
+pub(crate) const BALANCES: &str = "loyalty.account.balances.v1";
+/// Longest wait for anything; only a failing test waits so long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+const ACCOUNTS: u64 = 500;
+/// Pace of looking at something.
+const POLL: Duration = Duration::from_millis(20);
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A broker of this test.
+pub(crate) struct Broker {
+    pub(crate) folder: PathBuf,
+    port: u16,
+}
+
+impl Broker {
+    pub(crate) fn start(folder: &Path) -> Self {
+        let broker = Self { folder: folder.join("kafka"), port: 20_000 + free_port() % 10_000 };
+        broker.run("start");
+        broker
+    }
+
+    pub(crate) fn run(&self, command: &str) {
+        self.run_with(command, &[]);
+    }
+
+    pub(crate) fn run_with(&self, command: &str, last: &[&str]) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka.sh");
+        let port = self.port.to_string();
+        let last = if command == "start" { vec![port.as_str()] } else { last.to_vec() };
+        let ended = Command::new(script).arg(command).arg(&self.folder).args(last).status().unwrap();
+        assert!(ended.success(), "kafka.sh {command}: {ended}");
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid: i32 = std::fs::read_to_string(self.folder.join("pid")).unwrap().trim().parse().unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.run_with("stop", &["KILL"]);
+    }
+}
+
+/// The binary `meed`: that of the variable MEED, else the one built beside this test.
+pub(crate) fn binary() -> PathBuf {
+    let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("meed");
+    std::env::var_os("MEED").map_or(beside, PathBuf::from)
+}
+
+/// A node of this test, on an address that it keeps over restarts.
+pub(crate) struct Node {
+    child: Child,
+    log: PathBuf,
+    arguments: Vec<String>,
+    pub(crate) ports: [u16; 2],
+}
+
+impl Node {
+    /// On these ports, with what it says at the end of a file.
+    pub(crate) fn start(log: PathBuf, arguments: Vec<String>, ports: [u16; 2]) -> Self {
+        Self::starting(log, arguments, ports).ready()
+    }
+
+    /// As [`Node::start`], without waiting until it answers.
+    pub(crate) fn starting(log: PathBuf, arguments: Vec<String>, ports: [u16; 2]) -> Self {
+        let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        let child = Command::new(binary())
+            .args(["--listen", &format!("127.0.0.1:{}", ports[0])])
+            .args(["--metrics-listen", &format!("127.0.0.1:{}", ports[1])])
+            .args(&arguments)
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Self { child, log, arguments, ports }
+    }
+
+    /// Waits until it answers.
+    pub(crate) fn ready(mut self) -> Self {
+        let ready = BufReader::new(self.child.stdout.take().unwrap()).lines().next();
+        assert!(ready.is_some_and(|line| line.unwrap().starts_with("listening")), "the node ended while it started");
+        self
+    }
+
+    /// With its data in a folder.
+    pub(crate) fn new(folder: &Path, broker: &Broker) -> Self {
+        let data = folder.join("data");
+        let arguments = ["--kafka", &broker.address(), "--kafka-balances-interval-ms", "500", "--data"];
+        let mut arguments = arguments.map(str::to_owned).to_vec();
+        arguments.push(data.to_str().unwrap().to_owned());
+        Self::start(data.with_extension("log"), arguments, [free_port(), free_port()])
+    }
+
+    /// Kills it; what the next one is started with.
+    pub(crate) fn kill(mut self) -> (PathBuf, Vec<String>, [u16; 2]) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.log.clone(), self.arguments.clone(), self.ports)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub(crate) fn ended(mut self) -> Option<i32> {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not end");
+            std::thread::park_timeout(POLL);
+        }
+    }
+
+    pub(crate) fn get(&self, listener: usize, path: &str) -> (u16, String) {
+        ask(self.ports[listener], &format!("GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")).unwrap()
+    }
+
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let (_, page) = self.get(1, "/metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}")).split('.').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until a measure is as it should be.
+    pub(crate) fn wait(&self, name: &str, is_right: impl Fn(u64) -> bool) {
+        let began = Instant::now();
+        while !is_right(self.metric(name)) {
+            assert!(began.elapsed() < PATIENCE, "{name} is {}", self.metric(name));
+            std::thread::park_timeout(POLL);
+        }
+    }
+
+    /// A stop that publishes what is left.
+    pub(crate) fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Status and body of the answer to a request after which the node closes.
+pub(crate) fn ask(port: u16, request: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    Ok((status, if is_chunked { unchunked(body) } else { body.to_owned() }))
+}
+
+fn unchunked(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((length, rest)) = body.split_once("\r\n")
+        && let Ok(length @ 1..) = usize::from_str_radix(length, 16)
+    {
+        whole.push_str(&rest[..length]);
+        body = &rest[length + 2..];
+    }
+    whole
+}
+
+/// Clients that send batches of earns, redemptions and holds until told to end, to whoever listens on a port.
+pub(crate) struct Load {
+    ended: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    pub(crate) fn start(port: u16) -> Self {
+        Self::start_at(port, 0)
+    }
+
+    /// With keys from a number on.
+    pub(crate) fn start_at(port: u16, first: u64) -> Self {
+        let (ended, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let clients = (0..2u64).map(|client| {
+            let (ended, answered) = (Arc::clone(&ended), Arc::clone(&answered));
+            std::thread::spawn(move || {
+                let mut number = first + client;
+                while !ended.load(Ordering::Relaxed) {
+                    number += 2;
+                    let body = batch(number);
+                    let length = body.len();
+                    let request = format!(
+                        "POST /api/v1/batch HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\
+                         Content-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n{body}"
+                    );
+                    match ask(port, &request) {
+                        Ok((207, answers)) => {
+                            answered.fetch_add(answers.lines().count() as u64, Ordering::Relaxed);
+                        }
+                        // A node that is killed answers nobody.
+                        _ => std::thread::park_timeout(POLL),
+                    }
+                }
+            })
+        });
+        let clients = clients.collect();
+        Self { ended, answered, clients }
+    }
+
+    /// Waits until so many more items are answered: the node serves.
+    pub(crate) fn wait(&self, more: u64) {
+        let (began, before) = (Instant::now(), self.answered.load(Ordering::Relaxed));
+        while self.answered.load(Ordering::Relaxed) < before + more {
+            assert!(began.elapsed() < PATIENCE, "the node does not answer");
+            std::thread::park_timeout(POLL);
+        }
+    }
+
+    pub(crate) fn end(self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.clients.into_iter().for_each(|client| client.join().unwrap());
+    }
+}
+
+fn batch(number: u64) -> String {
+    let mut lines = String::new();
+    for item in 0..200 {
+        let (account, key) = ((number * 7 + item * 13) % ACCOUNTS, format!("{number}-{item}"));
+        lines += &match item % 5 {
+            0 => format!(r#"{{"op":"redeem","account":"m-{account}","points":7,"reference_id":"{key}"}}"#),
+            1 => format!(
+                r#"{{"op":"hold","account":"m-{account}","points":3,"ttl_seconds":1,"idempotency_key":"{key}"}}"#
+            ),
+            _ => format!(r#"{{"op":"earn","account":"m-{account}","points":10,"reference_id":"{key}"}}"#),
+        };
+        lines.push('\n');
+    }
+    lines
+}
+
+/// Ends the load, waits until everything is published, and consumes it.
+pub(crate) fn check(load: Load, node: Node, broker: &Broker) -> Check {
+    load.end();
+    node.wait("meed_publish_lag_records", |lag| lag == 0);
+    let (status, journal) = node.get(0, "/api/v1/events");
+    assert_eq!(status, 200);
+    node.stop();
+    let check = check_topics(&broker.address(), EVENTS, Some(BALANCES)).unwrap();
+    check.balances_are_whole().unwrap();
+    // Holds that fell due while the node stopped have events of their own.
+    let told = check.compare(&journal).unwrap();
+    assert!(check.events >= told && told > 1_000, "{told} of {}", check.events);
+    println!("{} events, {} came again, {} messages of balances", check.events, check.again, check.balance_messages);
+    check
+}
