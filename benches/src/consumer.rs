@@ -243,8 +243,8 @@ impl Check {
     }
 }
 
-/// Consumes a topic from its beginning to its end as it is now, partition by partition, in memory that is used
-/// again. Returns how many messages there were.
+/// Consumes a topic from its beginning to its end as it is now, all partitions at once. Returns how many messages there
+/// were.
 ///
 /// # Errors
 /// What Kafka says; what `take` says.
@@ -263,27 +263,34 @@ pub fn consume(
         .create()
         .map_err(failed)?;
     let metadata = consumer.fetch_metadata(Some(topic), READ_TIMEOUT).map_err(failed)?;
-    let mut count = 0;
+    // By partition, the offset behind its last message; a partition that is through is not waited for.
+    let mut ends = HashMap::new();
+    let mut list = TopicPartitionList::new();
     for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
         let (begin, end) = consumer.fetch_watermarks(topic, partition.id(), READ_TIMEOUT).map_err(failed)?;
-        if begin == end {
-            continue;
+        if begin < end {
+            ends.insert(partition.id(), end);
+            list.add_partition_offset(topic, partition.id(), Offset::Beginning).map_err(failed)?;
         }
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition.id(), Offset::Beginning).map_err(failed)?;
-        consumer.assign(&list).map_err(failed)?;
-        let (mut next, mut heard) = (begin, Instant::now());
-        while next < end {
-            let Some(message) = consumer.poll(Duration::from_millis(100)) else {
-                if heard.elapsed() > READ_TIMEOUT {
-                    return Err(format!("{topic}: partition {} ends at {next}, not {end}", partition.id()));
-                }
-                continue;
-            };
-            let message = message.map_err(failed)?;
+    }
+    consumer.assign(&list).map_err(failed)?;
+    let (mut count, mut heard) = (0, Instant::now());
+    while !ends.is_empty() {
+        let Some(message) = consumer.poll(Duration::from_millis(100)) else {
+            if heard.elapsed() > READ_TIMEOUT {
+                return Err(format!("{topic}: nothing comes any more, and {} partitions are not through", ends.len()));
+            }
+            continue;
+        };
+        let message = message.map_err(failed)?;
+        heard = Instant::now();
+        let Some(end) = ends.get(&message.partition()).copied() else { continue };
+        if message.offset() < end {
             take(&message)?;
-            (next, heard) = (message.offset() + 1, Instant::now());
             count += 1;
+        }
+        if message.offset() + 1 >= end {
+            ends.remove(&message.partition());
         }
     }
     Ok(count)

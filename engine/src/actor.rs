@@ -28,6 +28,9 @@ pub struct ShardArguments {
 pub struct ShardState {
     arguments: ShardArguments,
     inputs: Vec<Input>,
+    /// What the shard is told with every input.
+    world: World,
+    programs_number: u64,
     /// When the shard last reported, by the node's monotonic clock.
     reported_ms: i64,
 }
@@ -49,16 +52,21 @@ impl Actor for ShardActor {
         arguments: ShardArguments,
     ) -> Result<ShardState, ActorProcessingErr> {
         arguments.inbox.attach(myself);
-        Ok(ShardState { arguments, inputs: Vec::new(), reported_ms: i64::MIN / 2 })
+        let (programs_number, programs) = arguments.node.numbered_programs();
+        let world = World { now: 0, settle_until: 0, elapsed_ms: 0, programs };
+        Ok(ShardState { arguments, inputs: Vec::new(), world, programs_number, reported_ms: i64::MIN / 2 })
     }
 
     async fn handle(&self, _: ActorRef<Work>, _: Work, state: &mut ShardState) -> Result<(), ActorProcessingErr> {
-        let ShardState { arguments: ShardArguments { shard, node, exchange, inbox }, inputs, reported_ms } = state;
+        let ShardState { arguments, inputs, world, programs_number, reported_ms } = state;
+        let ShardArguments { shard, node, exchange, inbox } = arguments;
         let Some(since) = inbox.take(inputs) else { return Ok(()) };
         exchange.metrics.wait.record(since.elapsed());
         let elapsed_ms = node.times.elapsed_ms();
-        let now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
-        let world = World { now, settle_until: node.settle_until(), elapsed_ms, programs: node.programs() };
+        world.now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
+        world.settle_until = node.settle_until();
+        world.elapsed_ms = elapsed_ms;
+        node.refresh_programs(programs_number, &mut world.programs);
         let mut out = Output::default();
         let mut housekeeping = false;
         {
@@ -70,7 +78,7 @@ impl Actor for ShardActor {
                     continue;
                 }
                 housekeeping |= matches!(input, Input::Tick | Input::Flush | Input::CheckpointDone(_));
-                if let Err(error) = shard.handle(input, &world, &mut lane, &mut out) {
+                if let Err(error) = shard.handle(input, world, &mut lane, &mut out) {
                     let text = error.to_string();
                     node.fault(error);
                     return Err(text.into());
@@ -84,8 +92,13 @@ impl Actor for ShardActor {
                 node.report(shard);
             }
         }
-        exchange.metrics.replays.increment(out.replays);
-        exchange.metrics.expired.increment(out.expired);
+        // Counters are shared by all workers: nothing is written to them for nothing.
+        if out.replays > 0 {
+            exchange.metrics.replays.increment(out.replays);
+        }
+        if out.expired > 0 {
+            exchange.metrics.expired.increment(out.expired);
+        }
         if !out.jobs.is_empty() {
             node.keeper().ask(out.jobs);
         }

@@ -50,6 +50,8 @@ pub struct Node {
     ownership: Option<Arc<Ownership>>,
     services: OnceLock<Services>,
     programs: RwLock<Arc<Programs>>,
+    /// Grows with every change of the programs.
+    programs_number: AtomicU64,
     settle_until: AtomicI64,
     reports: Vec<Mutex<ShardReport>>,
     lag_records: Vec<AtomicU64>,
@@ -83,6 +85,7 @@ impl Node {
             ownership,
             services: OnceLock::new(),
             programs: RwLock::new(Arc::new(programs)),
+            programs_number: AtomicU64::new(0),
             settle_until: AtomicI64::new(settle_until),
             reports: (0..shards).map(|_| Mutex::default()).collect(),
             lag_records: (0..shards).map(|_| AtomicU64::new(0)).collect(),
@@ -179,6 +182,21 @@ impl Node {
         Arc::clone(&self.programs.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The programs as of now with their number, to be kept by one thread.
+    pub fn numbered_programs(&self) -> (u64, Arc<Programs>) {
+        // The number first: a change in between is then seen by the next look.
+        let number = self.programs_number.load(Ordering::Acquire);
+        (number, self.programs())
+    }
+
+    /// Brings programs that a thread keeps up to now. Costs a look at a number that hardly ever changes, where a clone
+    /// of the programs writes to counts that all threads share.
+    pub fn refresh_programs(&self, number: &mut u64, programs: &mut Arc<Programs>) {
+        if self.programs_number.load(Ordering::Acquire) != *number {
+            (*number, *programs) = self.numbered_programs();
+        }
+    }
+
     /// Makes a journaled version of a program known to every shard: turns that begin after this see it.
     /// Called in the order of the records.
     ///
@@ -194,6 +212,7 @@ impl Node {
             record.recorded_at,
             document,
         )?);
+        self.programs_number.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

@@ -17,12 +17,25 @@ pub struct PermitLimits {
 #[derive(Debug)]
 pub struct Permits {
     limits: PermitLimits,
-    commands: AtomicI64,
-    bytes: AtomicI64,
-    shards: Box<[AtomicI64]>,
     lagging: AtomicBool,
     draining: AtomicBool,
+    node: UnderWay,
+    shards: Box<[UnderWayInShard]>,
 }
+
+/// Of the node. On cache lines of their own (x86 fetches them in pairs): every worker writes them with every request,
+/// and reads what stands beside them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct UnderWay {
+    commands: AtomicI64,
+    bytes: AtomicI64,
+}
+
+/// Of one shard, on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct UnderWayInShard(AtomicI64);
 
 /// Why there is no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +55,10 @@ impl Permits {
     pub fn new(limits: PermitLimits, shards: u16) -> Self {
         Self {
             limits,
-            commands: AtomicI64::new(0),
-            bytes: AtomicI64::new(0),
-            shards: (0..shards).map(|_| AtomicI64::new(0)).collect(),
             lagging: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            node: UnderWay::default(),
+            shards: (0..shards).map(|_| UnderWayInShard::default()).collect(),
         }
     }
 
@@ -58,8 +70,8 @@ impl Permits {
         if self.lagging.load(Ordering::Relaxed) {
             return Err(NoPermit::CheckpointLag);
         }
-        if self.commands.load(Ordering::Relaxed) >= self.limits.commands
-            || self.bytes.load(Ordering::Relaxed) >= self.limits.bytes
+        if self.node.commands.load(Ordering::Relaxed) >= self.limits.commands
+            || self.node.bytes.load(Ordering::Relaxed) >= self.limits.bytes
         {
             return Err(NoPermit::Node);
         }
@@ -72,20 +84,20 @@ impl Permits {
             return Err(NoPermit::CheckpointLag);
         }
         let count = shards.len() as i64;
-        let commands = self.commands.fetch_add(count, Ordering::AcqRel) + count;
+        let commands = self.node.commands.fetch_add(count, Ordering::AcqRel) + count;
         // Seen after the count: `drained` reads the count after it has set the flag, so that no command
         // slips in between.
         if self.draining.load(Ordering::Acquire) {
-            self.commands.fetch_sub(count, Ordering::AcqRel);
+            self.node.commands.fetch_sub(count, Ordering::AcqRel);
             return Err(NoPermit::Draining);
         }
-        let total = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let total = self.node.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if commands > self.limits.commands || total > self.limits.bytes {
             self.release_node(count, bytes);
             return Err(NoPermit::Node);
         }
         for (taken, &shard) in shards.iter().enumerate() {
-            let under_way = self.shards[shard as usize].fetch_add(1, Ordering::Relaxed) + 1;
+            let under_way = self.shards[shard as usize].0.fetch_add(1, Ordering::Relaxed) + 1;
             if under_way > self.limits.commands_per_shard {
                 for &shard in &shards[..=taken] {
                     self.release_shard(shard, 1);
@@ -99,23 +111,23 @@ impl Permits {
 
     /// Gives back permits of one shard.
     pub fn release_shard(&self, shard: u16, count: i64) {
-        self.shards[shard as usize].fetch_sub(count, Ordering::Relaxed);
+        self.shards[shard as usize].0.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Gives back permits of the node.
     pub fn release_node(&self, count: i64, bytes: i64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.commands.fetch_sub(count, Ordering::AcqRel);
+        self.node.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.node.commands.fetch_sub(count, Ordering::AcqRel);
     }
 
     /// Commands under way.
     pub fn under_way(&self) -> i64 {
-        self.commands.load(Ordering::Acquire)
+        self.node.commands.load(Ordering::Acquire)
     }
 
     /// Commands under way in a shard.
     pub fn under_way_in(&self, shard: u16) -> i64 {
-        self.shards[shard as usize].load(Ordering::Relaxed)
+        self.shards[shard as usize].0.load(Ordering::Relaxed)
     }
 
     /// Sheds load while checkpoints lag.

@@ -5,11 +5,8 @@
 //! buffer per batch to the journal thread for all its shards.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use meed_schemas::command::Request;
@@ -23,11 +20,15 @@ use crate::exchange::{Exchange, Message};
 use crate::inbox::Inbox;
 use crate::node::Node;
 use crate::permits::NoPermit;
+use crate::program::{Program, Programs};
 use crate::reader::ReadJob;
 use crate::release::{Came, Outlet, came_of, release};
 use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
 use crate::slots::Slots;
 use crate::store::ShardCheckpoint;
+pub use calls::{Answers, Call, CallMany};
+
+mod calls;
 
 /// How often a worker lets others run before it hands its batch to the journal, so that the batch grows.
 const YIELDS_BEFORE_SUBMIT: usize = 3;
@@ -69,12 +70,15 @@ struct Inner {
     batches_under_way: Cell<usize>,
     /// The lane whose turn it is.
     next_lane: Cell<usize>,
+    /// As this thread knows them, with their number.
+    programs: RefCell<(u64, Arc<Programs>)>,
 }
 
 impl Worker {
     /// The worker of this thread.
     pub fn new(node: Arc<Node>, exchange: Arc<Exchange>, shards: Vec<Option<Arc<Inbox>>>) -> Self {
         let others = (0..node.exchanges().len()).map(|_| Vec::new()).collect();
+        let programs = RefCell::new(node.numbered_programs());
         Self {
             inner: Rc::new(Inner {
                 node,
@@ -85,6 +89,7 @@ impl Worker {
                 outgoing_any: Cell::new(false),
                 batches_under_way: Cell::new(0),
                 next_lane: Cell::new(0),
+                programs,
             }),
         }
     }
@@ -99,26 +104,40 @@ impl Worker {
         self.inner.exchange.index
     }
 
-    /// Takes permits for a window of commands, all or none, waiting up to `wait` for them.
+    /// Takes permits for a window of commands, all or none.
+    ///
+    /// # Errors
+    /// No permits: nothing was executed.
+    pub fn try_admit(&self, requests: &[Request], bytes: u32) -> Result<Admitted, NoPermit> {
+        let shards: SmallVec<[u16; 1]> = requests.iter().map(|r| r.identity.shard(self.inner.node.shards())).collect();
+        self.inner.node.permits.acquire(&shards, i64::from(bytes) * requests.len() as i64)?;
+        Ok(Admitted { shards, bytes })
+    }
+
+    /// As [`Worker::try_admit`], waiting up to `wait` for permits.
     ///
     /// # Errors
     /// No permits: nothing was executed.
     pub async fn admit(&self, requests: &[Request], bytes: u32, wait: Duration) -> Result<Admitted, NoPermit> {
-        let shards: SmallVec<[u16; 1]> = requests.iter().map(|r| r.identity.shard(self.inner.node.shards())).collect();
-        let bytes_all = i64::from(bytes) * requests.len() as i64;
-        let permits = &self.inner.node.permits;
-        let refused = match permits.acquire(&shards, bytes_all) {
-            Ok(()) => return Ok(Admitted { shards, bytes }),
+        let refused = match self.try_admit(requests, bytes) {
+            Ok(admitted) => return Ok(admitted),
             Err(refused) => refused,
         };
         let until = Instant::now() + wait;
         while refused != NoPermit::Draining && Instant::now() < until {
             tokio::time::sleep(ADMISSION_POLL).await;
-            if permits.acquire(&shards, bytes_all).is_ok() {
-                return Ok(Admitted { shards, bytes });
+            if let Ok(admitted) = self.try_admit(requests, bytes) {
+                return Ok(admitted);
             }
         }
         Err(refused)
+    }
+
+    /// A program as of now.
+    pub fn program(&self, name: &str) -> Option<Arc<Program>> {
+        let (number, programs) = &mut *self.inner.programs.borrow_mut();
+        self.inner.node.refresh_programs(number, programs);
+        programs.get(name).cloned()
     }
 
     /// Sends an admitted request on its way. Dropping the future does not undo what was admitted.
@@ -388,99 +407,5 @@ impl Outlet for Released<'_> {
 
     fn fault(&mut self, error: Error) {
         self.worker.inner.node.fault(error);
-    }
-}
-
-/// An answer to come.
-pub struct Call {
-    worker: Worker,
-    slot: u32,
-    generation: u32,
-}
-
-impl Future for Call {
-    type Output = Reply;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
-        let mut slots = self.worker.inner.slots.borrow_mut();
-        match slots.poll(self.slot, self.generation, cx.waker()) {
-            Some(replies) => Poll::Ready(replies.pop().flatten().unwrap_or(Reply::Refused(Refusal::OutcomeUnknown))),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Call {
-    fn drop(&mut self) {
-        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
-    }
-}
-
-/// Answers to come, in the order of the requests.
-pub struct CallMany {
-    worker: Worker,
-    slot: u32,
-    generation: u32,
-}
-
-impl Future for CallMany {
-    type Output = Vec<Reply>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Vec<Reply>> {
-        let mut slots = self.worker.inner.slots.borrow_mut();
-        match slots.poll(self.slot, self.generation, cx.waker()) {
-            Some(replies) => Poll::Ready(
-                std::mem::take(replies)
-                    .into_iter()
-                    .map(|r| r.unwrap_or(Reply::Refused(Refusal::OutcomeUnknown)))
-                    .collect(),
-            ),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for CallMany {
-    fn drop(&mut self) {
-        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
-    }
-}
-
-/// Answers to any number of calls, each with the number that its call was given.
-pub struct Answers {
-    worker: Worker,
-    slot: u32,
-    generation: u32,
-}
-
-impl Answers {
-    /// Sends an admitted window on its way, in order. None of it is decided after `deadline_ms` of the node's
-    /// monotonic clock; each is answered once, however late.
-    pub fn send(&self, requests: impl Iterator<Item = (u32, Request)>, admitted: &Admitted, deadline_ms: i64) {
-        for ((number, request), &shard) in requests.zip(&admitted.shards) {
-            let (slot, generation) = (self.slot, self.generation);
-            let to = ReplyTo { worker: self.worker.index(), slot, generation, index: number };
-            let envelope = Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes };
-            self.worker.send_input(shard, Input::Command(envelope));
-        }
-        self.worker.flush_soon();
-    }
-
-    /// Waits for answers and takes all that have come into the empty `into`.
-    pub async fn receive(&self, into: &mut Vec<(u32, Reply)>) {
-        std::future::poll_fn(|cx| {
-            let mut slots = self.worker.inner.slots.borrow_mut();
-            match slots.poll_arrived(self.slot, self.generation, into, cx.waker()) {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
-    }
-}
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        self.worker.inner.slots.borrow_mut().close(self.slot, self.generation);
     }
 }

@@ -25,10 +25,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use crate::admit::Place;
+use crate::admit::{BodyReservation, Place};
 use crate::body::{self, BodyFormat, Collected};
 use crate::context::Context;
-use crate::handle::{self, Call};
+use crate::handle::{self, Call, Operating};
 use crate::identify::TraceParent;
 use crate::metrics::{Refused, Shed};
 use crate::operations;
@@ -293,7 +293,20 @@ async fn respond(
     let (parts, incoming) = request.into_parts();
     let request_id = context.request_ids.of(&parts.headers);
     let mut endpoint = Endpoint::Unmatched;
-    let answered = answer(context, state, &parts, incoming, &request_id, received_at, &mut endpoint).await;
+    let begun = begin(context, state, &parts, incoming, &request_id, received_at, &mut endpoint).await;
+    // Before the wait for the account. The request's map has room for the answer's headers: no allocation.
+    let Parts { method, mut headers, .. } = parts;
+    headers.clear();
+    let answered = match begun {
+        Ok(Begun::Answered(reply)) => Ok(reply),
+        Ok(Begun::Operating(operating, reservation)) => {
+            let answered = operating.answer().await;
+            // The memory of the body is given back only when its request is answered.
+            drop(reservation);
+            answered
+        }
+        Err(problem) => Err(problem),
+    };
     let mut reply = answered.unwrap_or_else(|problem| {
         note_shed(context, problem.kind);
         let reply = Reply::problem(&problem, request_id.to_str().unwrap_or_default());
@@ -308,7 +321,7 @@ async fn respond(
     context.metrics.answered(endpoint, reply.status.as_u16(), duration);
     if context.shared.settings.access_log {
         tracing::info!(
-            method = %parts.method,
+            method = %method,
             route = endpoint.template(),
             status = reply.status.as_u16(),
             duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
@@ -318,9 +331,6 @@ async fn respond(
     }
     drop(in_flight);
     state.enter(Phase::Idle, context.clock.now_ms());
-    // The request's map has room for the answer's headers: no allocation.
-    let mut headers = parts.headers;
-    headers.clear();
     Ok(reply.into_response(headers, request_id))
 }
 
@@ -335,24 +345,30 @@ fn note_shed(context: &Context, kind: Kind) {
     context.metrics.shed(reason);
 }
 
-async fn answer(
-    context: &Rc<Context>,
+/// What a request came to before anything of it is given back.
+enum Begun<'a> {
+    Answered(Reply),
+    Operating(Operating<'a>, Option<BodyReservation<'a>>),
+}
+
+async fn begin<'a>(
+    context: &'a Rc<Context>,
     state: &ConnectionState,
     parts: &Parts,
     incoming: Incoming,
     request_id: &HeaderValue,
     received_at: Instant,
     endpoint: &mut Endpoint,
-) -> Result<Reply, Problem> {
+) -> Result<Begun<'a>, Problem> {
     let request_id = request_id.to_str().unwrap_or_default();
     let route = match route::resolve(&parts.method, parts.uri.path()) {
         Ok(route) => route,
-        Err(error) => return unrouted(error, request_id),
+        Err(error) => return unrouted(error, request_id).map(Begun::Answered),
     };
     *endpoint = route.endpoint();
     let query = parts.uri.query();
     if endpoint.access() == Access::Open {
-        return operations::answer(&context.shared, &route, query, request_id);
+        return operations::answer(&context.shared, &route, query, request_id).map(Begun::Answered);
     }
     if context.draining.get() {
         return Err(Problem::of(Kind::Draining));
@@ -376,10 +392,14 @@ async fn answer(
         address: state.address,
         received_at,
     };
-    let reply = handle::handle(context, call).await;
+    if let Some(operating) = handle::begin(context, &call)? {
+        return Ok(Begun::Operating(operating, body.reservation));
+    }
+    // In a box, so that the room that every request takes is not that of the rarest.
+    let reply = Box::pin(handle::handle(context, call)).await;
     // The memory of the body is given back only when its request is answered.
     drop(body.reservation);
-    reply
+    reply.map(Begun::Answered)
 }
 
 fn unrouted(error: RouteError, request_id: &str) -> Result<Reply, Problem> {

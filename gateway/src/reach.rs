@@ -1,7 +1,10 @@
 //! How a request reaches its account: through the engine of this process, or over a link to its owner. Two
 //! ways with one face; the rest of the front end does not know which it is.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use meed_engine::aliases::{Alias, Aliases, Answer, PutOutcome};
@@ -9,7 +12,7 @@ use meed_engine::error::Error;
 use meed_engine::program::{Program, Programs};
 use meed_engine::reader::PageQuery;
 use meed_engine::secrets::Secrets;
-use meed_engine::worker::{CallMany, Worker};
+use meed_engine::worker::{Call, CallMany, Worker};
 use meed_schemas::command::Request;
 use meed_schemas::outcome::Reply;
 use meed_schemas::record::Record;
@@ -95,13 +98,21 @@ impl Backend {
         }
     }
 
+    /// A program, or that there is none; an error where only [`Backend::find_program`] can tell.
+    pub fn known_program(&self, name: &str) -> Result<Option<Arc<Program>>, Unsure> {
+        match self {
+            Self::Local(local) => Ok(local.worker.program(name)),
+            Self::Owner(link) => link.programs().get(name).cloned().map(Some).ok_or(Unsure),
+        }
+    }
+
     /// A program.
     ///
     /// # Errors
     /// The owner did not answer.
     pub async fn find_program(&self, name: &str) -> Result<Option<Arc<Program>>, Unanswered> {
         match self {
-            Self::Local(local) => Ok(local.worker.node().programs().get(name).cloned()),
+            Self::Local(local) => Ok(local.worker.program(name)),
             Self::Owner(link) => link.find_program(name).await,
         }
     }
@@ -117,18 +128,23 @@ impl Backend {
         }
     }
 
-    /// Sends one request and waits for its answer, or the deadline. `bytes` is what its permit counts; `wait` how
-    /// long it may wait for one.
-    ///
-    /// # Errors
-    /// It has no answer.
-    pub async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
+    /// Sends one request. `bytes` is what its permit counts; `wait` how long it may wait for one.
+    pub fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Asked {
         match self {
             Self::Local(Local { worker, .. }) => {
-                let admitted = worker.admit(std::slice::from_ref(&request), bytes, wait).await;
-                Ok(worker.call(request, &admitted.map_err(Unanswered::NoPermit)?).await)
+                if let Ok(admitted) = worker.try_admit(std::slice::from_ref(&request), bytes) {
+                    return Asked::Here(worker.call(request, &admitted));
+                }
+                let worker = worker.clone();
+                Asked::Waits(Box::pin(async move {
+                    let admitted = worker.admit(std::slice::from_ref(&request), bytes, wait).await;
+                    Ok(worker.call(request, &admitted.map_err(Unanswered::NoPermit)?).await)
+                }))
             }
-            Self::Owner(link) => link.ask(&request, bytes, wait).await,
+            Self::Owner(link) => {
+                let link = link.clone();
+                Asked::Waits(Box::pin(async move { link.ask(&request, bytes, wait).await }))
+            }
         }
     }
 
@@ -225,6 +241,29 @@ impl Backend {
         match self {
             Self::Local(local) => local.page(query).await,
             Self::Owner(link) => link.page(&query).await,
+        }
+    }
+}
+
+/// Whether there is such a program has to be asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsure;
+
+/// An answer to come, or that there is none. Small, because so many of them wait at once.
+pub enum Asked {
+    /// Of this process.
+    Here(Call),
+    /// Of the owner, or once there is a permit.
+    Waits(Pin<Box<dyn Future<Output = Result<Reply, Unanswered>>>>),
+}
+
+impl Future for Asked {
+    type Output = Result<Reply, Unanswered>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Here(call) => Pin::new(call).poll(context).map(Ok),
+            Self::Waits(answer) => answer.as_mut().poll(context),
         }
     }
 }

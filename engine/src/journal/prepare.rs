@@ -233,9 +233,15 @@ impl Preparer {
     /// Gives the file its name, durably: from here on a commit needs to sync no folder.
     fn name(&self, unfinished: Unfinished, bytes: u64) -> Result<Prepared> {
         let path = segment_path(&self.dir, unfinished.number);
-        self.disk.rename(&unfinished.path, &path)?;
-        self.disk.sync_dir(&self.dir)?;
-        Ok(Prepared { number: unfinished.number, file: self.disk.open(&path)?, bytes })
+        let named = self.disk.rename(&unfinished.path, &path).and_then(|()| self.disk.sync_dir(&self.dir));
+        let file = named.and_then(|()| self.disk.open(&path));
+        if file.is_err() {
+            // The next attempt takes the next number, and a blank segment before one with batches would look like one
+            // that lost them.
+            let _ = self.disk.remove(&unfinished.path);
+            let _ = self.disk.remove(&path);
+        }
+        Ok(Prepared { number: unfinished.number, file: file?, bytes })
     }
 }
 
@@ -254,4 +260,27 @@ fn explain_no_space(fault: Error, bytes: u64) -> Error {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::disk::simulated::{Fault, SimulatedDisk};
+
+    /// Whatever fails while a segment is prepared: the one that is taken then has no blank one before it.
+    #[test]
+    fn an_attempt_that_failed_leaves_no_segment_behind() {
+        for after in 1..12 {
+            let disk = SimulatedDisk::new(after);
+            let dir = PathBuf::from("journal");
+            let preparer = Preparer::new(disk.disk(), dir.clone(), (4_096, 1), VecDeque::new(), 1);
+            disk.arm(after, Fault::Eio);
+            let prepared = preparer.take().or_else(|_| preparer.take()).unwrap();
+            let name = segment_path(&dir, prepared.number);
+            let name = name.file_name().unwrap().to_str().unwrap().to_owned();
+            assert_eq!(disk.disk().list(&dir).unwrap(), [name], "change {after}");
+        }
+    }
 }

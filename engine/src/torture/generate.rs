@@ -67,7 +67,7 @@ impl Generator {
         if random.chance(8) {
             events.push(Event::RestoreStore { is_gone: random.chance(50) });
         }
-        if random.chance(20) {
+        if random.chance(30) {
             let rot = *random.pick(&[Rot::Flip, Rot::Stale, Rot::Misdirected]);
             events.push(Event::Rot { rot, seed: random.bits() });
         }

@@ -39,7 +39,8 @@ impl Desk<'_> {
             BodyFormat::Json => BatchFormat::Json,
             BodyFormat::NdJson => BatchFormat::Ndjson,
         };
-        let currency = self.currency().await?;
+        let found = self.find_program().await?;
+        let currency = Self::currency_of(found.as_ref())?;
         let items_max = self.context.shared.settings.batch_items as usize;
         let decoded = decode_batch(&self.call.body, format, default, currency, items_max).map_err(|e| match e {
             BatchError::TooManyItems(most) => Problem::new(
@@ -48,7 +49,7 @@ impl Desk<'_> {
             ),
             BatchError::BadRequest(error) => bad(error),
         })?;
-        let program = self.program().await?;
+        let program = found.ok_or_else(|| Problem::of(Kind::UnknownProgram))?;
         let mut items = Vec::with_capacity(decoded.len());
         let mut under_way: VecDeque<(Vec<usize>, Window)> = VecDeque::new();
         let mut window: (Vec<usize>, Vec<Request>) = Default::default();

@@ -20,7 +20,7 @@ use meed_schemas::record::{Record, RecordKind};
 
 use super::{Call, unanswered};
 use crate::context::Context;
-use crate::reach::Backend;
+use crate::reach::{Asked, Backend};
 use crate::reply::{Media, Reply};
 
 /// Layers of keys, hashed with each: a business key can never be taken for an `Idempotency-Key`.
@@ -66,25 +66,25 @@ impl<'a> Desk<'a> {
         self.secrets
     }
 
+    /// The program of the request, if there is one.
+    pub(super) async fn find_program(&self) -> Result<Option<Arc<Program>>, Problem> {
+        self.backend.find_program(&self.call.caller.program).await.map_err(unanswered)
+    }
+
     /// The program of the request.
     pub(super) async fn program(&self) -> Result<Arc<Program>, Problem> {
-        let found = self.backend.find_program(&self.call.caller.program).await.map_err(unanswered)?;
-        found.ok_or_else(|| Problem::of(Kind::UnknownProgram))
+        self.find_program().await?.ok_or_else(|| Problem::of(Kind::UnknownProgram))
     }
 
     /// The currency by which amounts are read: the program's, or where there is no program the one with the
     /// most digits, so that a body is refused before its program only for what is wrong in any.
-    pub(super) async fn currency(&self) -> Result<Currency, Problem> {
-        let found = self.backend.find_program(&self.call.caller.program).await.map_err(unanswered)?;
+    pub(super) fn currency_of(found: Option<&Arc<Program>>) -> Result<Currency, Problem> {
         let currency = found.map_or_else(|| Currency::from_code("CLF"), |program| Some(program.newest().currency()));
         currency.ok_or_else(|| Problem::of(Kind::UnknownProgram))
     }
 
-    /// What renders answers: the program as it is now, because a record may name a version that was accepted after
-    /// its request had begun.
-    pub(super) fn facts(&self, program: &Arc<Program>) -> ProgramFacts<'_> {
-        let now = self.backend.programs().get(program.name()).cloned();
-        ProgramFacts { program: now.unwrap_or_else(|| Arc::clone(program)), secrets: self.secrets }
+    pub(super) fn facts(&self, program: &Arc<Program>) -> ProgramFacts<'a> {
+        facts(self.backend, self.secrets, program)
     }
 
     /// The `Idempotency-Key` of the request.
@@ -169,10 +169,15 @@ impl<'a> Desk<'a> {
         Identity::member(&self.call.caller.program, account_id)
     }
 
+    /// Sends one request.
+    pub(super) fn send(&self, request: Request) -> Asked {
+        let bytes = u32::try_from(self.call.body.len() + COMMAND_BYTES).unwrap_or(u32::MAX);
+        self.backend.ask(request, bytes, self.admission_wait())
+    }
+
     /// Sends one request and waits for its answer, or the deadline.
     pub(super) async fn ask(&self, request: Request) -> Result<Outcome, Problem> {
-        let bytes = u32::try_from(self.call.body.len() + COMMAND_BYTES).unwrap_or(u32::MAX);
-        self.backend.ask(request, bytes, self.admission_wait()).await.map_err(unanswered)
+        self.send(request).await.map_err(unanswered)
     }
 
     pub(super) fn admission_wait(&self) -> Duration {
@@ -181,31 +186,48 @@ impl<'a> Desk<'a> {
 
     /// The answer that an executed record or a refusal gives.
     pub(super) fn answer(&self, program: &Arc<Program>, outcome: Outcome) -> Result<Reply, Problem> {
-        match outcome {
-            Outcome::Executed { record, replayed } => {
-                let mut reply = self.answer_of(program, &record);
-                reply.replayed = replayed;
-                Ok(reply)
-            }
-            Outcome::Refused(refusal) => Err(refused(program, &refusal)),
-            Outcome::RefusedBefore { refusal, request_id } => {
-                let mut body = Vec::with_capacity(384);
-                problem::write_refusal(&mut body, &refusal, &request_id, 0);
-                let mut reply = Reply::new(status(problem::refusal_status(&refusal)), Media::Problem, body);
-                reply.replayed = true;
-                Ok(reply)
-            }
-            // No other answer is one of an operation.
-            _ => Err(Problem::of(Kind::OutcomeUnknown)),
-        }
+        answer(self.backend, self.secrets, program, outcome)
     }
+}
 
-    fn answer_of(&self, program: &Arc<Program>, record: &Record) -> Reply {
-        let mut body = Vec::with_capacity(512);
-        write_answer(&mut body, record, &self.facts(program));
-        let media = if record.kind == RecordKind::Refusal { Media::Problem } else { Media::Json };
-        Reply::new(status(status_of(record)), media, Bytes::from(body))
+/// What renders answers: the program as it is now, because a record may name a version that was accepted after
+/// its request had begun.
+fn facts<'a>(backend: &Backend, secrets: &'a Secrets, program: &Arc<Program>) -> ProgramFacts<'a> {
+    let now = backend.known_program(program.name()).ok().flatten();
+    ProgramFacts { program: now.unwrap_or_else(|| Arc::clone(program)), secrets }
+}
+
+/// The answer that an executed record or a refusal gives.
+pub(super) fn answer(
+    backend: &Backend,
+    secrets: &Secrets,
+    program: &Arc<Program>,
+    outcome: Outcome,
+) -> Result<Reply, Problem> {
+    match outcome {
+        Outcome::Executed { record, replayed } => {
+            let mut reply = answer_of(&facts(backend, secrets, program), &record);
+            reply.replayed = replayed;
+            Ok(reply)
+        }
+        Outcome::Refused(refusal) => Err(refused(program, &refusal)),
+        Outcome::RefusedBefore { refusal, request_id } => {
+            let mut body = Vec::with_capacity(384);
+            problem::write_refusal(&mut body, &refusal, &request_id, 0);
+            let mut reply = Reply::new(status(problem::refusal_status(&refusal)), Media::Problem, body);
+            reply.replayed = true;
+            Ok(reply)
+        }
+        // No other answer is one of an operation.
+        _ => Err(Problem::of(Kind::OutcomeUnknown)),
     }
+}
+
+fn answer_of(facts: &ProgramFacts<'_>, record: &Record) -> Reply {
+    let mut body = Vec::with_capacity(512);
+    write_answer(&mut body, record, facts);
+    let media = if record.kind == RecordKind::Refusal { Media::Problem } else { Media::Json };
+    Reply::new(status(status_of(record)), media, Bytes::from(body))
 }
 
 /// A refusal as a problem.

@@ -45,7 +45,7 @@ impl SimulatedDisk {
             return None;
         }
         // The newest segment's end is where damage is hardest to tell from a torn write.
-        let newest = files.iter().rfind(|(file, _)| file.ends_with(".log")).filter(|_| random.chance(40));
+        let newest = files.iter().rfind(|(file, _)| file.ends_with(".log")).filter(|_| random.chance(60));
         let (file, index) = newest.unwrap_or_else(|| random.pick(&files)).clone();
         let inode = &mut state.inodes[index];
         let used: Vec<usize> = (0..inode.cache.len().div_ceil(SECTOR_BYTES))
@@ -54,7 +54,7 @@ impl SimulatedDisk {
         if used.is_empty() {
             return None;
         }
-        let sector = if random.chance(40) { *used.last()? } else { *random.pick(&used) };
+        let sector = if random.chance(60) { *used.last()? } else { *random.pick(&used) };
         let start = sector * SECTOR_BYTES;
         let end = (start + SECTOR_BYTES).min(inode.cache.len());
         let mut sectors = vec![sector];
@@ -92,7 +92,7 @@ fn other_than(sector: usize, used: &[usize], only_grows: bool, random: &mut Rand
     let fit: Vec<usize> = used.iter().copied().filter(|&u| u < sector || !only_grows && u != sector).collect();
     match random.below(4) {
         0 => behind,
-        1 if sector > 0 && fit.contains(&(sector - 1)) => sector - 1,
+        1 | 2 if sector > 0 && fit.contains(&(sector - 1)) => sector - 1,
         _ if fit.is_empty() => behind,
         _ => *random.pick(&fit),
     }
