@@ -382,6 +382,7 @@ fn holds_reversals_aliases_and_expiry_survive_a_take_over() {
     }
     node.kill();
     let node = server.start("session", "second");
+    cluster::wait_until_served(&node);
     let mut client = node.client();
     let again = client.post("/api/v1/points/m-1/redeem", Some("r-1"), r#"{"points":200,"reward_id":"tea"}"#).unwrap();
     assert_eq!((again.status, again.is_replay()), (201, true));
@@ -458,6 +459,7 @@ fn listings_are_the_same_from_the_journal_and_from_the_rows() {
     assert_eq!(pages(&node), first);
     node.kill();
     let node = server.measured("listed", "second");
+    cluster::wait_until_served(&node);
     assert_eq!(pages(&node), first);
     node.client().earn("m-1", 10, "one-more");
     wait_for_rows(&node, 1);
