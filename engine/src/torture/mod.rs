@@ -12,6 +12,7 @@ mod generate;
 mod ledger;
 mod minimize;
 mod node;
+pub mod nodes;
 mod profile;
 mod rot;
 mod world;
