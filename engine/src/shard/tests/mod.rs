@@ -244,6 +244,7 @@ impl Bench {
                 let (hashes, next) = self.store.spilled_keys(shard, from, 1).unwrap();
                 Input::SpilledKeys(hashes, next)
             }
+            StoreJob::Forget(..) => unreachable!("only the manager of shards asks for it"),
         };
         self.input(input);
     }
