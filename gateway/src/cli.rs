@@ -159,6 +159,12 @@ fn torture() -> Clap {
         )
         .arg(number("seed", "SEED", "Only this seed").conflicts_with_all(["seeds", "first"]))
         .arg(
+            Arg::new("cluster")
+                .long("cluster")
+                .action(ArgAction::SetTrue)
+                .help("Several nodes on one CQL cluster, instead of one node with its disk"),
+        )
+        .arg(
             Arg::new("verbose")
                 .long("verbose")
                 .action(ArgAction::SetTrue)
@@ -175,7 +181,7 @@ fn torture_of(matches: &ArgMatches) -> Worlds {
         None => (number("first").unwrap_or(0), number("seeds").unwrap_or(1)),
     };
     let jobs = number("jobs").unwrap_or(1) as usize;
-    Worlds { first, seeds, jobs, verbose: matches.get_flag("verbose") }
+    Worlds { first, seeds, jobs, verbose: matches.get_flag("verbose"), cluster: matches.get_flag("cluster") }
 }
 
 fn file_argument(name: &'static str, help: &'static str) -> Arg {
@@ -485,9 +491,9 @@ mod tests {
         assert_eq!((loaded.settings.kafka.as_str(), topic.as_str()), ("b:1", "t"));
         assert_eq!((range.since, range.until, range.program.as_deref()), (Some(1_000), None, Some("p")));
         let Ok(Command::Torture(torture)) = run("torture --seeds 7 --first 3 --jobs 2", &[]) else { panic!() };
-        assert_eq!(torture, Worlds { first: 3, seeds: 7, jobs: 2, verbose: false });
-        let Ok(Command::Torture(torture)) = run("torture --seed 9 --verbose", &[]) else { panic!() };
-        assert_eq!(torture, Worlds { first: 9, seeds: 1, jobs: 1, verbose: true });
+        assert_eq!(torture, Worlds { first: 3, seeds: 7, jobs: 2, verbose: false, cluster: false });
+        let Ok(Command::Torture(torture)) = run("torture --seed 9 --verbose --cluster", &[]) else { panic!() };
+        assert_eq!(torture, Worlds { first: 9, seeds: 1, jobs: 1, verbose: true, cluster: true });
         assert_eq!(run("torture --seed 9 --first 3", &[]).unwrap_err().code, EXIT_USAGE);
         let help = run("serve --help", &[]).unwrap_err();
         assert_eq!(help.code, EXIT_DONE);
