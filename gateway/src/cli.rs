@@ -148,6 +148,7 @@ fn torture() -> Clap {
     let number = |name: &'static str, value_name: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value_name).help(help).value_parser(value_parser!(u64))
     };
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     Clap::new("torture")
         .about("Break simulated nodes: crashes, power cuts, failing disks; exit 0, or 1 naming the first violation")
         .arg(number("seeds", "N", "How many worlds, one per seed").default_value("10000"))
@@ -158,19 +159,8 @@ fn torture() -> Clap {
                 .value_parser(value_parser!(u64).range(1..=256)),
         )
         .arg(number("seed", "SEED", "Only this seed").conflicts_with_all(["seeds", "first"]))
-        .arg(
-            Arg::new("cluster")
-                .long("cluster")
-                .action(ArgAction::SetTrue)
-                .help("Several nodes on one CQL cluster, instead of one node with its disk"),
-        )
-        .arg(
-            Arg::new("verbose")
-                .long("verbose")
-                .action(ArgAction::SetTrue)
-                .requires("seed")
-                .help("Print everything that happens in the world of the seed"),
-        )
+        .arg(flag("cluster", "Several nodes on one CQL cluster, instead of one node with its disk"))
+        .arg(flag("verbose", "Print everything that happens in the world of the seed").requires("seed"))
         .after_help("A world is the same on every machine. Of a violation the events that lead to it are printed.")
 }
 
