@@ -14,6 +14,8 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use crate::planted::{Fault, planted};
+
 pub use map::{LiveNode, Member, OwnerMap, Plan, Seat, plan};
 
 /// Milliseconds of a clock that never goes back and also runs while the machine sleeps.
@@ -82,7 +84,7 @@ impl Ownership {
 
     /// Whether the lease runs at `now_ms`.
     pub fn holds(&self, now_ms: i64) -> bool {
-        now_ms < self.until_ms.load(Ordering::Acquire)
+        planted(Fault::AnswerBeyondLease) || now_ms < self.until_ms.load(Ordering::Acquire)
     }
 
     /// Whether commands of a shard that this node owns may be decided at `now_ms`.
@@ -160,6 +162,7 @@ impl Watcher {
     /// `came_ms` (both by [`boot_ms`]). Who acts on it must make sure that the row is still the same.
     pub fn is_dead(&mut self, name: &str, row: LeaseRow, asked_ms: i64, came_ms: i64) -> bool {
         match self.seen.get(name) {
+            Some((seen, _)) if *seen == row && planted(Fault::TakeFromTheLiving) => true,
             Some((seen, since_ms)) if *seen == row => asked_ms.saturating_sub(*since_ms) >= row.lease_ms,
             // The row may have changed just before it was read: the time counts from after that answer.
             _ => {

@@ -48,10 +48,32 @@ pub enum Fault {
     SkipPackedSync,
     /// A snapshot is not synced before the segments that it stands for go.
     SkipSnapshotSync,
+    /// A claim leaves the epochs of buckets as they are.
+    ClaimWithoutRaise,
+    /// Whoever opens a bucket does not look whether the chain has gone on without it.
+    OpenWithoutLookingBack,
+    /// An append without an answer counts as done.
+    TakeUnknownForDone,
+    /// The watermark of the stream goes beyond what is confirmed.
+    PublishPastGap,
+    /// A node answers although its lease has run out.
+    AnswerBeyondLease,
+    /// A node counts as dead when its lease was not renewed between two looks.
+    TakeFromTheLiving,
 }
 
 impl Fault {
-    /// All of them.
+    /// Those of several nodes on one cluster.
+    pub const NODES: [Self; 6] = [
+        Self::ClaimWithoutRaise,
+        Self::OpenWithoutLookingBack,
+        Self::TakeUnknownForDone,
+        Self::PublishPastGap,
+        Self::AnswerBeyondLease,
+        Self::TakeFromTheLiving,
+    ];
+
+    /// Those of one node.
     pub const ALL: [Self; 22] = [
         Self::SkipSync,
         Self::AcknowledgeBeforeSync,
@@ -100,7 +122,7 @@ mod chosen {
     pub fn planted(fault: Fault) -> bool {
         FROM_ENVIRONMENT.get_or_init(|| {
             let name = std::env::var("MEED_PLANTED").unwrap_or_default();
-            let chosen = Fault::ALL.into_iter().find(|fault| format!("{fault:?}") == name);
+            let chosen = Fault::ALL.into_iter().chain(Fault::NODES).find(|fault| format!("{fault:?}") == name);
             CHOSEN.store(chosen.map_or(0, |fault| fault as usize + 1), Ordering::Relaxed);
         });
         CHOSEN.load(Ordering::Relaxed) == fault as usize + 1

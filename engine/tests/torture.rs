@@ -1,9 +1,11 @@
 //! The fixed set of simulated worlds.
 
-use meed_engine::torture::{run, run_small};
+use meed_engine::torture::{nodes, run, run_small};
 
 /// Worlds of every test run.
 const SEEDS: u64 = 1500;
+/// Clusters of every test run.
+const CLUSTER_SEEDS: u64 = 300;
 
 #[test]
 fn a_fixed_set_of_worlds_has_no_violation() {
@@ -17,6 +19,18 @@ fn a_fixed_set_of_worlds_has_no_violation() {
         recoveries += run.recoveries;
     }
     assert!(recoveries > SEEDS, "only {recoveries} recoveries");
+}
+
+#[test]
+fn a_fixed_set_of_clusters_has_no_violation() {
+    for seed in 0..CLUSTER_SEEDS {
+        if let Some(failure) = nodes::run_small(seed).failure {
+            panic!("seed {seed}: {}\n  {}", failure.what, failure.events.join("\n  "));
+        }
+    }
+    for seed in 0..10 {
+        assert_eq!(nodes::run(seed), nodes::run(seed));
+    }
 }
 
 #[test]

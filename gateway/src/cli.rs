@@ -148,6 +148,7 @@ fn torture() -> Clap {
     let number = |name: &'static str, value_name: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value_name).help(help).value_parser(value_parser!(u64))
     };
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
     Clap::new("torture")
         .about("Break simulated nodes: crashes, power cuts, failing disks; exit 0, or 1 naming the first violation")
         .arg(number("seeds", "N", "How many worlds, one per seed").default_value("10000"))
@@ -158,13 +159,8 @@ fn torture() -> Clap {
                 .value_parser(value_parser!(u64).range(1..=256)),
         )
         .arg(number("seed", "SEED", "Only this seed").conflicts_with_all(["seeds", "first"]))
-        .arg(
-            Arg::new("verbose")
-                .long("verbose")
-                .action(ArgAction::SetTrue)
-                .requires("seed")
-                .help("Print everything that happens in the world of the seed"),
-        )
+        .arg(flag("cluster", "Several nodes on one CQL cluster, instead of one node with its disk"))
+        .arg(flag("verbose", "Print everything that happens in the world of the seed").requires("seed"))
         .after_help("A world is the same on every machine. Of a violation the events that lead to it are printed.")
 }
 
@@ -175,7 +171,7 @@ fn torture_of(matches: &ArgMatches) -> Worlds {
         None => (number("first").unwrap_or(0), number("seeds").unwrap_or(1)),
     };
     let jobs = number("jobs").unwrap_or(1) as usize;
-    Worlds { first, seeds, jobs, verbose: matches.get_flag("verbose") }
+    Worlds { first, seeds, jobs, verbose: matches.get_flag("verbose"), cluster: matches.get_flag("cluster") }
 }
 
 fn file_argument(name: &'static str, help: &'static str) -> Arg {
@@ -485,9 +481,9 @@ mod tests {
         assert_eq!((loaded.settings.kafka.as_str(), topic.as_str()), ("b:1", "t"));
         assert_eq!((range.since, range.until, range.program.as_deref()), (Some(1_000), None, Some("p")));
         let Ok(Command::Torture(torture)) = run("torture --seeds 7 --first 3 --jobs 2", &[]) else { panic!() };
-        assert_eq!(torture, Worlds { first: 3, seeds: 7, jobs: 2, verbose: false });
-        let Ok(Command::Torture(torture)) = run("torture --seed 9 --verbose", &[]) else { panic!() };
-        assert_eq!(torture, Worlds { first: 9, seeds: 1, jobs: 1, verbose: true });
+        assert_eq!(torture, Worlds { first: 3, seeds: 7, jobs: 2, verbose: false, cluster: false });
+        let Ok(Command::Torture(torture)) = run("torture --seed 9 --verbose --cluster", &[]) else { panic!() };
+        assert_eq!(torture, Worlds { first: 9, seeds: 1, jobs: 1, verbose: true, cluster: true });
         assert_eq!(run("torture --seed 9 --first 3", &[]).unwrap_err().code, EXIT_USAGE);
         let help = run("serve --help", &[]).unwrap_err();
         assert_eq!(help.code, EXIT_DONE);

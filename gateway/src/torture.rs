@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use meed_engine::torture::{Run, run, run_small, run_told};
+use meed_engine::torture::{self, Run, nodes};
 
 use crate::exit::{EXIT_DONE, EXIT_FAILED};
 
@@ -25,6 +25,22 @@ pub struct Worlds {
     pub jobs: usize,
     /// Whether everything that happens is printed.
     pub verbose: bool,
+    /// Several nodes on one cluster instead of one with a disk.
+    pub cluster: bool,
+}
+
+impl Worlds {
+    fn run(&self, seed: u64) -> Run {
+        if self.cluster { nodes::run(seed) } else { torture::run(seed) }
+    }
+
+    fn run_small(&self, seed: u64) -> Run {
+        if self.cluster { nodes::run_small(seed) } else { torture::run_small(seed) }
+    }
+
+    fn run_told(&self, seed: u64, tell: &mut dyn FnMut(&str)) -> Run {
+        if self.cluster { nodes::run_told(seed, tell) } else { torture::run_told(seed, tell) }
+    }
 }
 
 #[derive(Default)]
@@ -42,7 +58,7 @@ pub fn torture(worlds: &Worlds) -> u8 {
     // A panic of the code under test is a finding, which is reported with its events.
     std::panic::set_hook(Box::new(|_| {}));
     if worlds.verbose {
-        return verbose(worlds.first);
+        return verbose(worlds);
     }
     let began = Instant::now();
     let progress = Progress::default();
@@ -65,7 +81,7 @@ pub fn torture(worlds: &Worlds) -> u8 {
         }
         Some(seed) => {
             say(&mut io::stdout(), &format!("seed {seed}: a violation; making it small"));
-            report(&run_small(seed))
+            report(worlds, &worlds.run_small(seed))
         }
     }
 }
@@ -76,7 +92,7 @@ fn work(worlds: &Worlds, progress: &Progress) {
         if nth >= worlds.seeds {
             return;
         }
-        let Run { seed, recoveries, events, failure, .. } = run(worlds.first.wrapping_add(nth));
+        let Run { seed, recoveries, events, failure, .. } = worlds.run(worlds.first.wrapping_add(nth));
         progress.worlds.fetch_add(1, Ordering::Relaxed);
         progress.recoveries.fetch_add(recoveries, Ordering::Relaxed);
         progress.events.fetch_add(events, Ordering::Relaxed);
@@ -89,9 +105,9 @@ fn work(worlds: &Worlds, progress: &Progress) {
     }
 }
 
-fn verbose(seed: u64) -> u8 {
+fn verbose(worlds: &Worlds) -> u8 {
     let mut out = io::stdout().lock();
-    let run = run_told(seed, &mut |line| say(&mut out, line));
+    let run = worlds.run_told(worlds.first, &mut |line| say(&mut out, line));
     drop(out);
     if run.failure.is_none() {
         let Run { recoveries, events, fingerprint, .. } = run;
@@ -99,16 +115,17 @@ fn verbose(seed: u64) -> u8 {
         say(&mut io::stdout(), "no violation");
         return EXIT_DONE;
     }
-    report(&run)
+    report(worlds, &run)
 }
 
-fn report(run: &Run) -> u8 {
+fn report(worlds: &Worlds, run: &Run) -> u8 {
     let Some(failure) = &run.failure else { return EXIT_DONE };
     for event in &failure.events {
         say(&mut io::stdout(), &format!("  {event}"));
     }
     say(&mut io::stdout(), &format!("violation: {}", failure.what));
-    say(&mut io::stdout(), &format!("repeat it with: meed torture --seed {}", run.seed));
+    let cluster = if worlds.cluster { " --cluster" } else { "" };
+    say(&mut io::stdout(), &format!("repeat it with: meed torture{cluster} --seed {}", run.seed));
     EXIT_FAILED
 }
 

@@ -14,6 +14,7 @@ mod generate;
 mod minimize;
 mod model;
 mod node;
+pub mod nodes;
 mod profile;
 mod rot;
 mod rules;

@@ -12,6 +12,8 @@
 //!   behind it. So whoever opens a bucket then looks at the one before: unless that still has the opener's own epoch,
 //!   the chain has gone on without it. Whoever walks there later raises that epoch first and finds the new bucket.
 
+use crate::planted::{Fault, planted};
+
 /// Longest part of a chain that a claimant walks; more than that is damage.
 const WALK_MAX: u32 = 1_000_000;
 
@@ -178,6 +180,7 @@ impl Appender {
     pub fn answer(&mut self, answer: Answer) -> Step {
         let own = self.batch.map(|(bid, _)| bid);
         match (self.state, answer) {
+            (State::Appending, Answer::Unknown) if planted(Fault::TakeUnknownForDone) => self.appended(),
             (_, Answer::Unknown) => Step::Again(self.ask()),
             (State::Appending, Answer::Applied) => self.appended(),
             // It had happened when it was asked before, whoever owns the shard by now.
@@ -187,6 +190,7 @@ impl Appender {
                 None => Step::Damaged("the bucket is sealed and was not sealed by its owner"),
             },
             (State::Sealing, Answer::Applied) => self.go_on(State::Opening),
+            (State::Opening, Answer::Applied) if planted(Fault::OpenWithoutLookingBack) => self.next_bucket(),
             (State::Opening, Answer::Applied) => self.go_on(State::Checking),
             // Nobody else opens under this epoch: it had happened when it was asked before.
             (State::Opening, Answer::Refused { epoch, .. }) if epoch == Some(self.epoch) => self.go_on(State::Checking),
@@ -275,6 +279,11 @@ impl Claim {
 
     fn found(&mut self, epoch: Option<i64>) -> Step {
         match epoch {
+            Some(epoch) if planted(Fault::ClaimWithoutRaise) => {
+                self.highest = epoch;
+                self.walk = Walk::Confirming { epoch };
+                Step::Ask(Ask::Read { bucket: self.bucket })
+            }
             Some(from) => {
                 let to = self.highest.max(from) + 1;
                 self.walk = Walk::Raising { from, to };

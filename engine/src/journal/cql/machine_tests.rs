@@ -5,88 +5,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::journal::cql::chain::Chain;
+use crate::random::Random;
 
-#[derive(Debug, Default, Clone)]
-struct Bucket {
-    epoch: Option<i64>,
-    sealed: bool,
-    /// By first sequence: the batch.
-    rows: BTreeMap<u64, u128>,
-}
-
-/// What a cluster holds of one shard.
-#[derive(Debug, Default)]
-struct Cluster {
-    buckets: BTreeMap<i64, Bucket>,
-    hint: Option<i64>,
-}
-
-impl Cluster {
-    fn apply(&mut self, ask: Ask, sequence: u64, batch: u128) -> Answer {
-        let number = match ask {
-            Ask::Append { bucket, .. }
-            | Ask::Seal { bucket, .. }
-            | Ask::Open { bucket, .. }
-            | Ask::Raise { bucket, .. }
-            | Ask::Read { bucket } => bucket,
-        };
-        let found = self.buckets.get(&number).cloned().unwrap_or_default();
-        let refused = |bid| Answer::Refused { epoch: found.epoch, bid };
-        let bucket = self.buckets.entry(number).or_default();
-        let answer = match ask {
-            Ask::Append { epoch, .. } => match found.rows.get(&sequence) {
-                None if found.epoch == Some(epoch) && !found.sealed => {
-                    bucket.rows.insert(sequence, batch);
-                    Answer::Applied
-                }
-                there => refused(there.copied()),
-            },
-            Ask::Seal { epoch, .. } if found.epoch == Some(epoch) => {
-                bucket.sealed = true;
-                Answer::Applied
-            }
-            Ask::Open { epoch, .. } if found.epoch.is_none() => {
-                bucket.epoch = Some(epoch);
-                Answer::Applied
-            }
-            Ask::Raise { from, to, .. } if found.epoch == Some(from) => {
-                bucket.epoch = Some(to);
-                Answer::Applied
-            }
-            Ask::Seal { .. } | Ask::Open { .. } | Ask::Raise { .. } => refused(None),
-            Ask::Read { .. } => Answer::Bucket { epoch: found.epoch, sealed: found.sealed },
-        };
-        self.buckets.retain(|_, bucket| bucket.epoch.is_some());
-        answer
-    }
-
-    /// The rows of the chain from the hint's beginning on.
-    fn rows(&self) -> Vec<(u64, u128)> {
-        self.buckets.values().flat_map(|bucket| &bucket.rows).map(|(sequence, bid)| (*sequence, *bid)).collect()
-    }
-
-    /// Deletes the oldest sealed buckets, all but the last sealed one.
-    fn trim(&mut self) {
-        let sealed: Vec<i64> = self.buckets.iter().filter(|(_, bucket)| bucket.sealed).map(|(n, _)| *n).collect();
-        // The hint moves first.
-        self.hint = self.hint.max(sealed.last().copied());
-        for number in sealed.iter().rev().skip(1) {
-            self.buckets.remove(number);
-        }
-    }
-}
-
-/// A small generator; its seed is printed by a failing test.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-}
+type Cluster = Chain<()>;
 
 enum Role {
     Claiming(Claim),
@@ -120,7 +42,7 @@ impl Run {
         let idle = || Node { role: Role::Idle, asked: None, sequence: 0, batch: 0 };
         Self {
             cluster: Cluster::default(),
-            random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
+            random: Random(seed),
             nodes: (0..nodes).map(|_| idle()).collect(),
             late: Vec::new(),
             acknowledged: BTreeMap::new(),
@@ -132,27 +54,27 @@ impl Run {
 
     fn step(&mut self) {
         if !self.late.is_empty() && self.random.below(8) == 0 {
-            let at = self.random.below(self.late.len() as u64) as usize;
+            let at = self.random.below(self.late.len());
             let (ask, sequence, batch) = self.late.swap_remove(at);
-            self.cluster.apply(ask, sequence, batch);
+            self.cluster.apply(ask, sequence, Some(&(batch, ())));
         }
         if self.trims && self.random.below(20) == 0 {
             self.cluster.trim();
         }
-        let at = self.random.below(self.nodes.len() as u64) as usize;
+        let at = self.random.below(self.nodes.len());
         let Some(ask) = self.nodes[at].asked else { return self.begin(at) };
         let (sequence, batch) = (self.nodes[at].sequence, self.nodes[at].batch);
         let answer = match self.random.below(10) {
             0 => Answer::Unknown,
             1 => {
-                self.cluster.apply(ask, sequence, batch);
+                self.cluster.apply(ask, sequence, Some(&(batch, ())));
                 Answer::Unknown
             }
             2 => {
                 self.late.push((ask, sequence, batch));
                 Answer::Unknown
             }
-            _ => self.cluster.apply(ask, sequence, batch),
+            _ => self.cluster.apply(ask, sequence, Some(&(batch, ()))),
         };
         self.answered(at, answer);
     }
@@ -167,7 +89,7 @@ impl Run {
                 node.asked = Some(appender.begin(node.batch, 1));
             }
             Role::Owning(_) | Role::Idle | Role::Claiming(_) => {
-                let hint = self.cluster.hint;
+                let hint = self.cluster.hint();
                 let (claim, ask) = Claim::begin(hint.unwrap_or(1), hint.is_some());
                 (node.role, node.asked) = (Role::Claiming(claim), Some(ask));
             }
@@ -185,7 +107,7 @@ impl Run {
             Step::Ask(ask) | Step::Again(ask) => node.asked = Some(ask),
             Step::Missing => {
                 let Role::Claiming(claim) = &node.role else { unreachable!() };
-                assert_ne!(Some(claim.first), self.cluster.hint, "the hint names a bucket that is gone");
+                assert_ne!(Some(claim.first), self.cluster.hint(), "the hint names a bucket that is gone");
                 (node.role, node.asked) = (Role::Idle, None);
             }
             Step::Damaged(what) => panic!("{what}: {:?}", self.cluster),
@@ -194,24 +116,23 @@ impl Run {
                 node.asked = None;
                 match &node.role {
                     // A shard that was thought to be new is registered, which is refused when it was not.
-                    Role::Claiming(claim) if claim.is_of_new_shard() && self.cluster.hint.is_some() => {
+                    Role::Claiming(claim) if claim.is_of_new_shard() && self.cluster.hint().is_some() => {
                         node.role = Role::Idle;
                     }
                     Role::Claiming(claim) => {
                         let claimed = claim.claimed();
                         self.claims += 1;
                         // Only now it reads; nothing that it does not see may ever be acknowledged.
-                        let rows = self.cluster.rows();
-                        let read: BTreeMap<u64, u128> = rows.iter().copied().collect();
-                        let first = rows.first().map_or(u64::MAX, |row| row.0);
+                        let read: BTreeMap<u64, u128> = self.cluster.rows().map(|(n, row)| (n, row.0)).collect();
+                        let first = read.keys().next().copied().unwrap_or(u64::MAX);
                         for (sequence, batch) in self.acknowledged.range(first..) {
                             assert_eq!(read.get(sequence), Some(batch), "acknowledged and not there");
                         }
-                        node.sequence = rows.last().map_or(1, |row| row.0 + 1);
+                        node.sequence = read.keys().next_back().map_or(1, |last| last + 1);
                         let last = self.acknowledged.keys().next_back().copied().unwrap_or(0);
                         assert!(node.sequence > last, "a claimant would use a sequence again");
                         node.role = Role::Owning(Appender::new(claimed, 0, 3));
-                        self.cluster.hint = Some(self.cluster.hint.map_or(1, |hint| hint.max(claimed.bucket)));
+                        self.cluster.advance_hint(claimed.bucket);
                     }
                     Role::Owning(_) => {
                         let before = self.acknowledged.insert(node.sequence, node.batch);
@@ -243,7 +164,7 @@ fn whatever_answers_are_lost_nothing_acknowledged_is_lost_or_doubled() {
 fn append(cluster: &mut Cluster, appender: &mut Appender, sequence: u64, batch: u128) -> Step {
     let mut ask = appender.begin(batch, 1);
     loop {
-        match appender.answer(cluster.apply(ask, sequence, batch)) {
+        match appender.answer(cluster.apply(ask, sequence, Some(&(batch, ())))) {
             Step::Ask(next) => ask = next,
             last => return last,
         }
@@ -253,7 +174,7 @@ fn append(cluster: &mut Cluster, appender: &mut Appender, sequence: u64, batch: 
 fn claim(cluster: &mut Cluster, hint: i64, exists: bool) -> Claimed {
     let (mut claim, mut ask) = Claim::begin(hint, exists);
     loop {
-        match claim.answer(cluster.apply(ask, 0, 0)) {
+        match claim.answer(cluster.apply(ask, 0, None)) {
             Step::Ask(next) => ask = next,
             Step::Done => return claim.claimed(),
             other => panic!("{other:?}"),
@@ -269,7 +190,7 @@ fn a_deposed_owner_appends_nothing_even_after_its_bucket_was_cleared_away() {
     assert_eq!(append(&mut cluster, &mut old, 2, 12), Step::Done);
     // It has sealed its bucket and sleeps before it opens the next.
     assert_eq!(old.begin(13, 1), Ask::Seal { bucket: 1, epoch: 1 });
-    cluster.apply(Ask::Seal { bucket: 1, epoch: 1 }, 3, 13);
+    cluster.apply(Ask::Seal { bucket: 1, epoch: 1 }, 3, None);
     let Step::Ask(open) = old.answer(Answer::Applied) else { panic!() };
     let mut new = Appender::new(claim(&mut cluster, 1, true), 0, 2);
     assert_eq!(new.bucket(), 2);
@@ -277,11 +198,11 @@ fn a_deposed_owner_appends_nothing_even_after_its_bucket_was_cleared_away() {
         assert_eq!(append(&mut cluster, &mut new, sequence, 100 + u128::from(sequence)), Step::Done);
     }
     cluster.trim();
-    assert!(!cluster.buckets.contains_key(&2), "the bucket that the sleeper wants to open is gone");
-    let answer = cluster.apply(open, 3, 13);
+    assert!(!cluster.has(2), "the bucket that the sleeper wants to open is gone");
+    let answer = cluster.apply(open, 3, None);
     assert_eq!(answer, Answer::Applied, "the sleeper opens it");
     let Step::Ask(check) = old.answer(answer) else { panic!() };
-    assert_eq!(old.answer(cluster.apply(check, 3, 13)), Step::Deposed(None), "and sees that the chain has gone on");
+    assert_eq!(old.answer(cluster.apply(check, 3, None)), Step::Deposed(None), "and sees that the chain has gone on");
 }
 
 #[test]
@@ -290,25 +211,25 @@ fn an_answer_that_was_lost_is_found_again() {
     let mut owner = Appender::new(claim(&mut cluster, 1, false), 0, 100);
     let ask = owner.begin(7, 10);
     assert_eq!(owner.answer(Answer::Unknown), Step::Again(ask), "before it was applied: asked again");
-    assert_eq!(cluster.apply(ask, 1, 7), Answer::Applied);
+    assert_eq!(cluster.apply(ask, 1, Some(&(7, ()))), Answer::Applied);
     assert_eq!(owner.answer(Answer::Unknown), Step::Again(ask), "after it was applied: asked again");
-    let again = cluster.apply(ask, 1, 7);
+    let again = cluster.apply(ask, 1, Some(&(7, ())));
     assert_eq!(again, Answer::Refused { epoch: Some(1), bid: Some(7) });
     assert_eq!(owner.answer(again), Step::Done, "its own batch is there");
 
     let ask = owner.begin(8, 10);
-    cluster.apply(ask, 11, 8);
+    cluster.apply(ask, 11, Some(&(8, ())));
     let next = claim(&mut cluster, 1, true);
     assert_eq!(next.epoch, 2);
-    let again = cluster.apply(ask, 11, 8);
+    let again = cluster.apply(ask, 11, Some(&(8, ())));
     assert_eq!(owner.answer(again), Step::Done, "it was applied before the claim, and the claimant reads it");
     let ask = owner.begin(9, 10);
-    assert_eq!(owner.answer(cluster.apply(ask, 21, 9)), Step::Deposed(Some(2)));
+    assert_eq!(owner.answer(cluster.apply(ask, 21, Some(&(9, ())))), Step::Deposed(Some(2)));
 }
 
 #[test]
 fn a_claim_says_when_the_bucket_that_it_begins_at_is_gone() {
     let (mut claim, ask) = Claim::begin(4, true);
-    let answer = Cluster::default().apply(ask, 0, 0);
+    let answer = Cluster::default().apply(ask, 0, None);
     assert_eq!(claim.answer(answer), Step::Missing);
 }

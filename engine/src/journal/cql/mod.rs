@@ -16,6 +16,7 @@ mod registry;
 mod schema;
 mod statements;
 pub mod session;
+pub mod chain;
 pub mod machine;
 
 pub use appender::ShardJournal;
