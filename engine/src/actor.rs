@@ -46,17 +46,22 @@ enum Place {
     Going { shard: Box<Shard>, waiting: Vec<Input>, was_told: bool },
 }
 
-/// What the actor owns.
-pub struct ShardState {
+/// A shard's place on this node.
+struct Tenancy {
     id: u16,
     place: Place,
     limits: ShardLimits,
+}
+
+/// What the actor owns.
+pub struct ShardState {
+    tenancy: Tenancy,
     node: Arc<Node>,
     exchange: Arc<Exchange>,
     inbox: Arc<Inbox>,
     inputs: Vec<Input>,
-    /// What the shard is told with every input; taken out during a turn.
-    world: Option<World>,
+    /// What the shard is told with every input.
+    world: World,
     programs_number: u64,
     /// When the shard last reported, by the node's monotonic clock.
     reported_ms: i64,
@@ -82,9 +87,9 @@ impl Actor for ShardActor {
         inbox.attach(myself);
         let place = shard.map_or(Place::Elsewhere, |shard| Place::Here(Box::new(shard)));
         let (programs_number, programs) = node.numbered_programs();
-        let world = Some(World { now: 0, settle_until: 0, elapsed_ms: 0, programs });
-        let (inputs, reported_ms) = (Vec::new(), i64::MIN / 2);
-        Ok(ShardState { id, place, limits, node, exchange, inbox, inputs, world, programs_number, reported_ms })
+        let world = World { now: 0, settle_until: 0, elapsed_ms: 0, programs };
+        let (tenancy, inputs, reported_ms) = (Tenancy { id, place, limits }, Vec::new(), i64::MIN / 2);
+        Ok(ShardState { tenancy, node, exchange, inbox, inputs, world, programs_number, reported_ms })
     }
 
     async fn handle(
@@ -105,42 +110,39 @@ impl Actor for ShardActor {
 
 impl ShardState {
     fn turn(&mut self) -> Result<()> {
-        let (node, exchange) = (Arc::clone(&self.node), Arc::clone(&self.exchange));
+        let Self { tenancy, node, exchange, inputs, world, programs_number, reported_ms, .. } = self;
         let elapsed_ms = node.times.elapsed_ms();
-        let Some(mut world) = self.world.take() else { return Ok(()) };
         world.now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
         world.settle_until = node.settle_until();
         world.elapsed_ms = elapsed_ms;
-        node.refresh_programs(&mut self.programs_number, &mut world.programs);
+        node.refresh_programs(programs_number, &mut world.programs);
         let mut out = Output::default();
         let mut housekeeping = false;
         {
-            let mut lane = exchange.lane(self.id);
-            let may_decide = node.may_decide(self.id);
-            let mut inputs = std::mem::take(&mut self.inputs);
+            let mut lane = exchange.lane(tenancy.id);
+            let may_decide = node.may_decide(tenancy.id);
             for input in inputs.drain(..) {
-                let Place::Here(shard) = &mut self.place else {
-                    self.away(input, may_decide, &world, &mut lane, &mut out)?;
+                let Place::Here(shard) = &mut tenancy.place else {
+                    tenancy.away(node, input, may_decide, world, &mut lane, &mut out)?;
                     continue;
                 };
                 if !may_decide && let Input::Command(envelope) = &input {
-                    out.ready.extend(refused(self.id, envelope, Refusal::NotReady));
+                    out.ready.extend(refused(tenancy.id, envelope, Refusal::NotReady));
                     continue;
                 }
                 if let Input::Tenure(tenure) = input {
-                    self.change(*tenure, may_decide, &world, &mut lane, &mut out)?;
+                    tenancy.change(node, *tenure, may_decide, world, &mut lane, &mut out)?;
                     continue;
                 }
                 housekeeping |= matches!(input, Input::Tick | Input::Flush | Input::CheckpointDone(_));
-                shard.handle(input, &world, &mut lane, &mut out)?;
+                shard.handle(input, world, &mut lane, &mut out)?;
             }
-            (self.inputs, self.world) = (inputs, Some(world));
-            self.look_whether_gone(&lane, &out);
+            tenancy.look_whether_gone(node, &lane, &out);
         }
-        if let (true, Place::Here(shard)) = (housekeeping, &self.place) {
+        if let (true, Place::Here(shard)) = (housekeeping, &tenancy.place) {
             node.note_progress(shard);
-            if elapsed_ms - self.reported_ms >= REPORT_MS {
-                self.reported_ms = elapsed_ms;
+            if elapsed_ms - *reported_ms >= REPORT_MS {
+                *reported_ms = elapsed_ms;
                 node.report(shard);
             }
         }
@@ -158,32 +160,35 @@ impl ShardState {
         exchange.arm();
         Ok(())
     }
+}
 
+impl Tenancy {
     /// Takes an input of a shard that is not, or not wholly, here.
     fn away(
         &mut self,
+        node: &Node,
         input: Input,
         may_decide: bool,
         world: &World,
         lane: &mut Lane<Held>,
         out: &mut Output,
     ) -> Result<()> {
-        let version = self.node.map_version();
+        let version = node.map_version();
         match (&mut self.place, input) {
-            (_, Input::Tenure(tenure)) => self.change(*tenure, may_decide, world, lane, out)?,
+            (_, Input::Tenure(tenure)) => self.change(node, *tenure, may_decide, world, lane, out)?,
             (Place::Here(shard), input) => shard.handle(input, world, lane, out)?,
             (Place::Elsewhere, Input::Command(envelope)) => {
                 out.ready.extend(refused(self.id, &envelope, Refusal::NotOwner { version }));
             }
             (Place::Coming(waiting), Input::Command(envelope)) => waiting.push(envelope),
-            (Place::Elsewhere, Input::Flush) => self.node.note_absent(self.id),
+            (Place::Elsewhere, Input::Flush) => node.note_absent(self.id),
             // What a tenure before this one had asked for.
             (Place::Elsewhere | Place::Coming(_), _) => {}
             (Place::Going { waiting, .. }, input @ (Input::Command(_) | Input::Due(_))) => waiting.push(input),
             (Place::Going { .. }, Input::Tick) => {}
             (Place::Going { shard, .. }, input) => {
                 shard.handle(input, world, lane, out)?;
-                self.node.note_progress(shard);
+                node.note_progress(shard);
             }
         }
         Ok(())
@@ -191,17 +196,18 @@ impl ShardState {
 
     fn change(
         &mut self,
+        node: &Node,
         tenure: Tenure,
         may_decide: bool,
         world: &World,
         lane: &mut Lane<Held>,
         out: &mut Output,
     ) -> Result<()> {
-        let version = self.node.map_version();
+        let version = node.map_version();
         let (place, waiting) = match (std::mem::replace(&mut self.place, Place::Elsewhere), tenure) {
             (Place::Elsewhere, Tenure::Prepare) => (Place::Coming(Vec::new()), Vec::new()),
             (Place::Coming(waiting), Tenure::Begin(start)) => {
-                let batch_bytes = self.node.config().cql.as_ref().map_or(cql::BATCH_BYTES, |cql| cql.batch_bytes);
+                let batch_bytes = node.config().cql.as_ref().map_or(cql::BATCH_BYTES, |cql| cql.batch_bytes);
                 *lane = Lane::of_shard(self.id, start.last_sequence, batch_bytes);
                 let shard = Box::new(Shard::new(*start, self.limits));
                 (Place::Here(shard), waiting.into_iter().map(Input::Command).collect())
@@ -228,15 +234,15 @@ impl ShardState {
         }
         match &mut self.place {
             Place::Going { shard, .. } => shard.checkpoint_all(world, lane, out)?,
-            Place::Here(shard) => self.node.report(shard),
-            Place::Elsewhere => self.node.note_absent(self.id),
+            Place::Here(shard) => node.report(shard),
+            Place::Elsewhere => node.note_absent(self.id),
             Place::Coming(_) => {}
         }
         Ok(())
     }
 
     /// Tells the node once when nothing of a shard that is to go is under way any more.
-    fn look_whether_gone(&mut self, lane: &Lane<Held>, out: &Output) {
+    fn look_whether_gone(&mut self, node: &Node, lane: &Lane<Held>, out: &Output) {
         if let Place::Going { shard, was_told, .. } = &mut self.place
             && !*was_told
             && shard.is_quiet()
@@ -244,7 +250,7 @@ impl ShardState {
             && out.ready.is_empty()
         {
             *was_told = true;
-            self.node.told_quiet(self.id);
+            node.told_quiet(self.id);
         }
     }
 }

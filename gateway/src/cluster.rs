@@ -251,20 +251,34 @@ impl Cluster {
         }
     }
 
-    /// As [`crate::reach::Backend::ask`].
-    pub(crate) async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
-        let mut route = Route::new(self, self.shard(&request.identity)?);
+    /// Asks the owner of a shard, and who owns it then when it is the owner no more or does not answer.
+    async fn at_owner<T>(
+        &self,
+        identity: &Identity,
+        ask: impl AsyncFn(Place) -> Result<T, Unanswered>,
+    ) -> Result<T, Unanswered> {
+        let mut route = Route::new(self, self.shard(identity)?);
         loop {
-            let answer = match route.next().await? {
-                Place::Here(local) => local.ask(request.clone(), bytes, wait).await,
-                Place::There(link) => link.ask(&request, bytes, wait).await,
-            };
-            match answer {
-                Ok(Reply::Refused(Refusal::NotOwner { .. })) => route.failed(Unanswered::NotOwner).await?,
+            match ask(route.next().await?).await {
                 Err(why @ (Unanswered::NotOwner | Unanswered::Broken { .. })) => route.failed(why).await?,
                 answer => return answer,
             }
         }
+    }
+
+    /// As [`crate::reach::Backend::ask`].
+    pub(crate) async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
+        self.at_owner(&request.identity, async |place| {
+            let answer = match place {
+                Place::Here(local) => local.ask(request.clone(), bytes, wait).await,
+                Place::There(link) => link.ask(&request, bytes, wait).await,
+            };
+            match answer {
+                Ok(Reply::Refused(Refusal::NotOwner { .. })) => Err(Unanswered::NotOwner),
+                answer => answer,
+            }
+        })
+        .await
     }
 
     /// Sends requests to their owners; those of one owner get their permits together.
@@ -287,62 +301,38 @@ impl Cluster {
         alias: &Alias,
         account: &str,
     ) -> Result<PutOutcome, Unanswered> {
-        let mut route = Route::new(self, self.shard(&Identity::member(program, account))?);
-        loop {
-            let answer = match route.next().await? {
-                Place::Here(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
-                Place::There(link) => link.put_alias(program, alias.as_str(), account).await,
-            };
-            match answer {
-                Err(why @ (Unanswered::NotOwner | Unanswered::Broken { .. })) => route.failed(why).await?,
-                answer => return answer,
-            }
-        }
+        self.at_owner(&Identity::member(program, account), async |place| match place {
+            Place::Here(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
+            Place::There(link) => link.put_alias(program, alias.as_str(), account).await,
+        })
+        .await
     }
 
     /// As [`crate::reach::Backend::delete_alias`].
     pub(crate) async fn delete_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<bool, Unanswered> {
-        let mut route = Route::new(self, self.shard(&Identity::member(program, account))?);
-        loop {
-            let answer = match route.next().await? {
-                Place::Here(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
-                Place::There(link) => link.delete_alias(program, alias.as_str(), account).await,
-            };
-            match answer {
-                Err(why @ (Unanswered::NotOwner | Unanswered::Broken { .. })) => route.failed(why).await?,
-                answer => return answer,
-            }
-        }
+        self.at_owner(&Identity::member(program, account), async |place| match place {
+            Place::Here(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
+            Place::There(link) => link.delete_alias(program, alias.as_str(), account).await,
+        })
+        .await
     }
 
     /// As [`crate::reach::Backend::aliases`].
     pub(crate) async fn aliases(&self, program: &str, account: &str) -> Result<Vec<String>, Unanswered> {
-        let mut route = Route::new(self, self.shard(&Identity::member(program, account))?);
-        loop {
-            let answer = match route.next().await? {
-                Place::Here(local) => local.of_aliases(local.aliases.list(program, account).await),
-                Place::There(link) => link.aliases(program, account).await,
-            };
-            match answer {
-                Err(why @ (Unanswered::NotOwner | Unanswered::Broken { .. })) => route.failed(why).await?,
-                answer => return answer,
-            }
-        }
+        self.at_owner(&Identity::member(program, account), async |place| match place {
+            Place::Here(local) => local.of_aliases(local.aliases.list(program, account).await),
+            Place::There(link) => link.aliases(program, account).await,
+        })
+        .await
     }
 
     /// As [`crate::reach::Backend::page`].
     pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
-        let mut route = Route::new(self, self.shard(&query.identity)?);
-        loop {
-            let answer = match route.next().await? {
-                Place::Here(local) => local.page(query.clone()).await,
-                Place::There(link) => link.page(&query).await,
-            };
-            match answer {
-                Err(why @ (Unanswered::NotOwner | Unanswered::Broken { .. })) => route.failed(why).await?,
-                answer => return answer,
-            }
-        }
+        self.at_owner(&query.identity, async |place| match place {
+            Place::Here(local) => local.page(query.clone()).await,
+            Place::There(link) => link.page(&query).await,
+        })
+        .await
     }
 
     /// As [`crate::reach::Backend::begin_events`]: any node reads the journals of all.

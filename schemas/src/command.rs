@@ -275,6 +275,26 @@ pub enum Command {
     Outcome,
 }
 
+/// The place of the references in a command, borrowed as the command is.
+macro_rules! place_of_references {
+    ($command:expr) => {
+        match $command {
+            Command::Earn { references, .. }
+            | Command::Redeem { references, .. }
+            | Command::Adjust { references, .. }
+            | Command::Sale { references, .. }
+            | Command::SaleReturn { references, .. }
+            | Command::Reverse { references, .. }
+            | Command::Hold { references, .. }
+            | Command::Capture { references, .. }
+            | Command::Void { references, .. }
+            | Command::SetStatus { references, .. }
+            | Command::SetTier { references, .. } => Some(references),
+            _ => None,
+        }
+    };
+}
+
 impl Command {
     /// Whether it only reads: needs no key and writes nothing but what was due.
     pub fn is_read(&self) -> bool {
@@ -294,38 +314,12 @@ impl Command {
 
     /// The references, of a command that has some.
     pub fn references(&self) -> Option<&References> {
-        match self {
-            Self::Earn { references, .. }
-            | Self::Redeem { references, .. }
-            | Self::Adjust { references, .. }
-            | Self::Sale { references, .. }
-            | Self::SaleReturn { references, .. }
-            | Self::Reverse { references, .. }
-            | Self::Hold { references, .. }
-            | Self::Capture { references, .. }
-            | Self::Void { references, .. }
-            | Self::SetStatus { references, .. }
-            | Self::SetTier { references, .. } => references.as_deref(),
-            _ => None,
-        }
+        place_of_references!(self)?.as_deref()
     }
 
     /// The place of the references, in a command that can have them.
     pub fn references_mut(&mut self) -> Option<&mut Option<Box<References>>> {
-        match self {
-            Self::Earn { references, .. }
-            | Self::Redeem { references, .. }
-            | Self::Adjust { references, .. }
-            | Self::Sale { references, .. }
-            | Self::SaleReturn { references, .. }
-            | Self::Reverse { references, .. }
-            | Self::Hold { references, .. }
-            | Self::Capture { references, .. }
-            | Self::Void { references, .. }
-            | Self::SetStatus { references, .. }
-            | Self::SetTier { references, .. } => Some(references),
-            _ => None,
-        }
+        place_of_references!(self)
     }
 
     /// Appends the command by value, for the fingerprint: every member that makes two requests different,
