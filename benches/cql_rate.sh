@@ -19,17 +19,6 @@ finish() {
 }
 trap finish EXIT
 
-cat >"$work/earn.lua" <<'LUA'
-local threads = 0
-function setup(thread) thread:set("number", threads); threads = threads + 1 end
-function init() math.randomseed(os.time() + number); count = 0 end
-function request()
-  count = count + 1
-  local body = '{"points":10,"reference_id":"' .. number .. '-' .. os.time() .. '-' .. count .. '"}'
-  return wrk.format("POST", "/api/v1/points/m-" .. math.random(100000) .. "/earn", {["Content-Type"] = "application/json"}, body)
-end
-LUA
-
 measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
 used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$1/stat"; }
 
@@ -44,10 +33,10 @@ run() { # KEYSPACE [FLAGS]
     url=$(sed -n 's/^listening on //p' "$work/out")
     metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
     cassandra=$(cat "$MEED_CASSANDRA_DIR/pid")
-    wrk -t2 -c"$connections" -d"${warmup}s" -s "$work/earn.lua" "$url" >/dev/null
+    wrk -t2 -c"$connections" -d"${warmup}s" -s benches/wrk/earn_rate.lua "$url" >/dev/null
     records=$(measure meed_journal_batch_records_sum) writes=$(measure meed_journal_batch_records_count)
     rows=$(measure meed_history_rows_total) used=$(used_ms "$cassandra") own=$(used_ms "$node")
-    wrk -t2 -c"$connections" -d"${seconds}s" --latency -s "$work/earn.lua" "$url" >"$work/wrk"
+    wrk -t2 -c"$connections" -d"${seconds}s" --latency -s benches/wrk/earn_rate.lua "$url" >"$work/wrk"
     records=$(($(measure meed_journal_batch_records_sum) - records))
     writes=$(($(measure meed_journal_batch_records_count) - writes))
     echo "$(awk '/^Requests\/sec/ { print int($2) }' "$work/wrk") earns a second over $connections connections;" \

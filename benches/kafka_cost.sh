@@ -23,17 +23,6 @@ finish() {
 }
 trap finish EXIT
 
-cat >"$work/earn.lua" <<'LUA'
-local threads = 0
-function setup(thread) thread:set("number", threads); threads = threads + 1 end
-function init() math.randomseed(os.time() + number); count = 0 end
-function request()
-  count = count + 1
-  local body = '{"points":10,"reference_id":"' .. number .. '-' .. os.time() .. '-' .. count .. '"}'
-  return wrk.format("POST", "/api/v1/points/m-" .. math.random(100000) .. "/earn", {["Content-Type"] = "application/json"}, body)
-end
-LUA
-
 start() { # FOLDER [ARGUMENTS]
     local data=$1
     shift
@@ -46,7 +35,7 @@ start() { # FOLDER [ARGUMENTS]
 measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
 used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$node/stat"; }
 load() { # SECONDS: prints requests a second
-    wrk -t2 -c"$connections" -d"${1}s" -s "$work/earn.lua" "$url" | awk '/^Requests\/sec/ { print int($2) }'
+    wrk -t2 -c"$connections" -d"${1}s" -s benches/wrk/earn_rate.lua "$url" | awk '/^Requests\/sec/ { print int($2) }'
 }
 drain() { while [ "$(measure meed_publish_lag_records)" != 0 ]; do sleep 0.2; done; }
 stop() { kill "$node"; wait "$node" || true; node=; }

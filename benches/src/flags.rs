@@ -2,7 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::process::ExitCode;
 use std::str::FromStr;
+
+/// The `main` of a program that takes flags with values only: prints the usage for `--help`, and beside what went wrong.
+pub fn main(usage: &str, run: impl FnOnce(Flags) -> Result<(), String>) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        print!("{usage}");
+        return ExitCode::SUCCESS;
+    }
+    match Flags::parse(arguments, &[]).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}\n\n{usage}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Flags as given. Each program states its own usage text and takes what it knows; what is left over is an error.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use meed_benches::consumer::check_topics;
-use meed_benches::flags::Flags;
+use meed_benches::flags::{self, Flags};
 use meed_schemas::event::{BALANCES_TOPIC, EVENTS_TOPIC};
 
 const USAGE: &str = "\
@@ -43,16 +43,5 @@ fn run(mut flags: Flags) -> Result<(), String> {
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--help") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    match Flags::parse(arguments, &[]).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("error: {message}\n\n{USAGE}");
-            ExitCode::FAILURE
-        }
-    }
+    flags::main(USAGE, run)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meed_benches::flags::Flags;
+use meed_benches::flags::{self, Flags};
 use meed_engine::error::Error;
 use meed_engine::journal::cql::{Cql, CqlConfig, ShardJournal, Statements, claim, open_keyspace};
 use meed_engine::journal::frame;
@@ -101,16 +101,5 @@ fn appends(
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--help") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    match Flags::parse(arguments, &[]).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("error: {message}\n\n{USAGE}");
-            ExitCode::FAILURE
-        }
-    }
+    flags::main(USAGE, run)
 }
