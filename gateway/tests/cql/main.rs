@@ -6,6 +6,7 @@
 mod node;
 
 mod cluster;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::path::Path;
