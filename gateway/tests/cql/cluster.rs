@@ -38,7 +38,7 @@ impl Server {
 
     /// Waits until the table of the nodes has all these beginnings of lines, as words.
     #[track_caller]
-    fn wait_for_status(&self, keyspace: &str, lines: &[&str]) -> String {
+    pub(super) fn wait_for_status(&self, keyspace: &str, lines: &[&str]) -> String {
         let begin = Instant::now();
         loop {
             let (_, text) = self.cluster(keyspace, &["status"]);

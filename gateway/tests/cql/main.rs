@@ -6,6 +6,7 @@
 mod node;
 
 mod cluster;
+mod figures;
 mod waits;
 
 use std::collections::BTreeMap;

@@ -49,7 +49,7 @@ fn batches(address: &str, client: usize, stop: &AtomicBool, done: &AtomicU64) ->
         let answer = answer.unwrap();
         assert_eq!(answer.status, 207, "{answer:?}");
         let took = begin.elapsed();
-        for (item, told) in items.iter().zip(answer.json()["items"].as_array().unwrap()) {
+        for (item, told) in items.iter().zip(answer.json()["results"].as_array().unwrap()) {
             if told["status"] != 201 {
                 assert!(took >= OWNER_WAIT, "{item} after {took:?}: {told}");
                 late += 1;
