@@ -424,7 +424,8 @@ fn late_balance_is_replaced() -> bool {
     stage.wait_until_published(&publisher);
     let sent = stage.messages("balances");
     let of_key = || sent.iter().filter(|message| message.1 == newest.1);
-    if of_key().take_while(|message| message.2 != stale.as_bytes()).filter(|message| message.0 == newest.0).count() > 1 {
+    if of_key().take_while(|message| message.2 != stale.as_bytes()).filter(|message| message.0 == newest.0).count() > 1
+    {
         return false;
     }
     let last_of_key = of_key().next_back().unwrap();
