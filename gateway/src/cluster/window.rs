@@ -111,7 +111,7 @@ impl Window {
     pub async fn answers(mut self) -> Vec<Result<Reply, Unanswered>> {
         loop {
             self.take().await;
-            let again = self.to_ask_again();
+            let again = self.open_requests();
             if again.is_empty() {
                 break;
             }
@@ -152,7 +152,7 @@ impl Window {
     }
 
     /// What has no answer yet and may be asked again: not before a later one of the same account that has one.
-    fn to_ask_again(&mut self) -> Vec<usize> {
+    fn open_requests(&mut self) -> Vec<usize> {
         if !self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Open(_))) {
             return Vec::new();
         }
