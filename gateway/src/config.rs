@@ -154,7 +154,7 @@ macro_rules! settings {
 settings! {
     "Node" {
         data: PathBuf = PathBuf::from("./meed-data"), "DIR", "Folder of the journal and the state";
-        programs: Vec<PathBuf> = Vec::new(), "FILE", "Program documents (JSON) to load at start";
+        programs: Vec<PathBuf> = Vec::new(), "FILE", "Program documents (JSON) to load at start; a file's name without its extension is the program's id";
         journal: JournalKind = JournalKind::Embedded, "KIND", "Where operations become durable: embedded (in the data folder) or cql";
         shards: u16 = 16, "COUNT", "Shards of a data folder; fixed when it is created", 1..=4096;
         workers: u16 = 0, "COUNT", "Worker threads; 0 is one per core", 0..=1024;
@@ -384,8 +384,22 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
              loopback only. Declare [[credentials]] in the file of --config, or listen on 127.0.0.1"
         )));
     }
+    for (flag, addresses) in [
+        ("--kafka", settings.kafka.split(',').filter(|part| !part.is_empty()).collect::<Vec<_>>()),
+        ("--cql-nodes", settings.cql_nodes.iter().map(String::as_str).collect()),
+    ] {
+        if let Some(wrong) = addresses.into_iter().find(|address| !has_port(address)) {
+            return Err(SettingError(format!("{flag} must be HOST:PORT, with commas between several, not `{wrong}`")));
+        }
+    }
     check_journal(settings)?;
     check_fronts(settings)
+}
+
+/// Whether this is HOST:PORT. Whoever connects resolves the host.
+fn has_port(address: &str) -> bool {
+    let parts = address.trim().rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn check_journal(settings: &Settings) -> Result<(), SettingError> {
