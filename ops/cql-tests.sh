@@ -3,6 +3,8 @@
 #
 #   ops/cql-tests.sh [nodes|contract|stream]     all of them, or only those of nodes and servers that end, of the
 #                                                contract, or of the stream, which need a Kafka as well
+#   ops/cql-tests.sh figures                     how long shards are away while they change their owner; in none of the
+#                                                others. MEED_BINARY names a release
 #
 # Where Cassandra cannot be had it says so, and ends with exit code 69.
 set -euo pipefail
@@ -29,7 +31,10 @@ export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops
 export MEED_TEST_CQL_PASSWORD=$password
 if [[ $part == all || $part == nodes ]]; then
     cargo test -p meed-engine --test cql_server -- --test-threads 1
-    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture
+    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture --skip figures
+fi
+if [[ $part == figures ]]; then
+    cargo test -p meed-gateway --test cql -- --nocapture figures
 fi
 if [[ $part == all || $part == contract ]]; then
     for name in "${CONTRACT[@]}"; do

@@ -16,6 +16,7 @@ use crate::exchange::Exchange;
 use crate::inbox::{Inbox, Work};
 use crate::journal::cql;
 use crate::node::Node;
+use crate::shard::table::WARM_MAX;
 use crate::shard::{Envelope, Held, Input, Output, Shard, ShardLimits, Tenure, World};
 
 /// What the actor is made of.
@@ -121,7 +122,17 @@ impl ShardState {
         {
             let mut lane = exchange.lane(tenancy.id);
             let may_decide = node.may_decide(tenancy.id);
-            for input in inputs.drain(..) {
+            let mut inputs = inputs.drain(..);
+            let mut warm = 0;
+            loop {
+                if warm == 0
+                    && let Place::Here(shard) = &tenancy.place
+                {
+                    shard.warm(inputs.as_slice());
+                    warm = WARM_MAX;
+                }
+                warm = warm.saturating_sub(1);
+                let Some(input) = inputs.next() else { break };
                 let Place::Here(shard) = &mut tenancy.place else {
                     tenancy.away(node, input, may_decide, world, &mut lane, &mut out)?;
                     continue;

@@ -78,6 +78,10 @@ impl FolderIdentity {
     /// # Errors
     /// No such file, or one of another form.
     pub fn read(disk: &Disk, folder: &Path) -> Result<Self> {
+        if !disk.exists(&folder.join(FILE))? {
+            let detail = format!("{} is no data folder of meed: it has no {FILE}", folder.display());
+            return Err(Error::Setting(detail));
+        }
         Self::read_as(disk, &folder.join(FILE), None)
     }
 

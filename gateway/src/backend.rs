@@ -123,8 +123,7 @@ pub struct ProgramFile {
 /// A file that cannot be read, whose name is no program id, or that is no program document.
 pub fn read_programs(files: &[PathBuf]) -> std::result::Result<Vec<ProgramFile>, SettingError> {
     let canonical = |bytes: &[u8], what: &str| {
-        let document = Document::parse(bytes)
-            .map_err(|error| SettingError(format!("{what}: `{}` {}", error.field, error.detail)))?;
+        let document = Document::parse(bytes).map_err(|error| SettingError(format!("{what}: {error}")))?;
         Ok(document.to_canonical_json().into_boxed_str())
     };
     let mut programs = vec![ProgramFile {
@@ -136,7 +135,10 @@ pub fn read_programs(files: &[PathBuf]) -> std::result::Result<Vec<ProgramFile>,
         let at = file.display();
         let name = file.file_stem().and_then(|stem| stem.to_str()).filter(|stem| check_id(stem));
         let Some(name) = name else {
-            return Err(SettingError(format!("{at}: the file's name is the program's id, and this is none")));
+            return Err(SettingError(format!(
+                "{at}: the file's name without its extension is the program's id, and must be 1 to 128 printable ASCII \
+                 characters without space / ? # %"
+            )));
         };
         let bytes = std::fs::read(file).map_err(|error| SettingError(format!("cannot read {at}: {error}")))?;
         let document = canonical(&bytes, &at.to_string())?;

@@ -214,7 +214,7 @@ fn grammar() -> Clap {
             Arg::new("from")
                 .long("from")
                 .value_name("SEQ")
-                .help("First sequence")
+                .help("First sequence: the account's with --account, else that of each shard")
                 .default_value("1")
                 .value_parser(value_parser!(u64)),
         )

@@ -154,7 +154,7 @@ macro_rules! settings {
 settings! {
     "Node" {
         data: PathBuf = PathBuf::from("./meed-data"), "DIR", "Folder of the journal and the state";
-        programs: Vec<PathBuf> = Vec::new(), "FILE", "Program documents (JSON) to load at start";
+        programs: Vec<PathBuf> = Vec::new(), "FILE", "Program documents (JSON) to load at start; a file's name without its extension is the program's id";
         journal: JournalKind = JournalKind::Embedded, "KIND", "Where operations become durable: embedded (in the data folder) or cql";
         shards: u16 = 16, "COUNT", "Shards of a data folder; fixed when it is created", 1..=4096;
         workers: u16 = 0, "COUNT", "Worker threads; 0 is one per core", 0..=1024;
@@ -176,7 +176,7 @@ settings! {
         drain_timeout_ms: u64 = 25_000, "MS", "Time for requests to finish when the node is told to stop", 0..=600000;
     }
     "Fronts" {
-        front_of: OptionalPeer = OptionalPeer(None), "ADDRESS", "Serve as a front without data: forward to the owner at unix:PATH or http://HOST:PORT";
+        front_of: Vec<Peer> = Vec::new(), "ADDRESS", "Serve as a front without data: forward to the owner at unix:PATH or http://HOST:PORT; of a cluster any nodes, of which one must live";
         owner_listen: OptionalPeer = OptionalPeer(None), "ADDRESS", "Where fronts and other nodes reach it: unix:PATH or HOST:PORT, never the public address; with CQL 127.0.0.1 and a free port if not given";
         owner_secret: OptionalFile = OptionalFile(None), "FILE", "Secret that owner and fronts share, 16 bytes or more; a Unix socket without one uses PATH.secret, which the owner makes, and nodes of a keyspace one from there";
     }
@@ -384,8 +384,22 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
              loopback only. Declare [[credentials]] in the file of --config, or listen on 127.0.0.1"
         )));
     }
+    for (flag, addresses) in [
+        ("--kafka", settings.kafka.split(',').filter(|part| !part.is_empty()).collect::<Vec<_>>()),
+        ("--cql-nodes", settings.cql_nodes.iter().map(String::as_str).collect()),
+    ] {
+        if let Some(wrong) = addresses.into_iter().find(|address| !has_port(address)) {
+            return Err(SettingError(format!("{flag} must be HOST:PORT, with commas between several, not `{wrong}`")));
+        }
+    }
     check_journal(settings)?;
     check_fronts(settings)
+}
+
+/// Whether this is HOST:PORT. Whoever connects resolves the host.
+fn has_port(address: &str) -> bool {
+    let parts = address.trim().rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn check_journal(settings: &Settings) -> Result<(), SettingError> {
@@ -402,11 +416,10 @@ fn check_journal(settings: &Settings) -> Result<(), SettingError> {
 
 fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
     let refuse = |text: &str| Err(SettingError(text.to_owned()));
-    let on_tcp = |peer: &OptionalPeer| matches!(peer.0, Some(Peer::Tcp(_)));
-    if settings.front_of.0.is_some() && settings.owner_listen.0.is_some() {
+    if !settings.front_of.is_empty() && settings.owner_listen.0.is_some() {
         return refuse("--front-of and --owner-listen exclude each other: a front has no accounts to forward to");
     }
-    if settings.front_of.0.is_some() && !settings.programs.is_empty() {
+    if !settings.front_of.is_empty() && !settings.programs.is_empty() {
         return refuse("--programs is the owner's: a front has the programs of its owner");
     }
     let has_own_secret = settings.journal == JournalKind::Cql;
@@ -418,8 +431,9 @@ fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
             );
         }
     }
-    let listens = on_tcp(&settings.owner_listen) && !has_own_secret;
-    if settings.owner_secret.0.is_none() && (on_tcp(&settings.front_of) || listens) {
+    let listens = matches!(settings.owner_listen.0, Some(Peer::Tcp(_))) && !has_own_secret;
+    let forwards = settings.front_of.len() > 1 || matches!(settings.front_of[..], [Peer::Tcp(_)]);
+    if settings.owner_secret.0.is_none() && (forwards || listens) {
         return refuse("--front-of and --owner-listen on TCP need --owner-secret FILE: who knows it may do everything");
     }
     Ok(())

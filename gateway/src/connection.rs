@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{CACHE_CONTROL, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -29,7 +29,7 @@ use crate::admit::{BodyReservation, Place};
 use crate::body::{self, BodyFormat, Collected};
 use crate::context::Context;
 use crate::handle::{self, Call, Operating};
-use crate::identify::TraceParent;
+use crate::identify::{self, TraceParent};
 use crate::metrics::{Refused, Shed};
 use crate::operations;
 use crate::reply::Reply;
@@ -270,6 +270,10 @@ async fn serve(stream: Stream, state: Rc<ConnectionState>, seat: Seat) {
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
+        if state.head_late.get() {
+            // The stream has said why, unless hyper did not read from it.
+            return Poll::Ready(());
+        }
         if state.finish.get() && !finishing && !state.is_within_head() {
             // Only now: a request that has arrived, if only in part, is answered first, and that closes.
             finishing = true;
@@ -330,6 +334,10 @@ async fn respond(
         );
     }
     drop(in_flight);
+    if method.is_safe() {
+        // A cache between that keeps what does not say so would show a balance that is no longer true.
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     state.enter(Phase::Idle, context.clock.now_ms());
     Ok(reply.into_response(headers, request_id))
 }
@@ -361,6 +369,7 @@ async fn begin<'a>(
     endpoint: &mut Endpoint,
 ) -> Result<Begun<'a>, Problem> {
     let request_id = request_id.to_str().unwrap_or_default();
+    identify::check_host(parts)?;
     let route = match route::resolve(&parts.method, parts.uri.path()) {
         Ok(route) => route,
         Err(error) => return unrouted(error, request_id).map(Begun::Answered),
@@ -379,6 +388,10 @@ async fn begin<'a>(
         return Err(problem);
     }
     let caller = context.shared.credentials.caller(&parts.headers, &route)?;
+    if endpoint.payload() != Payload::None {
+        // What takes a body takes no parameters: one that was ignored might be meant to change what is done.
+        route::Query::parse(query, &[])?;
+    }
     let (body, body_format) = read_body(context, state, parts, incoming, endpoint.payload()).await?;
     let call = Call {
         route,
@@ -429,10 +442,14 @@ async fn read_body<'a>(
         Payload::Batch => Some(settings.batch_body_bytes.as_usize()),
     };
     let nothing = Collected { bytes: Bytes::new(), reservation: None };
-    let Some(limit) = limit.filter(|_| !incoming.is_end_stream()) else {
+    let is_empty = incoming.is_end_stream();
+    let Some(limit) = limit.filter(|_| !is_empty || payload == Payload::Batch) else {
         return Ok((nothing, BodyFormat::Json));
     };
     let format = body::format(&parts.headers, payload)?;
+    if is_empty {
+        return Ok((nothing, format));
+    }
     state.enter(Phase::Body, context.clock.now_ms());
     let collected = body::collect(incoming, limit, &context.shared.gate, &state.body_late).await;
     state.enter(Phase::Handling, context.clock.now_ms());

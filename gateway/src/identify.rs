@@ -1,8 +1,11 @@
-//! Names of requests: `Request-Id` and `traceparent`.
+//! What a head says about its request: `Request-Id`, `traceparent` and `Host`.
 
 use std::cell::Cell;
 
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::Version;
+use hyper::header::{HOST, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
+use meed_schemas::http::problem::Problem;
 
 use crate::reply::REQUEST_ID;
 
@@ -47,6 +50,18 @@ impl RequestIds {
 
 fn is_request_id(text: &[u8]) -> bool {
     (1..=REQUEST_ID_BYTES_MAX).contains(&text.len()) && text.iter().all(|byte| (0x20..0x7f).contains(byte))
+}
+
+/// HTTP/1.1 wants exactly one `Host` (RFC 9112, section 3.2); with two, whoever stands before may have read the other.
+pub(crate) fn check_host(parts: &Parts) -> Result<(), Problem> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let detail = match (hosts.next(), hosts.next()) {
+        (Some(_), None) => return Ok(()),
+        (None, _) if parts.version != Version::HTTP_11 => return Ok(()),
+        (None, _) => "the header Host is missing; HTTP/1.1 requires it",
+        (Some(_), Some(_)) => "the header Host is given twice",
+    };
+    Err(Problem::invalid("Host", detail))
 }
 
 /// A valid `traceparent` header (W3C Trace Context).

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 
@@ -107,14 +107,11 @@ impl Reply {
         self
     }
 
-    /// The HTTP response. `headers` is an empty map whose memory is used again.
+    /// The HTTP response. `headers` is a map whose memory is used again, with what the sender adds.
     pub(crate) fn into_response(self, mut headers: HeaderMap, request_id: HeaderValue) -> Response<Body> {
         headers.insert(REQUEST_ID, request_id);
         if !self.body.is_empty() || self.pieces.is_some() {
             headers.insert(CONTENT_TYPE, self.media.value());
-        }
-        if self.pieces.is_some() {
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         if self.replayed {
             headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));

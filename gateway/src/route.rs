@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use hyper::Method;
+use meed_schemas::http::problem::Problem;
 
 /// Most segments that a path can have.
 const SEGMENTS_MAX: usize = 8;
@@ -264,6 +265,13 @@ fn decode(segment: &str) -> Result<Segment<'_>, RouteError> {
     percent_decode(segment).map_err(RouteError::BadPath)
 }
 
+fn form_decode(text: &str) -> Result<Cow<'_, str>, &'static str> {
+    if !text.contains('+') {
+        return percent_decode(text);
+    }
+    percent_decode(&text.replace('+', " ")).map(|decoded| Cow::Owned(decoded.into_owned()))
+}
+
 /// Decodes percent-encoding once. A `+` stays a `+`.
 pub fn percent_decode(text: &str) -> Result<Cow<'_, str>, &'static str> {
     let bytes = text.as_bytes();
@@ -312,15 +320,23 @@ pub struct QueryError {
     pub detail: &'static str,
 }
 
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        let detail = format!("`{}`: {}", error.field, error.detail);
+        Self::invalid(error.field, detail)
+    }
+}
+
 impl<'a> Query<'a> {
-    /// Reads the query of a request. Names other than `known`, names given twice and bad percent-encoding
-    /// are refused. A `+` is a plus, not a space. A name without `=` has an empty value.
+    /// Reads the query of a request, written as forms are (`application/x-www-form-urlencoded` of the URL standard):
+    /// percent-encoded, and a `+` is a space, as what builds queries in most languages writes it. Names other than
+    /// `known`, names given twice and bad percent-encoding are refused. A name without `=` has an empty value.
     pub fn parse(query: Option<&'a str>, known: &[&str]) -> Result<Self, QueryError> {
         let refuse = |field: &str, detail| Err(QueryError { field: field.to_owned(), detail });
         let mut parameters: Vec<(Cow<'a, str>, Cow<'a, str>)> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let name = match percent_decode(name) {
+            let name = match form_decode(name) {
                 Ok(name) => name,
                 Err(detail) => return refuse("query", detail),
             };
@@ -333,7 +349,7 @@ impl<'a> Query<'a> {
             if parameters.len() == QUERY_PARAMETERS_MAX {
                 return refuse("query", "too many parameters");
             }
-            match percent_decode(value) {
+            match form_decode(value) {
                 Ok(value) => parameters.push((name, value)),
                 Err(detail) => return refuse(&name, detail),
             }
@@ -443,8 +459,9 @@ mod tests {
     #[test]
     fn queries_are_strict() {
         let query =
-            Query::parse(Some("op=earn&reference_id=a%26b+c&source"), &["op", "reference_id", "source"]).unwrap();
-        assert_eq!(query.get("reference_id"), Some("a&b+c"));
+            Query::parse(Some("op=earn&reference_id=a%26b+c%2Bd%20e&source"), &["op", "reference_id", "source"])
+                .unwrap();
+        assert_eq!(query.get("reference_id"), Some("a&b c+d e"));
         assert_eq!(query.get("source"), Some(""));
         assert_eq!(query.get("nothing"), None);
         let field = |text| Query::parse(Some(text), &["op"]).unwrap_err().field;

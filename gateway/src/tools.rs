@@ -110,10 +110,16 @@ pub fn restore(data: &Path, from: &Path) -> u8 {
 /// Prints records as JSON lines.
 pub fn inspect(data: &Path, account: Option<(String, String)>, from: u64, limit: Option<u64>) -> u8 {
     let mut out = BufWriter::new(io::stdout().lock());
-    let shown = inspect_folder(data, &Selection { account, from, limit: limit.unwrap_or(0) }, &mut out);
+    let selection = Selection { account, from, limit: limit.unwrap_or(0) };
+    let shown = inspect_folder(data, &selection, &mut out);
     let flushed = out.flush();
     match (shown, flushed) {
         (Err(error), _) => fail(&error, false),
+        (Ok(0), _) => {
+            let of = selection.account.map_or(String::new(), |(program, account)| format!(" of {program}/{account}"));
+            let _ = writeln!(io::stderr(), "no record{of} with a sequence of {from} or more");
+            EXIT_DONE
+        }
         (Ok(_), Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => EXIT_FAILED,
         _ => EXIT_DONE,
     }

@@ -72,6 +72,8 @@ pub(crate) struct ConnectionState {
     active_ms: Cell<u64>,
     /// Set when the body takes too long: the request is answered 408.
     pub(crate) body_late: Cell<bool>,
+    /// Set when a head takes too long: the connection is answered 408 if it is its first, and dropped.
+    pub(crate) head_late: Cell<bool>,
     /// Set when the connection is to be dropped as it is.
     pub(crate) cut: Cell<bool>,
     /// Set when the connection is to close after what it is doing.
@@ -87,6 +89,7 @@ impl ConnectionState {
             since_ms: Cell::new(now_ms),
             active_ms: Cell::new(now_ms),
             body_late: Cell::new(false),
+            head_late: Cell::new(false),
             cut: Cell::new(false),
             finish: Cell::new(false),
             waker: RefCell::new(None),
@@ -130,7 +133,8 @@ impl ConnectionState {
     pub(crate) fn judge(&self, now_ms: u64, limits: TimeLimits) {
         let waited_ms = now_ms.saturating_sub(self.since_ms.get());
         let flag = match self.phase.get() {
-            Phase::Fresh | Phase::Head if waited_ms > limits.head_ms => &self.cut,
+            Phase::Fresh if waited_ms > limits.head_ms => &self.cut,
+            Phase::Head if waited_ms > limits.head_ms => &self.head_late,
             Phase::Body if waited_ms > limits.body_ms => &self.body_late,
             // A client that takes its answer slowly is not idle.
             Phase::Idle if waited_ms.min(now_ms.saturating_sub(self.active_ms.get())) > limits.idle_ms => &self.cut,
@@ -155,6 +159,7 @@ pub(crate) struct Stream {
     state: Rc<ConnectionState>,
     ended: bool,
     shut: bool,
+    answered: bool,
     lingered_bytes: usize,
     replacement: Option<Box<Replacement>>,
 }
@@ -167,7 +172,7 @@ struct Replacement {
 
 impl Stream {
     pub(crate) fn new(inner: TcpStream, context: Rc<Context>, state: Rc<ConnectionState>) -> Self {
-        Self { inner, context, state, ended: false, shut: false, lingered_bytes: 0, replacement: None }
+        Self { inner, context, state, ended: false, shut: false, answered: false, lingered_bytes: 0, replacement: None }
     }
 
     fn replace(&self, status: &[u8]) -> Option<Box<Replacement>> {
@@ -179,10 +184,25 @@ impl Stream {
             b"414" | b"431" => Problem::of(Kind::HeadersTooLarge),
             _ => return None,
         };
+        Some(Box::new(Replacement { bytes: self.problem(&problem), written: 0 }))
+    }
+
+    /// A whole answer for a request that was not parsed.
+    fn problem(&self, problem: &Problem) -> Vec<u8> {
         let id = self.context.request_ids.next();
         let id = std::str::from_utf8(&id).unwrap_or_default();
         self.context.metrics.answered(Endpoint::Unmatched, problem.kind.status(), Default::default());
-        Some(Box::new(Replacement { bytes: Reply::problem(&problem, id).into_bytes(id), written: 0 }))
+        Reply::problem(problem, id).into_bytes(id)
+    }
+
+    /// Tells a client whose first head is late why it is cut. Behind an earlier answer nothing is said: a part of that
+    /// one may still be on its way.
+    fn answer_late_head(&mut self) {
+        if !self.answered {
+            self.answered = true;
+            // A socket that was never written to takes a short answer without waiting.
+            let _ = self.inner.try_write(&self.problem(&Problem::of(Kind::RequestTimeout)));
+        }
     }
 }
 
@@ -199,6 +219,10 @@ fn bare_status(answer: &[u8]) -> Option<&[u8]> {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.state.head_late.get() {
+            this.answer_late_head();
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut this.inner).poll_read(cx, buffer);
         match &result {
@@ -215,6 +239,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.answered = true;
         if this.replacement.is_none()
             && let Some(status) = bare_status(buffer)
         {
@@ -289,10 +314,11 @@ mod tests {
             let state = ConnectionState::new(IpAddr::from([127, 0, 0, 1]), 100);
             state.enter(phase, 100);
             state.judge(100 + limit_ms, limits);
-            assert!(!state.cut.get() && !state.body_late.get(), "{phase:?}");
+            assert!(!state.cut.get() && !state.body_late.get() && !state.head_late.get(), "{phase:?}");
             state.judge(101 + limit_ms, limits);
             assert_eq!(state.body_late.get(), phase == Phase::Body);
-            assert_eq!(state.cut.get(), phase != Phase::Body);
+            assert_eq!(state.head_late.get(), phase == Phase::Head);
+            assert_eq!(state.cut.get(), !matches!(phase, Phase::Body | Phase::Head));
         }
         let state = ConnectionState::new(IpAddr::from([127, 0, 0, 1]), 0);
         state.enter(Phase::Handling, 0);

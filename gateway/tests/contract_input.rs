@@ -391,3 +391,47 @@ fn until_lies_ahead_and_ttl_is_an_integer() {
     tier("soon").invalid("until");
     tier(&at(60 * SECOND_MS)).expect(200);
 }
+
+#[test]
+fn queries_are_known_and_written_as_forms_are() {
+    let shop = Shop::open(json!({}));
+    // A parameter that was ignored might be meant to change what is done.
+    for (method, path) in [
+        ("POST", "/api/v1/points/m-1/earn?dry_run=true"),
+        ("POST", "/api/v1/pos/batch?dry_run=true"),
+        ("POST", "/api/v1/accounts/lookup?dry_run=true"),
+        ("PUT", "/api/v1/accounts/m-1?dry_run=true"),
+        ("PUT", "/api/v1/programs/never?dry_run=true"),
+        ("DELETE", "/api/v1/accounts/m-1/aliases/card:1?dry_run=true"),
+        ("GET", "/api/v1/points/m-1/balance?dry_run=true"),
+    ] {
+        let body: &[u8] = if method == "GET" { b"" } else { b"{\"points\":1}" };
+        let answer = shop.ask(method, path, &[JSON, ("Idempotency-Key", "k")], body);
+        answer.invalid("dry_run");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("`dry_run`"), "{answer:?}");
+    }
+    let earn = shop.post_bare(EARN, json!({"points": 1, "reference_id": "till 7 + 8"})).expect(201);
+    for written in ["till+7+%2B+8", "till%207%20%2B%208", "till+7%20%2b%208"] {
+        let outcome = shop.get(&format!("/api/v1/points/m-1/outcomes?op=earn&reference_id={written}"));
+        assert_eq!(outcome.expect(200)["body"], earn, "{written}");
+    }
+    shop.get("/api/v1/points/m-1/outcomes?op=earn&reference_id=till%207%20+%208").problem(404, "unknown-outcome");
+}
+
+#[test]
+fn answers_to_reads_are_not_to_be_stored() {
+    let shop = Shop::open(json!({}));
+    let earn = shop.post(EARN, json!({"points": 1}));
+    assert_eq!(earn.header("cache-control"), None);
+    for path in ["/api/v1/points/m-1/balance", "/api/v1/points/nobody/balance", "/api/v1/nothing", "/readyz"] {
+        assert_eq!(shop.get(path).header("cache-control"), Some("no-store"), "{path}");
+    }
+    // The account of the second one is nobody's.
+    shop.earn("nobody", 1);
+}
+
+#[test]
+fn a_program_that_is_no_json_names_the_body() {
+    let shop = Shop::open(json!({}));
+    shop.put("/api/v1/programs/never", "{").invalid("body");
+}

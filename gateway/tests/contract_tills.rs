@@ -340,6 +340,10 @@ fn a_batch_of_lines() {
         assert_eq!(results[5]["body"]["field"], "points");
     }
     assert_eq!(shop.points("n-1")[0], 2);
+    for nothing in ["", "\n", "\r\n\n"] {
+        let answer = shop.ask("POST", "/api/v1/batch", &[("Content-Type", "application/x-ndjson")], nothing.as_bytes());
+        assert_eq!((answer.status, answer.body.as_str()), (207, ""), "{nothing:?}: no lines, no results");
+    }
 }
 
 #[test]

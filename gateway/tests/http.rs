@@ -110,6 +110,9 @@ fn slow_heads_and_silent_connections_are_closed() {
     let mut idle = server.client();
     assert_eq!(idle.ask(get("/livez")).status, 200);
     slow_again.send("GET /liv");
+    let late = slow.answer();
+    assert_eq!((late.status, late.problem()), (408, "request-timeout".to_owned()));
+    assert_eq!(late.header("connection"), Some("close"));
     assert!(silent.is_closed() && slow.is_closed() && slow_again.is_closed());
     assert_eq!(idle.ask(get("/livez")).status, 200, "an idle connection has its own limit");
 }
@@ -142,7 +145,7 @@ fn slow_bodies_are_answered_408() {
 fn large_heads_are_refused_with_a_reason() {
     let server = Server::start(settings());
     let long = format!("GET /livez HTTP/1.1\r\nHost: m\r\nX: {}\r\n\r\n", "x".repeat(17 << 10));
-    let many = format!("GET /livez HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(101));
+    let many = format!("GET /livez HTTP/1.1\r\nHost: m\r\n{}\r\n", "X: y\r\n".repeat(100));
     let path = format!("GET /{} HTTP/1.1\r\nHost: m\r\n\r\n", "p".repeat(40 << 10));
     for head in [long, many, path] {
         let mut client = server.client();
@@ -150,7 +153,7 @@ fn large_heads_are_refused_with_a_reason() {
         assert_eq!((answer.status, answer.problem()), (431, "headers-too-large".to_owned()));
         assert!(client.is_closed());
     }
-    let most = format!("GET /livez HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(100));
+    let most = format!("GET /livez HTTP/1.1\r\nHost: m\r\n{}\r\n", "X: y\r\n".repeat(99));
     assert_eq!(server.client().ask(most).status, 200);
     let long = format!("GET /livez HTTP/1.1\r\nHost: m\r\nX: {}\r\n\r\n", "x".repeat(16_300));
     assert_eq!(server.client().ask(long).status, 200);
@@ -264,6 +267,18 @@ fn methods_paths_and_types() {
     assert_eq!(client.ask(lines).status, 503);
     let program = client.ask(post(EARN, "Program: a/b\r\n", "{}"));
     assert_eq!((program.status, program.json()["field"].clone()), (400, "Program".into()));
+}
+
+#[test]
+fn a_request_names_one_host() {
+    let server = Server::start(settings());
+    let mut client = server.client();
+    for hosts in ["", "Host: a\r\nHost: a\r\n"] {
+        let answer = client.ask(format!("GET /livez HTTP/1.1\r\n{hosts}\r\n"));
+        assert_eq!((answer.status, answer.problem()), (400, "invalid-request".to_owned()), "{hosts}");
+        assert_eq!(answer.json()["field"], "Host");
+    }
+    assert_eq!(client.ask("GET /livez HTTP/1.0\r\n\r\n").status, 200);
 }
 
 #[test]

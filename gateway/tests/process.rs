@@ -130,6 +130,41 @@ fn exit_codes_and_streams() {
 }
 
 #[test]
+fn what_is_wrong_on_the_command_line_is_named() {
+    let said = |arguments: &[&str], code: i32| {
+        let output = output(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        text
+    };
+    assert!(said(&["--log-level", "loud"], 2).contains("`loud` must be error, warn"));
+    assert!(said(&["--log-level", "info,loud"], 2).contains("`loud` must be error, warn"));
+    assert!(
+        said(&["--kafka", "one:9092,two"], 2)
+            .contains("--kafka must be HOST:PORT, with commas between several, not `two`")
+    );
+    assert!(said(&["--journal", "cql", "--cql-nodes", "one"], 2).contains("--cql-nodes must be HOST:PORT"));
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("my shop.json");
+    std::fs::write(&program, "{").unwrap();
+    assert!(said(&["--programs", program.to_str().unwrap()], 2).contains("without its extension is the program's id"));
+    let program = folder.path().join("shop.json");
+    std::fs::write(&program, "{").unwrap();
+    assert!(said(&["--programs", program.to_str().unwrap()], 2).contains("shop.json: must be a JSON document"));
+    let empty = folder.path().to_str().unwrap();
+    for tool in ["verify", "inspect"] {
+        assert!(said(&[tool, empty], 1).contains("is no data folder of meed: it has no node.json"), "{tool}");
+        assert!(said(&[tool, "nowhere"], 1).contains("is no data folder of meed"), "{tool}");
+    }
+    let data = folder.path().join("data");
+    let mut node = Running::start(&["--data", data.to_str().unwrap()]);
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+    let none = said(&["inspect", data.to_str().unwrap(), "--account", "default/m-1"], 0);
+    assert!(none.contains("no record of default/m-1 with a sequence of 1 or more"), "{none}");
+}
+
+#[test]
 fn credentials_of_the_file_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("meed.toml");

@@ -199,6 +199,17 @@ pub struct Account {
 }
 
 impl Account {
+    /// Reads from every cache line of the state itself that a turn will read, for `Table::warm`; the value means nothing.
+    pub(crate) fn warm_inline(&self) -> u64 {
+        self.applied ^ self.operations.len() as u64 ^ self.wallet.debt as u64 ^ self.spend.len() as u64
+    }
+
+    /// As [`Account::warm_inline`], of what the state points at.
+    pub(crate) fn warm_heap(&self) -> u64 {
+        let operations = self.operations.iter().step_by(2).fold(0, |sum, operation| sum ^ operation.target);
+        operations ^ self.spend.first().map_or(0, |month| month.1 as u64)
+    }
+
     /// A blank account, which does not exist until a record is applied.
     pub fn new(_identity: &Identity) -> Self {
         Self {

@@ -156,6 +156,18 @@ impl Shard {
         }
     }
 
+    /// Reads ahead for the first [`table::WARM_MAX`] of these inputs, which are about to be handled. One alone has none to wait with.
+    pub fn warm(&self, inputs: &[Input]) {
+        if inputs.len() < 2 {
+            return;
+        }
+        let commands = inputs.iter().take(table::WARM_MAX).filter_map(|input| match input {
+            Input::Command(envelope) => Some(&envelope.request.identity),
+            _ => None,
+        });
+        self.table.warm(commands);
+    }
+
     fn command(&mut self, envelope: Envelope, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
         let identity = &envelope.request.identity;
         let hash = self.table.hash(identity);

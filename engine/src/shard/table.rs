@@ -4,10 +4,15 @@ use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 use meed_schemas::ids::Identity;
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
 
 use super::Envelope;
 use crate::account::{Account, Facts};
+
+/// How many accounts are read ahead of their turns at once: so many reads are under way that the processor has no place
+/// for more.
+pub const WARM_MAX: usize = 16;
 
 /// An account in memory.
 #[derive(Debug)]
@@ -96,6 +101,22 @@ impl Table {
     /// What is known of an account.
     pub fn get_mut(&mut self, hash: u64, identity: &Identity) -> Option<&mut Resident> {
         self.entries.find_mut(hash, |e| e.identity == *identity).map(|e| &mut e.resident)
+    }
+
+    /// Reads a little of what turns of these accounts will read, of all of them before the first turn. Their memory is
+    /// cold where accounts are many, and reads that do not depend on each other wait together.
+    pub fn warm<'a>(&self, identities: impl Iterator<Item = &'a Identity>) {
+        let found: SmallVec<[&Live; WARM_MAX]> = identities
+            .filter_map(|identity| {
+                match &self.entries.find(self.hash(identity), |e| e.identity == *identity)?.resident {
+                    Resident::Live(live) => Some(&**live),
+                    Resident::Packed(_) | Resident::Loading(_) => None,
+                }
+            })
+            .collect();
+        let inline = found.iter().fold(0, |sum, live| sum ^ live.dirty_since ^ live.account.warm_inline());
+        let beyond = found.iter().fold(0, |sum, live| sum ^ live.account.warm_heap());
+        std::hint::black_box((inline, beyond));
     }
 
     /// The account with this hash. Two accounts with equal hashes are told apart nowhere that it matters:

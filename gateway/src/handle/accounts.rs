@@ -1,8 +1,8 @@
 //! Accounts, their aliases, and programs.
 
 use meed_engine::aliases::{Alias, PutOutcome, normalize};
-use meed_schemas::command::{Command, Keys};
-use meed_schemas::http::problem::{Kind, Problem};
+use meed_schemas::command::{Command, Keys, Status};
+use meed_schemas::http::problem::{Kind, Problem, problem_of};
 use meed_schemas::http::{decode_lookup, decode_nothing, views};
 use meed_schemas::ids::{Identity, check_id};
 use meed_schemas::outcome::Reply as Outcome;
@@ -43,11 +43,11 @@ impl Desk<'_> {
         Ok(Reply::json(status(200), body))
     }
 
-    /// Refuses an account that does not exist.
-    async fn require_account(&self, account_id: &str) -> Result<(), Problem> {
+    /// The status of an account; refuses one that does not exist.
+    async fn require_account(&self, account_id: &str) -> Result<Status, Problem> {
         let request = self.request(self.member(account_id), Command::Account, Keys::default());
         match self.ask(request).await? {
-            Outcome::Account(_) => Ok(()),
+            Outcome::Account(view) => Ok(view.status),
             Outcome::Refused(refusal) => Err(refused(&*self.program().await?, &refusal)),
             _ => Err(Problem::of(Kind::OutcomeUnknown)),
         }
@@ -60,13 +60,15 @@ impl Desk<'_> {
         Self::check_identifier(account, "account")?;
         self.program().await?;
         let account_id = self.account_id(account, "account").await?;
-        self.require_account(&account_id).await?;
+        if self.require_account(&account_id).await? == Status::Closed {
+            return Err(Problem::of(Kind::AccountClosed));
+        }
         let put = self.backend.put_alias(&self.call.caller.program, &alias, &account_id).await;
         let code = match put.map_err(unanswered)? {
             PutOutcome::New => 201,
             PutOutcome::Same => 200,
             PutOutcome::TakenBy(_) => return Err(Problem::of(Kind::AliasTaken)),
-            PutOutcome::TooMany => return Err(Problem::of(Kind::LimitExceeded).with("limit", "aliases")),
+            PutOutcome::TooMany => return Err(Problem::limit("aliases")),
         };
         let mut body = Vec::with_capacity(96);
         views::write_alias(&mut body, &account_id, alias.as_str());
@@ -85,7 +87,7 @@ impl Desk<'_> {
 
     /// `GET /accounts/{account}/aliases`.
     pub(super) async fn list_aliases(&self, account: &str) -> Result<Reply, Problem> {
-        Query::parse(self.call.query, &[]).map_err(|e| Problem::invalid(e.field, e.detail))?;
+        Query::parse(self.call.query, &[])?;
         Self::check_identifier(account, "account")?;
         self.program().await?;
         let account_id = self.account_id(account, "account").await?;
@@ -100,8 +102,11 @@ impl Desk<'_> {
     /// answer.
     pub(super) async fn put_program(&self, name: &str) -> Result<Reply, Problem> {
         Self::check_program(name)?;
-        let parsed = Document::parse(&self.call.body)
-            .map_err(|error| Problem::invalid(error.field.clone(), format!("`{}` {}", error.field, error.detail)))?;
+        let parsed = Document::parse(&self.call.body).map_err(|error| {
+            let field = if error.field.is_empty() { "body".to_owned() } else { error.field };
+            let detail = format!("`{field}` {}", error.detail);
+            Problem::invalid(field, detail)
+        })?;
         let document = parsed.to_canonical_json().into_boxed_str();
         let identity = Identity::program_account(name);
         let request = self.request(identity, Command::PutProgram { document }, Keys::default());
@@ -118,7 +123,7 @@ impl Desk<'_> {
                 let detail = format!("`{field}` {detail}");
                 return Err(Problem::invalid(field, detail));
             }
-            Outcome::Refused(refusal) => return Err(Problem::of(meed_schemas::http::problem::kind_of(&refusal))),
+            Outcome::Refused(refusal) => return Err(problem_of(&refusal, 0)),
             _ => return Err(Problem::of(Kind::OutcomeUnknown)),
         };
         let mut body = Vec::with_capacity(1_024);
@@ -128,7 +133,7 @@ impl Desk<'_> {
 
     /// `GET /programs/{program}?version=`.
     pub(super) async fn get_program(&self, name: &str) -> Result<Reply, Problem> {
-        let query = Query::parse(self.call.query, &["version"]).map_err(|e| Problem::invalid(e.field, e.detail))?;
+        let query = Query::parse(self.call.query, &["version"])?;
         Self::check_program(name)?;
         let wanted = match query.get("version").map(str::parse::<u32>) {
             Some(Ok(version)) if version > 0 => Some(version),
@@ -161,5 +166,5 @@ impl Desk<'_> {
 }
 
 fn parse_alias(text: &str) -> Result<Alias, Problem> {
-    normalize(text).map_err(|error| Problem::invalid("alias", format!("`alias` {error}")))
+    normalize(text).map_err(|error| Problem::invalid("alias", format!("`alias`: {error}")))
 }

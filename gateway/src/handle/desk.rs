@@ -121,7 +121,7 @@ impl<'a> Desk<'a> {
                 ))
             };
         }
-        normalize(identifier).map(|_| ()).map_err(|error| Problem::invalid(field, format!("`{field}` {error}")))
+        normalize(identifier).map(|_| ()).map_err(|error| Problem::invalid(field, format!("`{field}`: {error}")))
     }
 
     /// The account id that an identifier names.
@@ -137,7 +137,7 @@ impl<'a> Desk<'a> {
         if !is_alias(identifier) {
             return Ok(Cow::Borrowed(identifier));
         }
-        let alias = normalize(identifier).map_err(|error| Problem::invalid(field, format!("`{field}` {error}")))?;
+        let alias = normalize(identifier).map_err(|error| Problem::invalid(field, format!("`{field}`: {error}")))?;
         let program = &*self.call.caller.program;
         match self.backend.resolve(program, &alias).await.map_err(unanswered)? {
             Some(account) => Ok(Cow::Owned(account)),

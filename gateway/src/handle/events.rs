@@ -34,8 +34,7 @@ const LAST_EVENT_ID: &str = "last-event-id";
 impl Desk<'_> {
     /// Answers with a stream that begins behind a cursor.
     pub(super) async fn events(&self, context: &Rc<Context>) -> Result<Reply, Problem> {
-        let query = Query::parse(self.call.query, &["after", "follow", "limit", "types"])
-            .map_err(|e| Problem::invalid(e.field, e.detail))?;
+        let query = Query::parse(self.call.query, &["after", "follow", "limit", "types"])?;
         let program = self.program().await?.name().to_owned();
         let form = self.form();
         let wanted = Wanted {

@@ -120,7 +120,7 @@ impl Desk<'_> {
     }
 
     fn query(&self, known: &[&str]) -> Result<Query<'_>, Problem> {
-        Query::parse(self.call.query, known).map_err(|e| Problem::invalid(e.field, e.detail))
+        Ok(Query::parse(self.call.query, known)?)
     }
 }
 

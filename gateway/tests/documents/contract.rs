@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use meed_gateway::route::{ENDPOINTS, Endpoint};
+use meed_gateway::route::{Access, ENDPOINTS, Endpoint};
 use serde_json::{Value, json};
 
 use crate::node::{Answer, Client, Node};
@@ -266,6 +266,16 @@ fn the_description_has_every_route_and_no_other() {
         .map(|endpoint| format!("{} {}", endpoint.method_label().to_lowercase(), without_names(endpoint.template())))
         .collect();
     assert_eq!(described, routes);
+    for (at, operation) in operations(&root).iter().filter(|(at, _)| at != "get /metrics") {
+        let is_it = |endpoint: &&Endpoint| {
+            format!("{} {}", endpoint.method_label().to_lowercase(), without_names(endpoint.template()))
+                == without_names(at)
+        };
+        let access = ENDPOINTS.iter().find(is_it).unwrap().access();
+        let role = (access != Access::Open).then(|| format!("{access:?}").to_lowercase());
+        assert_eq!(operation["x-role"].as_str(), role.as_deref(), "{at}");
+        assert_eq!(operation.get("security").is_some(), role.is_none(), "{at}");
+    }
     let folder = tempfile::tempdir().unwrap();
     let node = Node::start(&folder.path().join("data"), &[]);
     let mut client = node.client();

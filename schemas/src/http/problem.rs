@@ -90,7 +90,7 @@ catalogue! {
         "Check the path against the documentation.";
     MethodNotAllowed "method-not-allowed" 405 false None, "The path does not take this method",
         "The header Allow names the methods that it takes.";
-    RequestTimeout "request-timeout" 408 true None, "The body came too slowly",
+    RequestTimeout "request-timeout" 408 true None, "The request came too slowly",
         "Nothing was executed. Send the request again with the same key.";
     KeyInProgress "key-in-progress" 409 true Some(1), "The first request with this key is still running",
         "Ask again with the same key; the outcome will be the same.";
@@ -188,6 +188,19 @@ impl Problem {
         Self::new(Kind::InvalidRequest, detail).with("field", field.into())
     }
 
+    /// `limit-exceeded` with the `limit` that is reached, and what to do about it.
+    pub fn limit(limit: &str) -> Self {
+        let detail = match limit {
+            "lots" => "The account has 2,048 lots of different expiry. Let awards expire with others, at the same day.",
+            "open_holds" => "The account has 1,024 open holds. Capture or void some first.",
+            "spend_months" => "The account has spend in too many months. Send `occurred_at` of a month that has some.",
+            "program_versions" => "The program has as many versions as it can have. Create another program.",
+            "aliases" => "The account has 16 aliases. Remove one first.",
+            _ => Kind::LimitExceeded.meaning(),
+        };
+        Self::new(Kind::LimitExceeded, detail).with("limit", limit)
+    }
+
     /// Adds a named member.
     pub fn with(mut self, name: &'static str, value: impl Into<Member>) -> Self {
         self.members.push((name, value.into()));
@@ -282,7 +295,7 @@ pub fn problem_of(refusal: &Refusal, minor_digits: u8) -> Problem {
         Refusal::InsufficientPoints { available_points, requested_points } => {
             problem.with("available_points", *available_points).with("requested_points", *requested_points)
         }
-        Refusal::LimitExceeded { limit } => problem.with("limit", limit.as_ref()),
+        Refusal::LimitExceeded { limit } => Problem::limit(limit),
         _ => problem,
     }
 }
