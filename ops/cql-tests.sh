@@ -3,6 +3,8 @@
 #
 #   ops/cql-tests.sh [nodes|contract|stream]     all of them, or only those of nodes and servers that end, of the
 #                                                contract, or of the stream, which need a Kafka as well
+#   ops/cql-tests.sh figures                     how long shards are away while they change their owner; in none of the
+#                                                others. MEED_BINARY names a release
 #
 # Where Cassandra cannot be had it says so, and ends with exit code 69.
 set -euo pipefail
@@ -19,7 +21,7 @@ ops/cassandra.sh erase >/dev/null
 status=0
 ops/cassandra.sh start || status=$?
 if ((status == EXIT_UNAVAILABLE)); then
-    echo "DID NOT RUN: the tests on Cassandra (engine: cql_server; gateway: cql, contract_* with --journal cql; benches: kafka_cql)" >&2
+    echo "DID NOT RUN: the tests on Cassandra (engine: cql_server; gateway: cql, contract_* with --journal cql; benches: kafka_cql, kafka_nodes)" >&2
 fi
 ((status == 0)) || exit "$status"
 trap 'ops/cassandra.sh erase' EXIT
@@ -29,7 +31,10 @@ export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops
 export MEED_TEST_CQL_PASSWORD=$password
 if [[ $part == all || $part == nodes ]]; then
     cargo test -p meed-engine --test cql_server -- --test-threads 1
-    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture
+    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture --skip figures
+fi
+if [[ $part == figures ]]; then
+    cargo test -p meed-gateway --test cql -- --nocapture figures
 fi
 if [[ $part == all || $part == contract ]]; then
     for name in "${CONTRACT[@]}"; do
@@ -43,9 +48,10 @@ if [[ $part == all || $part == contract ]]; then
 fi
 if [[ $part == all || $part == stream ]]; then
     if ops/kafka.sh available; then
-        cargo build --package meed-gateway --bin meed
-        cargo test --package meed-benches --features server-tests --test kafka_cql -- --test-threads 1 --nocapture
+        cargo build --package meed-gateway --package meed-loadtest --bin meed --bin meed-loadtest
+        cargo test --package meed-benches --features server-tests --test kafka_cql --test kafka_nodes -- \
+            --test-threads 1 --nocapture
     else
-        echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql)" >&2
+        echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql, kafka_nodes)" >&2
     fi
 fi

@@ -369,6 +369,9 @@ impl Work {
             }
         }
         let next = plan(&self.map, &self.live, own);
+        if next.take.is_empty() && !self.at.contains(&At::Coming) {
+            self.parts.ownership.set_joined();
+        }
         for shard in next.take {
             let seat = Seat { member: Arc::clone(&self.own), epoch: 0 };
             if self.change(shard, seat)? != Changed::Done {
@@ -392,6 +395,7 @@ impl Work {
 
     fn begin(&mut self, shard: u16) {
         self.at[usize::from(shard)] = At::Coming;
+        self.parts.ownership.set_coming(shard, boot_ms());
         self.parts.tell(shard, Tenure::Prepare);
         self.to_begin.push_back(shard);
         self.begin_next();
@@ -421,6 +425,7 @@ impl Work {
     /// A shard has begun: the map says so, which lets others give this node the next one.
     fn begun(&mut self, shard: u16, epoch: i64) -> Result<()> {
         self.at[usize::from(shard)] = At::Here;
+        self.parts.ownership.set_begun(shard);
         loop {
             let seat = Seat { member: Arc::clone(&self.own), epoch };
             if self.change(shard, seat.clone())? == Changed::Done {

@@ -199,15 +199,7 @@ impl Node {
 
     /// Whether it may answer for its shards now, where several nodes share a journal, and what is missing.
     pub fn ownership_state(&self) -> Option<std::result::Result<(), String>> {
-        let ownership = self.ownership.as_ref()?;
-        let unresolved = ownership.unresolved();
-        Some(match ownership.holds(boot_ms()) {
-            false => Err("the lease on the shards could not be renewed".into()),
-            true if unresolved > 0 => {
-                Err(format!("the cluster has not answered the last write of {unresolved} shards; it is asked again"))
-            }
-            true => Ok(()),
-        })
+        self.ownership.as_ref().map(|ownership| ownership.state(boot_ms()))
     }
 
     /// Shards that answer nothing because the outcome of their last write is unknown.

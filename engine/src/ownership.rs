@@ -18,6 +18,9 @@ use crate::planted::{Fault, planted};
 
 pub use map::{LiveNode, Member, OwnerMap, Plan, Seat, plan};
 
+/// Stands for no time.
+const NOT_COMING: i64 = i64::MAX;
+
 /// Milliseconds of a clock that never goes back and also runs while the machine sleeps.
 pub fn boot_ms() -> i64 {
     let now = clock_gettime(ClockId::Boottime);
@@ -28,6 +31,10 @@ pub fn boot_ms() -> i64 {
 /// over one lease, and the time between the last look at the clock and the answer on the wire.
 const MARGIN_SHARE: u32 = 6;
 
+/// How long a shard that comes to a node which runs may take to begin before the node is not ready: requests wait for
+/// it meanwhile.
+const BEGIN_GRACE_MS: i64 = 1_000;
+
 /// What one node may answer for now.
 pub struct Ownership {
     /// This life of the node; 0 where it owns nothing.
@@ -36,6 +43,10 @@ pub struct Ownership {
     until_ms: AtomicI64,
     /// Per shard, whether the outcome of its last batch is unknown.
     unresolved: Vec<AtomicBool>,
+    /// Per shard that comes to this node and has not begun, since when by [`boot_ms`]; else [`NOT_COMING`].
+    coming_since_ms: Vec<AtomicI64>,
+    /// Whether the node has had its share of the shards once, all begun.
+    has_joined: AtomicBool,
     /// Who owns what, as far as it is known here.
     map: watch::Sender<Arc<OwnerMap>>,
     /// Told when a map comes from elsewhere that is newer.
@@ -60,6 +71,8 @@ impl Ownership {
             own,
             until_ms: AtomicI64::new(i64::MIN),
             unresolved: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+            coming_since_ms: (0..shards).map(|_| AtomicI64::new(NOT_COMING)).collect(),
+            has_joined: AtomicBool::new(false),
             map: watch::Sender::new(Arc::new(OwnerMap::unknown(shards))),
             on_newer: OnceLock::new(),
         }
@@ -100,6 +113,46 @@ impl Ownership {
     /// Shards whose last batch has an unknown outcome.
     pub fn unresolved(&self) -> usize {
         self.unresolved.iter().filter(|u| u.load(Ordering::Relaxed)).count()
+    }
+
+    /// A shard comes to this node, since now.
+    pub fn set_coming(&self, shard: u16, now_ms: i64) {
+        self.coming_since_ms[usize::from(shard)].store(now_ms, Ordering::Release);
+    }
+
+    /// A shard that came has begun.
+    pub fn set_begun(&self, shard: u16) {
+        self.coming_since_ms[usize::from(shard)].store(NOT_COMING, Ordering::Release);
+    }
+
+    /// The map is known, there is nothing for this node to take, and all that it has taken has begun.
+    pub fn set_joined(&self) {
+        self.has_joined.store(true, Ordering::Release);
+    }
+
+    /// Whether the node answers for its shards at `now_ms`, and why not.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn state(&self, now_ms: i64) -> Result<(), String> {
+        if !self.holds(now_ms) {
+            return Err("the lease on the shards could not be renewed".into());
+        }
+        let unresolved = self.unresolved();
+        if unresolved > 0 {
+            return Err(format!(
+                "the cluster has not answered the last write of {unresolved} shards; it is asked again"
+            ));
+        }
+        let has_joined = self.has_joined.load(Ordering::Acquire);
+        let grace_ms = if has_joined { BEGIN_GRACE_MS } else { 0 };
+        let since = self.coming_since_ms.iter().map(|since| since.load(Ordering::Acquire));
+        let late = since.filter(|since| *since != NOT_COMING && now_ms.saturating_sub(*since) >= grace_ms).count();
+        match (late, has_joined) {
+            (0, true) => Ok(()),
+            (0, false) => Err("it is not known yet which shards are this node's".into()),
+            (late, _) => Err(format!("{late} shards of this node have not begun yet")),
+        }
     }
 
     /// The newest map of owners that is known here.
@@ -209,6 +262,26 @@ mod tests {
         assert!(!look(row(8, 4), 19_009));
         assert!(look(row(8, 4), 19_010));
         assert!(look(row(8, 4), 19_020), "until somebody acts on it");
+    }
+
+    #[test]
+    fn a_node_is_ready_when_its_share_has_begun_and_while_a_shard_that_comes_is_not_late() {
+        let ownership = Ownership::new(3);
+        assert!(ownership.state(0).is_err_and(|why| why.contains("lease")));
+        ownership.renewed(0, Duration::from_secs(60));
+        assert!(ownership.state(0).is_err_and(|why| why.contains("not known")));
+        ownership.set_coming(1, 10);
+        assert!(ownership.state(10).is_err_and(|why| why.starts_with("1 shards")), "at its start nothing waits for it");
+        ownership.set_begun(1);
+        ownership.set_joined();
+        assert_eq!(ownership.state(20), Ok(()));
+        ownership.set_coming(2, 1_000);
+        assert_eq!(ownership.state(1_999), Ok(()), "requests wait for it");
+        assert!(ownership.state(2_000).is_err_and(|why| why.starts_with("1 shards")));
+        ownership.set_begun(2);
+        assert_eq!(ownership.state(2_000), Ok(()));
+        ownership.set_unresolved(0, true);
+        assert!(ownership.state(2_000).is_err_and(|why| why.contains("last write of 1 shards")));
     }
 
     #[test]

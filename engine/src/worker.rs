@@ -142,8 +142,13 @@ impl Worker {
 
     /// Sends an admitted request on its way. Dropping the future does not undo what was admitted.
     pub fn call(&self, request: Request, admitted: &Admitted) -> Call {
+        self.call_within(request, admitted, Duration::MAX)
+    }
+
+    /// As [`Worker::call`], when no more than `left` of the time for a request is left.
+    pub fn call_within(&self, request: Request, admitted: &Admitted, left: Duration) -> Call {
         let shard = admitted.shards[0];
-        let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
+        let deadline_ms = self.deadline_ms(left);
         let (slot, generation) = self.inner.slots.borrow_mut().open_until(1, deadline_ms);
         let to = ReplyTo { worker: self.index(), slot, generation, index: 0 };
         self.send_input(shard, Input::Command(Envelope { request, to: Some(to), deadline_ms, bytes: admitted.bytes }));
@@ -151,10 +156,10 @@ impl Worker {
         Call { worker: self.clone(), slot, generation }
     }
 
-    /// Sends an admitted window on its way; requests of one account are executed in their order, also over
-    /// several windows.
-    pub fn call_many(&self, requests: Vec<Request>, admitted: &Admitted) -> CallMany {
-        let deadline_ms = self.inner.node.times.elapsed_ms() + self.inner.node.config().request_deadline_ms;
+    /// Sends an admitted window on its way, when no more than `left` of the time for a request is left; requests of one
+    /// account are executed in their order, also over several windows.
+    pub fn call_many(&self, requests: Vec<Request>, admitted: &Admitted, left: Duration) -> CallMany {
+        let deadline_ms = self.deadline_ms(left);
         let (slot, generation) = self.inner.slots.borrow_mut().open_until(requests.len() as u32, deadline_ms);
         // Local inputs are grouped by shard, so that each inbox is locked once.
         let mut local: Vec<(u16, Vec<Input>)> = Vec::new();
@@ -177,6 +182,12 @@ impl Worker {
         }
         self.flush_soon();
         CallMany { worker: self.clone(), slot, generation }
+    }
+
+    /// When a request is to be answered, by the node's monotonic clock.
+    fn deadline_ms(&self, left: Duration) -> i64 {
+        let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        self.inner.node.times.elapsed_ms() + left_ms.min(self.inner.node.config().request_deadline_ms)
     }
 
     /// Opens a place for the answers to any number of calls, which are taken as they come.

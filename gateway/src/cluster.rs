@@ -9,7 +9,7 @@ mod route;
 mod window;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +24,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::Record;
 use metrics::Counter;
 use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::sleep;
 
 use crate::feed::{self, Chunk, NoStart, Start, Wanted};
 use crate::forward::Unanswered;
@@ -31,10 +32,10 @@ use crate::forward::handshake::LinkSecret;
 use crate::link::{Known, Link, LinkError, LinkLimits, Owner};
 use crate::local::Local;
 use crate::peer::Peer;
-use route::{Place, Route};
+use route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again};
 pub use window::Window;
 
-/// Time that a request waits for its shard to have an owner that can be reached.
+/// Time that a request waits for its shard to have an owner that can be reached; never beyond its deadline.
 const OWNER_WAIT: Duration = Duration::from_secs(1);
 
 /// Time between two looks whether a front has a link.
@@ -110,6 +111,8 @@ struct Inner {
     local: Option<Local>,
     index: usize,
     links: RefCell<HashMap<String, (Link, AbortHandle)>>,
+    /// Addresses that keep their links when the map does not name them: all its nodes may be others one day.
+    met: RefCell<HashSet<String>>,
     /// Version of the map whose nodes have links.
     linked: std::cell::Cell<i64>,
     redirects: Counter,
@@ -125,8 +128,8 @@ impl Cluster {
     /// Of worker `index`, with the engine of this process if it has one.
     pub fn new(peers: Arc<Peers>, local: Option<Local>, index: usize) -> Self {
         let redirects = metrics::counter!("meed_cluster_redirects_total");
-        let (links, linked) = (RefCell::default(), std::cell::Cell::new(i64::MIN));
-        Self { inner: Rc::new(Inner { peers, local, index, links, linked, redirects }) }
+        let (links, met, linked) = (RefCell::default(), RefCell::default(), std::cell::Cell::new(i64::MIN));
+        Self { inner: Rc::new(Inner { peers, local, index, links, met, linked, redirects }) }
     }
 
     /// Keeps links to all nodes of the map for as long as it is polled.
@@ -144,13 +147,14 @@ impl Cluster {
     /// Waits until a node can be asked.
     pub async fn met(&self) {
         while self.any_link().is_err() {
-            tokio::time::sleep(MEET_POLL).await;
+            sleep(MEET_POLL).await;
         }
     }
 
-    /// Links to a node whether or not the map names it: it tells the map.
+    /// Links to a node, from now on, whether or not the map names it: it tells the map.
     pub fn meet(&self, peer: &Peer) {
         self.inner.links.borrow_mut().entry(peer.to_string()).or_insert_with(|| self.link(peer));
+        self.inner.met.borrow_mut().insert(peer.to_string());
     }
 
     fn link(&self, peer: &Peer) -> (Link, AbortHandle) {
@@ -168,6 +172,12 @@ impl Cluster {
         &self.inner.peers.known
     }
 
+    /// What time a request has from now on.
+    fn time(&self) -> Time {
+        let deadline_ms = self.inner.peers.limits.request_deadline_ms;
+        Time::start(Duration::from_millis(u64::try_from(deadline_ms).unwrap_or(0)))
+    }
+
     fn shard(&self, identity: &Identity) -> Result<u16, Unanswered> {
         match u16::try_from(self.ownership().map().seats.len()) {
             Ok(shards) if shards > 0 => Ok(identity.shard(shards)),
@@ -175,11 +185,7 @@ impl Cluster {
         }
     }
 
-    fn owner_of(&self, shard: u16) -> Option<u128> {
-        self.ownership().map().owner(shard).map(|owner| owner.incarnation)
-    }
-
-    /// Links to every node of the map, and to no other.
+    /// Links to every node of the map, and to no other than those that were met first.
     fn link_all(&self) {
         let map = self.ownership().map();
         if self.inner.linked.replace(map.version) == map.version {
@@ -198,7 +204,9 @@ impl Cluster {
         // Without any owner the old ways are the only ones that may bring the next map.
         if !wanted.is_empty() {
             links.retain(|address, (link, running)| {
-                let stays = wanted.contains_key(address) || (self.inner.local.is_none() && link.has_room().is_ok());
+                let is_met = self.inner.met.borrow().contains(address);
+                let is_up = self.inner.local.is_none() && link.has_room().is_ok();
+                let stays = wanted.contains_key(address) || is_met || is_up;
                 if !stays && !link.is_waited_for() {
                     running.abort();
                     self.inner.peers.forget(address);
@@ -251,27 +259,32 @@ impl Cluster {
         }
     }
 
-    /// Asks the owner of a shard, and who owns it then when it is the owner no more or does not answer.
+    /// Asks the owner of a shard, and who owns it then when it is the owner no more or does not answer. What is asked is
+    /// told what time is left.
     async fn at_owner<T>(
         &self,
         identity: &Identity,
-        ask: impl AsyncFn(Place) -> Result<T, Unanswered>,
+        ask: impl AsyncFn(Place, Duration) -> Result<T, Unanswered>,
     ) -> Result<T, Unanswered> {
-        let mut route = Route::new(self, self.shard(identity)?);
+        let time = self.time();
+        let mut route = Route::new(self, self.shard(identity)?, time);
+        let mut failed = Unanswered::NotReady;
         loop {
-            match ask(route.next().await?).await {
-                Err(why @ (Unanswered::NotOwner | Unanswered::Broken { .. })) => route.failed(why).await?,
+            let Some(place) = route.next().await else { return Err(failed) };
+            match ask(place, time.left()).await {
+                Err(why) if is_to_ask_again(why) => failed = in_the_end(failed, why),
                 answer => return answer,
             }
+            sleep(PAUSE).await;
         }
     }
 
     /// As [`crate::reach::Backend::ask`].
     pub(crate) async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
-        self.at_owner(&request.identity, async |place| {
+        self.at_owner(&request.identity, async |place, left| {
             let answer = match place {
-                Place::Here(local) => local.ask(request.clone(), bytes, wait).await,
-                Place::There(link) => link.ask(&request, bytes, wait).await,
+                Place::Here(local) => local.ask(request.clone(), bytes, wait, left).await,
+                Place::There(link) => link.ask(&request, bytes, wait, left).await,
             };
             match answer {
                 Ok(Reply::Refused(Refusal::NotOwner { .. })) => Err(Unanswered::NotOwner),
@@ -290,7 +303,7 @@ impl Cluster {
     pub(crate) async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
         match &self.inner.local {
             Some(local) => local.resolve(program, alias).await,
-            None => self.any_link()?.resolve(program, alias.as_str()).await,
+            None => self.any_link()?.resolve(program, alias.as_str(), self.time().left()).await,
         }
     }
 
@@ -301,36 +314,36 @@ impl Cluster {
         alias: &Alias,
         account: &str,
     ) -> Result<PutOutcome, Unanswered> {
-        self.at_owner(&Identity::member(program, account), async |place| match place {
+        self.at_owner(&Identity::member(program, account), async |place, left| match place {
             Place::Here(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
-            Place::There(link) => link.put_alias(program, alias.as_str(), account).await,
+            Place::There(link) => link.put_alias(program, alias.as_str(), account, left).await,
         })
         .await
     }
 
     /// As [`crate::reach::Backend::delete_alias`].
     pub(crate) async fn delete_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<bool, Unanswered> {
-        self.at_owner(&Identity::member(program, account), async |place| match place {
+        self.at_owner(&Identity::member(program, account), async |place, left| match place {
             Place::Here(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
-            Place::There(link) => link.delete_alias(program, alias.as_str(), account).await,
+            Place::There(link) => link.delete_alias(program, alias.as_str(), account, left).await,
         })
         .await
     }
 
     /// As [`crate::reach::Backend::aliases`].
     pub(crate) async fn aliases(&self, program: &str, account: &str) -> Result<Vec<String>, Unanswered> {
-        self.at_owner(&Identity::member(program, account), async |place| match place {
+        self.at_owner(&Identity::member(program, account), async |place, left| match place {
             Place::Here(local) => local.of_aliases(local.aliases.list(program, account).await),
-            Place::There(link) => link.aliases(program, account).await,
+            Place::There(link) => link.aliases(program, account, left).await,
         })
         .await
     }
 
     /// As [`crate::reach::Backend::page`].
     pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
-        self.at_owner(&query.identity, async |place| match place {
+        self.at_owner(&query.identity, async |place, left| match place {
             Place::Here(local) => local.page(query.clone()).await,
-            Place::There(link) => link.page(&query).await,
+            Place::There(link) => link.page(&query, left).await,
         })
         .await
     }

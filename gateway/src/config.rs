@@ -176,7 +176,7 @@ settings! {
         drain_timeout_ms: u64 = 25_000, "MS", "Time for requests to finish when the node is told to stop", 0..=600000;
     }
     "Fronts" {
-        front_of: OptionalPeer = OptionalPeer(None), "ADDRESS", "Serve as a front without data: forward to the owner at unix:PATH or http://HOST:PORT";
+        front_of: Vec<Peer> = Vec::new(), "ADDRESS", "Serve as a front without data: forward to the owner at unix:PATH or http://HOST:PORT; of a cluster any nodes, of which one must live";
         owner_listen: OptionalPeer = OptionalPeer(None), "ADDRESS", "Where fronts and other nodes reach it: unix:PATH or HOST:PORT, never the public address; with CQL 127.0.0.1 and a free port if not given";
         owner_secret: OptionalFile = OptionalFile(None), "FILE", "Secret that owner and fronts share, 16 bytes or more; a Unix socket without one uses PATH.secret, which the owner makes, and nodes of a keyspace one from there";
     }
@@ -198,7 +198,7 @@ settings! {
         kafka: String = String::new(), "HOST:PORT,…", "Brokers to publish events to; none without it";
         kafka_events_topic: String = EVENTS_TOPIC.to_owned(), "TOPIC", "The topic of events; it must exist";
         kafka_balances_topic: String = BALANCES_TOPIC.to_owned(), "TOPIC|off", "The compacted topic of balances; it must exist";
-        kafka_balances_interval_ms: u64 = 5_000, "MS", "Time between two flushes of balances", 10..=3600000;
+        kafka_balances_interval_ms: u64 = 30_000, "MS", "Time between two flushes of balances", 10..=3600000;
     }
     "Memory and disk" {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;
@@ -416,11 +416,10 @@ fn check_journal(settings: &Settings) -> Result<(), SettingError> {
 
 fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
     let refuse = |text: &str| Err(SettingError(text.to_owned()));
-    let on_tcp = |peer: &OptionalPeer| matches!(peer.0, Some(Peer::Tcp(_)));
-    if settings.front_of.0.is_some() && settings.owner_listen.0.is_some() {
+    if !settings.front_of.is_empty() && settings.owner_listen.0.is_some() {
         return refuse("--front-of and --owner-listen exclude each other: a front has no accounts to forward to");
     }
-    if settings.front_of.0.is_some() && !settings.programs.is_empty() {
+    if !settings.front_of.is_empty() && !settings.programs.is_empty() {
         return refuse("--programs is the owner's: a front has the programs of its owner");
     }
     let has_own_secret = settings.journal == JournalKind::Cql;
@@ -432,8 +431,9 @@ fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
             );
         }
     }
-    let listens = on_tcp(&settings.owner_listen) && !has_own_secret;
-    if settings.owner_secret.0.is_none() && (on_tcp(&settings.front_of) || listens) {
+    let listens = matches!(settings.owner_listen.0, Some(Peer::Tcp(_))) && !has_own_secret;
+    let forwards = settings.front_of.len() > 1 || matches!(settings.front_of[..], [Peer::Tcp(_)]);
+    if settings.owner_secret.0.is_none() && (forwards || listens) {
         return refuse("--front-of and --owner-listen on TCP need --owner-secret FILE: who knows it may do everything");
     }
     Ok(())

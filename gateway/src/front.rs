@@ -4,11 +4,12 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use tokio::runtime::Builder;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
 
 use crate::cluster::{self, Cluster, Peers};
 use crate::config::{SettingError, Settings};
@@ -23,9 +24,9 @@ use crate::reach::Backend;
 /// The readiness check of the links.
 const CHECK_OWNER: &str = "owner";
 
-/// What a front knows of its owner before it has met it.
+/// What a front knows of its owners before it has met one.
 pub struct Destination {
-    peer: Peer,
+    peers: Vec<Peer>,
     secret: LinkSecret,
 }
 
@@ -34,51 +35,79 @@ pub struct Destination {
 /// # Errors
 /// A secret that cannot be read.
 pub fn destination(settings: &Settings) -> Result<Option<Destination>, SettingError> {
-    let Some(peer) = settings.front_of.0.clone() else { return Ok(None) };
-    let file: Option<PathBuf> = match (&settings.owner_secret.0, &peer) {
+    let peers = settings.front_of.clone();
+    let file: Option<PathBuf> = match (&settings.owner_secret.0, &peers[..]) {
+        (_, []) => return Ok(None),
         (Some(file), _) => Some(file.clone()),
-        (None, Peer::Unix(path)) => Some(default_secret_file(path)),
-        (None, Peer::Tcp(_)) => None,
+        (None, [Peer::Unix(path)]) => Some(default_secret_file(path)),
+        (None, _) => None,
     };
     let file = file.ok_or_else(|| SettingError("--front-of on TCP needs --owner-secret FILE".to_owned()))?;
     let secret = LinkSecret::read(&file).map_err(SettingError)?;
-    Ok(Some(Destination { peer, secret }))
+    Ok(Some(Destination { peers, secret }))
 }
 
 /// How a front's workers meet their owners.
 #[derive(Clone)]
 struct Meeting {
     peers: Arc<Peers>,
-    /// Who is met first.
-    first: Peer,
-    owner: Arc<Owner>,
+    /// Who may be met first.
+    first: Vec<Peer>,
+    /// The same as long as it is not known whether they are a cluster.
+    owners: Vec<Arc<Owner>>,
+    chosen: Chosen,
 }
 
-/// Starts the workers; when every link stands, and after `before_serving`, each serves its listener until the node
+/// The first owner with which a link stood. Where it is one by itself, all workers go to that one.
+#[derive(Clone, Default)]
+struct Chosen(Arc<Mutex<Option<usize>>>);
+
+impl Chosen {
+    fn choose(&self, number: usize) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(number) == number
+    }
+
+    /// Calls unless another was chosen; none is while that runs.
+    fn unless_another(&self, number: usize, call: impl FnOnce()) {
+        let chosen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if chosen.is_none_or(|chosen| chosen == number) {
+            call();
+        }
+    }
+}
+
+impl Meeting {
+    fn new(destination: Destination, shared: &Arc<Shared>, workers: usize) -> Self {
+        let limits = LinkLimits::of(&shared.settings);
+        let on_state: cluster::OnState = {
+            let shared = Arc::clone(shared);
+            Arc::new(move |state| shared.set_check(CHECK_OWNER, state))
+        };
+        let (known, chosen) = (Arc::new(Known::of_front()), Chosen::default());
+        let Destination { peers: first, secret } = destination;
+        let owner = |(number, peer): (usize, &Peer)| {
+            let (on_state, chosen) = (Arc::clone(&on_state), chosen.clone());
+            let on_owner = Box::new(move |state| chosen.unless_another(number, || on_state(state)));
+            Arc::new(Owner::new(peer.clone(), secret.clone(), workers, limits, Arc::clone(&known), false, on_owner))
+        };
+        let owners = first.iter().enumerate().map(owner).collect();
+        let peers = Peers::new(known, secret, limits, workers, Some(on_state));
+        Self { peers, first, owners, chosen }
+    }
+}
+
+/// Starts the workers; when each has a link, and after `before_serving`, each serves its listener until the node
 /// is drained. The threads end then.
 ///
 /// # Errors
-/// The owner is one with which no link can stand, or a thread cannot be started.
+/// All owners are such that no link can stand with them, or a thread cannot be started.
 pub fn open(
     destination: Destination,
     shared: &Arc<Shared>,
     listeners: Vec<TcpListener>,
     before_serving: impl FnOnce(),
 ) -> Result<Vec<JoinHandle<()>>, LinkError> {
-    let settings = &shared.settings;
-    let limits = LinkLimits::of(settings);
-    let on_state: cluster::OnState = {
-        let shared = Arc::clone(shared);
-        Arc::new(move |state| shared.set_check(CHECK_OWNER, state))
-    };
-    let known = Arc::new(Known::of_front());
-    let workers = listeners.len();
-    let first = destination.peer.clone();
-    let peers =
-        Peers::new(Arc::clone(&known), destination.secret.clone(), limits, workers, Some(Arc::clone(&on_state)));
-    let on_owner = Box::new(move |state| on_state(state));
-    let owner = Owner::new(destination.peer, destination.secret, workers, limits, known, false, on_owner);
-    let meeting = Meeting { peers, first, owner: Arc::new(owner) };
+    let meeting = Meeting::new(destination, shared, listeners.len());
     let (linked, all_linked) = mpsc::channel();
     let serve = tokio::sync::watch::Sender::new(false);
     let mut threads = Vec::new();
@@ -109,6 +138,39 @@ pub fn open(
     Ok(threads)
 }
 
+/// Waits for the first link that stands, of this worker; its way to the accounts if the owner is one by itself, and what
+/// runs the links.
+///
+/// # Errors
+/// None can ever stand.
+async fn meet(meeting: &Meeting, index: usize) -> Result<(Option<Link>, Vec<AbortHandle>), LinkError> {
+    let (met, mut meetings) = unbounded_channel();
+    let mut links = Vec::new();
+    for (number, owner) in meeting.owners.iter().enumerate() {
+        let link = Link::new(Arc::clone(owner), index);
+        let met = met.clone();
+        let running = spawn_local(link.clone().run(Some(move |first| drop(met.send((number, first))))));
+        links.push((link, running.abort_handle()));
+    }
+    drop(met);
+    let mut refused = LinkError::Mismatch("there is no address of an owner".to_owned());
+    while let Some((number, first)) = meetings.recv().await {
+        match first {
+            // An owner that is one of many has told who the others are before its link stood.
+            Ok(()) if meeting.peers.is_cluster() => return Ok((None, links.into_iter().map(|link| link.1).collect())),
+            Ok(()) if meeting.chosen.choose(number) => {
+                meeting.owners[number].tell_state();
+                let (link, running) = links.swap_remove(number);
+                links.iter().for_each(|(_, running)| running.abort());
+                return Ok((Some(link), vec![running]));
+            }
+            Ok(()) => {}
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
 async fn work(
     index: usize,
     shared: Arc<Shared>,
@@ -117,31 +179,41 @@ async fn work(
     linked: mpsc::Sender<Result<(), LinkError>>,
     mut may_serve: tokio::sync::watch::Receiver<bool>,
 ) {
+    let met = tokio::select! {
+        met = meet(&meeting, index) => met,
+        () = shared.drained() => return,
+    };
     // The starter may have gone with an error of another worker.
-    let link = Link::new(meeting.owner, index);
-    let running = spawn_local(link.clone().run(Some(move |first| drop(linked.send(first)))));
+    let (link, running) = match met {
+        Ok(met) => {
+            let _ = linked.send(Ok(()));
+            met
+        }
+        Err(error) => return drop(linked.send(Err(error))),
+    };
+    drop(linked);
     tokio::select! {
         allowed = may_serve.wait_for(|may| *may) => if allowed.is_err() { return },
         () = shared.drained() => return,
     }
-    // An owner that is one of many has told who the others are before its link stood.
-    let backend = if meeting.peers.is_cluster() {
-        running.abort();
-        let cluster = Cluster::new(meeting.peers, None, index);
-        cluster.meet(&meeting.first);
-        spawn_local(cluster.clone().keep_links());
-        tokio::select! {
-            () = cluster.met() => {}
-            () = shared.drained() => return,
+    let backend = match link {
+        Some(link) => Backend::Owner(link),
+        None => {
+            running.iter().for_each(AbortHandle::abort);
+            let cluster = Cluster::new(meeting.peers, None, index);
+            meeting.first.iter().for_each(|peer| cluster.meet(peer));
+            spawn_local(cluster.clone().keep_links());
+            tokio::select! {
+                () = cluster.met() => {}
+                () = shared.drained() => return,
+            }
+            Backend::Cluster(cluster)
         }
-        Backend::Cluster(cluster)
-    } else {
-        Backend::Owner(link)
     };
     let context = Rc::new(Context::with_backend(Arc::clone(&shared), index, backend));
     if let Err(error) = serve_worker(listener, context, shared.drained()).await {
         tracing::error!(worker = index, %error, "a worker cannot serve");
         shared.fail();
     }
-    running.abort();
+    running.iter().for_each(AbortHandle::abort);
 }

@@ -125,8 +125,17 @@ impl Owner {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         if states[link] != state {
             states[link] = state;
-            (self.on_state)(states.iter().find(|state| state.is_err()).cloned().unwrap_or(Ok(())));
+            self.tell(&states);
         }
+    }
+
+    fn tell(&self, states: &[Result<(), String>]) {
+        (self.on_state)(states.iter().find(|state| state.is_err()).cloned().unwrap_or(Ok(())));
+    }
+
+    /// Tells its readiness once more.
+    pub fn tell_state(&self) {
+        self.tell(&self.states.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -165,6 +174,7 @@ struct Inner {
     /// By slot.
     outstanding: RefCell<Vec<Option<Outstanding>>>,
     next_order: Cell<u64>,
+    /// Deadline, slot and generation, the earliest first.
     deadlines: RefCell<VecDeque<(i64, u32, u32)>>,
     pages: RefCell<HashMap<(u32, u32), Vec<Record>>>,
     outgoing: RefCell<Outgoing>,
@@ -251,21 +261,27 @@ impl Link {
     /// # Errors
     /// The owner did not answer.
     pub async fn refresh_programs(&self) -> Result<(), Unanswered> {
-        match self.one(Body::programs(), true).await? {
+        match self.one(Body::programs(), true, Duration::MAX).await? {
             Answer::Programs => Ok(()),
             _ => Err(Unanswered::Unknown),
         }
     }
 
-    /// Sends one request and waits for its answer.
+    /// Sends one request and waits for its answer, at most for `left`.
     ///
     /// # Errors
     /// There is none.
-    pub async fn ask(&self, request: &Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
+    pub async fn ask(
+        &self,
+        request: &Request,
+        bytes: u32,
+        wait: Duration,
+        left: Duration,
+    ) -> Result<Reply, Unanswered> {
         let admission = self.admit(1, i64::from(bytes), wait).await?;
         let mut content = Content::commands();
         content.push(request);
-        let mut pending = self.submit(content, admission);
+        let mut pending = self.submit(content, admission, left);
         match pending.answer().await? {
             Answer::Reply(reply) => Ok(reply),
             other => Err(refusal_of(&other)),
@@ -273,11 +289,17 @@ impl Link {
     }
 
     /// Sends requests in windows, each with all its permits or none; in order. The answers come in order from
-    /// [`Window::answers`].
+    /// [`Window::answers`], at most after `left`.
     ///
     /// # Errors
     /// The front has no permits for them.
-    pub async fn send_window(&self, requests: &[Request], bytes: u32, wait: Duration) -> Result<Window, Unanswered> {
+    pub async fn send_window(
+        &self,
+        requests: &[Request],
+        bytes: u32,
+        wait: Duration,
+        left: Duration,
+    ) -> Result<Window, Unanswered> {
         let bytes_all = i64::from(bytes) * i64::try_from(requests.len()).unwrap_or(i64::MAX);
         let mut admission = self.admit(requests.len(), bytes_all, wait).await?;
         let mut parts = Vec::new();
@@ -287,11 +309,11 @@ impl Link {
             if content.len() == WINDOW_ITEMS_MAX || content.bytes() >= WINDOW_BYTES {
                 let part = std::mem::replace(&mut content, Content::commands());
                 let share = admission.split(part.len());
-                parts.push(self.submit(part, share));
+                parts.push(self.submit(part, share, left));
             }
         }
         if content.len() > 0 {
-            parts.push(self.submit(content, admission));
+            parts.push(self.submit(content, admission, left));
         }
         Ok(Window::new(parts))
     }
@@ -300,8 +322,8 @@ impl Link {
     ///
     /// # Errors
     /// The owner did not answer.
-    pub async fn resolve(&self, program: &str, alias: &str) -> Result<Option<String>, Unanswered> {
-        match self.one(Body::resolve(program, alias), true).await? {
+    pub async fn resolve(&self, program: &str, alias: &str, left: Duration) -> Result<Option<String>, Unanswered> {
+        match self.one(Body::resolve(program, alias), true, left).await? {
             Answer::Account(account) => Ok(account),
             other => Err(refusal_of(&other)),
         }
@@ -311,8 +333,14 @@ impl Link {
     ///
     /// # Errors
     /// The owner did not answer.
-    pub async fn put_alias(&self, program: &str, alias: &str, account: &str) -> Result<PutOutcome, Unanswered> {
-        match self.one(Body::put_alias(program, alias, account), false).await? {
+    pub async fn put_alias(
+        &self,
+        program: &str,
+        alias: &str,
+        account: &str,
+        left: Duration,
+    ) -> Result<PutOutcome, Unanswered> {
+        match self.one(Body::put_alias(program, alias, account), false, left).await? {
             Answer::AliasPut(outcome) => Ok(outcome),
             other => Err(refusal_of(&other)),
         }
@@ -322,8 +350,14 @@ impl Link {
     ///
     /// # Errors
     /// The owner did not answer.
-    pub async fn delete_alias(&self, program: &str, alias: &str, account: &str) -> Result<bool, Unanswered> {
-        match self.one(Body::delete_alias(program, alias, account), false).await? {
+    pub async fn delete_alias(
+        &self,
+        program: &str,
+        alias: &str,
+        account: &str,
+        left: Duration,
+    ) -> Result<bool, Unanswered> {
+        match self.one(Body::delete_alias(program, alias, account), false, left).await? {
             Answer::AliasDeleted(was_there) => Ok(was_there),
             other => Err(refusal_of(&other)),
         }
@@ -333,8 +367,8 @@ impl Link {
     ///
     /// # Errors
     /// The owner did not answer.
-    pub async fn aliases(&self, program: &str, account: &str) -> Result<Vec<String>, Unanswered> {
-        match self.one(Body::aliases(program, account), true).await? {
+    pub async fn aliases(&self, program: &str, account: &str, left: Duration) -> Result<Vec<String>, Unanswered> {
+        match self.one(Body::aliases(program, account), true, left).await? {
             Answer::Aliases(aliases) => Ok(aliases),
             other => Err(refusal_of(&other)),
         }
@@ -344,8 +378,8 @@ impl Link {
     ///
     /// # Errors
     /// The owner did not answer.
-    pub async fn page(&self, query: &PageQuery) -> Result<Vec<Record>, Unanswered> {
-        match self.one(Body::page(query), true).await? {
+    pub async fn page(&self, query: &PageQuery, left: Duration) -> Result<Vec<Record>, Unanswered> {
+        match self.one(Body::page(query), true, left).await? {
             Answer::Page(records) => Ok(records),
             other => Err(refusal_of(&other)),
         }
@@ -353,7 +387,7 @@ impl Link {
 
     /// Where a stream of events begins.
     pub(crate) async fn begin_events(&self, start: &Start) -> Result<Result<Vec<u64>, NoStart>, Unanswered> {
-        match self.one(Body::begin_events(start), true).await? {
+        match self.one(Body::begin_events(start), true, Duration::MAX).await? {
             Answer::EventsBegin(begins) => Ok(begins),
             other => Err(refusal_of(&other)),
         }
@@ -366,16 +400,16 @@ impl Link {
         from: &[u64],
         patience: Duration,
     ) -> Result<Chunk, Unanswered> {
-        match self.one(Body::next_events(wanted, from, patience), true).await? {
+        match self.one(Body::next_events(wanted, from, patience), true, Duration::MAX).await? {
             Answer::Events(chunk) => Ok(chunk),
             other => Err(refusal_of(&other)),
         }
     }
 
-    /// Asks what has one answer. `again`: whether it may be sent twice.
-    async fn one(&self, body: Body, again: bool) -> Result<Answer, Unanswered> {
+    /// Asks what has one answer, and waits for it at most for `left`. `again`: whether it may be sent twice.
+    async fn one(&self, body: Body, again: bool, left: Duration) -> Result<Answer, Unanswered> {
         let admission = self.admit(1, 0, Duration::ZERO).await?;
-        self.submit(Content::One { body, again }, admission).answer().await
+        self.submit(Content::One { body, again }, admission, left).answer().await
     }
 
     async fn admit(&self, commands: usize, bytes: i64, wait: Duration) -> Result<Admission, Unanswered> {
@@ -392,11 +426,17 @@ impl Link {
         }
     }
 
-    fn submit(&self, content: Content, admission: Admission) -> Pending {
+    fn submit(&self, content: Content, admission: Admission, left: Duration) -> Pending {
         let inner = &self.inner;
-        let deadline_ms = inner.owner.times.elapsed_ms() + inner.owner.limits.request_deadline_ms;
+        let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        let deadline_ms = inner.owner.times.elapsed_ms() + left_ms.min(inner.owner.limits.request_deadline_ms);
         let (slot, generation) = inner.slots.borrow_mut().open(content.len() as u32);
-        inner.deadlines.borrow_mut().push_back((deadline_ms, slot, generation));
+        let mut deadlines = inner.deadlines.borrow_mut();
+        // Nearly always the last: only what has waited for its owner has less time than the one before it.
+        let behind = deadlines.back().is_none_or(|due| due.0 <= deadline_ms);
+        let at = if behind { deadlines.len() } else { deadlines.partition_point(|due| due.0 <= deadline_ms) };
+        deadlines.insert(at, (deadline_ms, slot, generation));
+        drop(deadlines);
         let order = inner.next_order.get();
         inner.next_order.set(order + 1);
         let mut outstanding = Outstanding::new(generation, order, deadline_ms, Instant::now(), content);

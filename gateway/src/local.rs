@@ -40,20 +40,28 @@ impl Local {
     }
 
     /// Sends one request and waits for its answer, or the deadline.
-    pub(crate) async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
+    /// At most `left` is waited for it.
+    pub(crate) async fn ask(
+        &self,
+        request: Request,
+        bytes: u32,
+        wait: Duration,
+        left: Duration,
+    ) -> Result<Reply, Unanswered> {
         let admitted = self.worker.admit(std::slice::from_ref(&request), bytes, wait).await;
-        Ok(self.worker.call(request, &admitted.map_err(Unanswered::NoPermit)?).await)
+        Ok(self.worker.call_within(request, &admitted.map_err(Unanswered::NoPermit)?, left).await)
     }
 
-    /// Sends requests that get their permits together.
+    /// Sends requests that get their permits together; at most `left` is waited for their answers.
     pub(crate) async fn send(
         &self,
         requests: Vec<Request>,
         bytes: u32,
         wait: Duration,
+        left: Duration,
     ) -> Result<CallMany, Unanswered> {
         let admitted = self.worker.admit(&requests, bytes, wait).await.map_err(Unanswered::NoPermit)?;
-        Ok(self.worker.call_many(requests, &admitted))
+        Ok(self.worker.call_many(requests, &admitted, left))
     }
 
     /// A page of an account's history.

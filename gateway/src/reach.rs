@@ -22,6 +22,9 @@ use crate::forward::Unanswered;
 use crate::link::{self, Link};
 pub use crate::local::Local;
 
+/// Windows under way where they go in order.
+const WINDOWS_UNDER_WAY: usize = 4;
+
 /// What a worker's requests need of the accounts.
 #[derive(Clone)]
 pub enum Backend {
@@ -118,11 +121,11 @@ impl Backend {
                     return Asked::Here(local.worker.call(request, &admitted));
                 }
                 let local = local.clone();
-                Asked::Waits(Box::pin(async move { local.ask(request, bytes, wait).await }))
+                Asked::Waits(Box::pin(async move { local.ask(request, bytes, wait, Duration::MAX).await }))
             }
             Self::Owner(link) => {
                 let link = link.clone();
-                Asked::Waits(Box::pin(async move { link.ask(&request, bytes, wait).await }))
+                Asked::Waits(Box::pin(async move { link.ask(&request, bytes, wait, Duration::MAX).await }))
             }
             Self::Cluster(cluster) => {
                 let cluster = cluster.clone();
@@ -131,15 +134,24 @@ impl Backend {
         }
     }
 
+    /// Windows of one caller that may be under way at once without their order being lost.
+    pub fn windows_under_way(&self) -> usize {
+        match self {
+            Self::Local(_) | Self::Owner(_) => WINDOWS_UNDER_WAY,
+            // Parts of one may have to be asked again, of another node.
+            Self::Cluster(_) => 1,
+        }
+    }
+
     /// Sends requests that get their permits together; those of one account are executed in order, also over
-    /// several windows.
+    /// several windows, of which [`Backend::windows_under_way`] may be under way.
     ///
     /// # Errors
     /// There are no permits: nothing was executed.
     pub async fn send_window(&self, requests: Vec<Request>, bytes: u32, wait: Duration) -> Result<Window, Unanswered> {
         match self {
-            Self::Local(local) => Ok(Window::Local(local.send(requests, bytes, wait).await?)),
-            Self::Owner(link) => Ok(Window::Owner(link.send_window(&requests, bytes, wait).await?)),
+            Self::Local(local) => Ok(Window::Local(local.send(requests, bytes, wait, Duration::MAX).await?)),
+            Self::Owner(link) => Ok(Window::Owner(link.send_window(&requests, bytes, wait, Duration::MAX).await?)),
             Self::Cluster(cluster) => Ok(Window::Cluster(cluster.send_window(requests, bytes, wait).await)),
         }
     }
@@ -151,7 +163,7 @@ impl Backend {
     pub async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
         match self {
             Self::Local(local) => local.resolve(program, alias).await,
-            Self::Owner(link) => link.resolve(program, alias.as_str()).await,
+            Self::Owner(link) => link.resolve(program, alias.as_str(), Duration::MAX).await,
             Self::Cluster(cluster) => cluster.resolve(program, alias).await,
         }
     }
@@ -163,7 +175,7 @@ impl Backend {
     pub async fn put_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<PutOutcome, Unanswered> {
         match self {
             Self::Local(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
-            Self::Owner(link) => link.put_alias(program, alias.as_str(), account).await,
+            Self::Owner(link) => link.put_alias(program, alias.as_str(), account, Duration::MAX).await,
             Self::Cluster(cluster) => cluster.put_alias(program, alias, account).await,
         }
     }
@@ -175,7 +187,7 @@ impl Backend {
     pub async fn delete_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<bool, Unanswered> {
         match self {
             Self::Local(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
-            Self::Owner(link) => link.delete_alias(program, alias.as_str(), account).await,
+            Self::Owner(link) => link.delete_alias(program, alias.as_str(), account, Duration::MAX).await,
             Self::Cluster(cluster) => cluster.delete_alias(program, alias, account).await,
         }
     }
@@ -187,7 +199,7 @@ impl Backend {
     pub async fn aliases(&self, program: &str, account: &str) -> Result<Vec<String>, Unanswered> {
         match self {
             Self::Local(local) => local.of_aliases(local.aliases.list(program, account).await),
-            Self::Owner(link) => link.aliases(program, account).await,
+            Self::Owner(link) => link.aliases(program, account, Duration::MAX).await,
             Self::Cluster(cluster) => cluster.aliases(program, account).await,
         }
     }
@@ -224,7 +236,7 @@ impl Backend {
     pub async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
         match self {
             Self::Local(local) => local.page(query).await,
-            Self::Owner(link) => link.page(&query).await,
+            Self::Owner(link) => link.page(&query, Duration::MAX).await,
             Self::Cluster(cluster) => cluster.page(query).await,
         }
     }

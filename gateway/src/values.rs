@@ -160,11 +160,19 @@ impl Value for OptionalPeer {
         if text == "off" {
             return Ok(Self(None));
         }
-        let peer = Peer::parse(text).ok_or_else(|| format!("must be unix:PATH, HOST:PORT or `off`, not `{text}`"))?;
-        Ok(Self(Some(peer)))
+        <Peer as Value>::parse(text).map(|peer| Self(Some(peer))).map_err(|detail| format!("{detail}, or `off`"))
     }
     fn toml(&self) -> String {
         quoted(&self.0.as_ref().map_or_else(|| "off".to_owned(), Peer::to_string))
+    }
+}
+
+impl Value for Peer {
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::parse(text).ok_or_else(|| format!("must be unix:PATH or HOST:PORT, not `{text}`"))
+    }
+    fn toml(&self) -> String {
+        quoted(&self.to_string())
     }
 }
 

@@ -148,7 +148,7 @@ async fn fill(worker: &Worker, accounts: u64, expires_at: Option<i64>) {
             next += step;
         }
         match worker.admit(&requests, 100, Duration::from_secs(10)).await {
-            Ok(admitted) => drop(worker.call_many(requests, &admitted).await),
+            Ok(admitted) => drop(worker.call_many(requests, &admitted, Duration::MAX).await),
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -167,7 +167,7 @@ async fn caller(worker: Worker, seed: u64, options: Options, counts: Arc<Counts>
         let requests: Vec<_> = (0..options.batch).map(|_| request(&mut random, options.accounts)).collect();
         match worker.admit(&requests, 100, Duration::ZERO).await {
             Ok(admitted) => {
-                let call = worker.call_many(requests, &admitted);
+                let call = worker.call_many(requests, &admitted, Duration::MAX);
                 let (mut executed, mut refused, mut failed) = (0, 0, 0);
                 for reply in call.await {
                     match reply {

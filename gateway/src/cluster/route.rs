@@ -10,7 +10,7 @@ use crate::link::Link;
 use crate::local::Local;
 
 /// Pause before a node that knows less than this gateway is asked again.
-const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 /// Owners that a request is asked of at most: the one that is thought right, and the one that is.
 const OWNERS_MAX: u32 = 2;
 
@@ -22,31 +22,47 @@ pub(super) enum Place {
     There(Link),
 }
 
-/// The way of one request.
-pub(super) struct Route<'a> {
-    cluster: &'a Cluster,
-    shard: u16,
+/// What time a request has.
+#[derive(Clone, Copy)]
+pub(super) struct Time {
+    /// Nobody is looked for any more.
     until: Instant,
+    /// It is to be answered.
+    deadline: Instant,
+}
+
+impl Time {
+    /// From now on, with so much until the answer.
+    pub(super) fn start(deadline: Duration) -> Self {
+        let now = Instant::now();
+        Self { until: now + OWNER_WAIT.min(deadline), deadline: now + deadline }
+    }
+
+    /// What is left until the answer.
+    pub(super) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// The way of one request, or of those of one shard that go together.
+pub(super) struct Route {
+    cluster: Cluster,
+    shard: u16,
+    time: Time,
     /// Incarnation of who was asked last.
     asked: Option<u128>,
     owners: u32,
-    /// What is to be said when nobody answers in time.
-    failed: Unanswered,
 }
 
-impl<'a> Route<'a> {
-    pub(super) fn new(cluster: &'a Cluster, shard: u16) -> Self {
-        let until = Instant::now() + OWNER_WAIT;
-        Self { cluster, shard, until, asked: None, owners: 0, failed: Unanswered::NotReady }
+impl Route {
+    pub(super) fn new(cluster: &Cluster, shard: u16, time: Time) -> Self {
+        Self { cluster: cluster.clone(), shard, time, asked: None, owners: 0 }
     }
 
-    /// Who is to be asked, once there is somebody.
-    ///
-    /// # Errors
-    /// Nobody in time, or one owner too many.
-    pub(super) async fn next(&mut self) -> Result<Place, Unanswered> {
+    /// Who is to be asked, once there is somebody; nobody when there is none in time, or it would be one too many.
+    pub(super) async fn next(&mut self) -> Option<Place> {
         let mut maps = self.cluster.ownership().maps();
-        loop {
+        while self.asked.is_none() || Instant::now() < self.time.until {
             let map = maps.borrow_and_update().clone();
             if let Some(owner) = map.owner(self.shard)
                 && let Some(place) = self.place(owner.incarnation, &owner.address)
@@ -54,13 +70,13 @@ impl<'a> Route<'a> {
                 if self.asked != Some(owner.incarnation) {
                     self.owners += 1;
                     if self.owners > OWNERS_MAX {
-                        return Err(self.failed);
+                        return None;
                     }
                     if self.asked.replace(owner.incarnation).is_some() {
                         self.cluster.inner.redirects.increment(1);
                     }
                 }
-                return Ok(place);
+                return Some(place);
             }
             // A newer map, or a link that stands by now.
             let changed = async {
@@ -69,10 +85,16 @@ impl<'a> Route<'a> {
                     () = sleep(PAUSE) => {}
                 }
             };
-            if timeout_at(self.until, changed).await.is_err() {
-                return Err(self.failed);
+            if timeout_at(self.time.until, changed).await.is_err() {
+                return None;
             }
         }
+        None
+    }
+
+    /// Who was named last: requests for one owner go together.
+    pub(super) fn asked(&self) -> Option<u128> {
+        self.asked
     }
 
     fn place(&self, incarnation: u128, address: &str) -> Option<Place> {
@@ -83,22 +105,19 @@ impl<'a> Route<'a> {
         // One that is down comes up again, or its node is dead and the map will name another.
         (link.has_room() != Err(Unanswered::NotReady)).then_some(Place::There(link))
     }
+}
 
-    /// Whoever was asked is not the owner, or can be reached no more.
-    ///
-    /// # Errors
-    /// It is too late to ask once more.
-    pub(super) async fn failed(&mut self, why: Unanswered) -> Result<(), Unanswered> {
-        self.failed = match why {
-            Unanswered::Broken { was_sent: true } => Unanswered::Unknown,
-            // What was seen by somebody once stays unknown.
-            _ if self.failed == Unanswered::Unknown => Unanswered::Unknown,
-            _ => Unanswered::NotReady,
-        };
-        if Instant::now() >= self.until {
-            return Err(self.failed);
-        }
-        sleep(PAUSE).await;
-        Ok(())
+/// Whether the next owner is to be asked the same.
+pub(super) fn is_to_ask_again(why: Unanswered) -> bool {
+    matches!(why, Unanswered::NotOwner | Unanswered::Broken { .. })
+}
+
+/// What is to be said when nobody is asked any more, after this and what was to be said `before`.
+pub(super) fn in_the_end(before: Unanswered, why: Unanswered) -> Unanswered {
+    match why {
+        Unanswered::Broken { was_sent: true } => Unanswered::Unknown,
+        // What was seen by somebody once stays unknown.
+        _ if before == Unanswered::Unknown => Unanswered::Unknown,
+        _ => Unanswered::NotReady,
     }
 }

@@ -1,22 +1,42 @@
 //! Many requests at once, by their owners.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use meed_engine::worker::CallMany;
 use meed_schemas::command::Request;
+use meed_schemas::ids::Identity;
 use meed_schemas::outcome::{Refusal, Reply};
+use tokio::time::sleep;
 
 use super::Cluster;
-use super::route::{Place, Route};
+use super::route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again};
 use crate::forward::Unanswered;
 use crate::link;
 
-/// Answers to come from several owners.
+/// Answers to come from several owners. Whoever turns out not to be the owner, or breaks off, decided nothing, or
+/// something under a key; so what it was asked goes to whoever owns it then, as a single request would, and the order
+/// of those of one account is kept. That needs all of the window's answers, and no later window of the same caller under
+/// way.
 pub struct Window {
-    count: usize,
+    cluster: Cluster,
+    time: Time,
+    bytes: u32,
+    wait: Duration,
+    requests: Vec<Request>,
+    /// By request.
+    outcomes: Vec<Outcome>,
+    routes: HashMap<u16, Route>,
     /// What was sent to one owner: the places of its requests.
     parts: Vec<(Vec<usize>, Result<Part, Unanswered>)>,
+}
+
+/// What became of a request.
+enum Outcome {
+    /// It has no answer yet; this is to be said if it gets none.
+    Open(Unanswered),
+    /// It is answered.
+    Done(Result<Reply, Unanswered>),
 }
 
 /// What goes to one owner: places, requests, the way there, and the owner's incarnation.
@@ -28,25 +48,33 @@ enum Part {
 }
 
 impl Window {
-    /// Sends requests to their owners. The order of those of one account is kept, so a part whose shard turns out to be
-    /// another node's is not sent again: a later window may be under way.
+    /// Sends requests to their owners.
     pub(super) async fn send(cluster: &Cluster, requests: Vec<Request>, bytes: u32, wait: Duration) -> Self {
-        let count = requests.len();
+        let outcomes = requests.iter().map(|_| Outcome::Open(Unanswered::NotReady)).collect();
+        let (cluster, time) = (cluster.clone(), cluster.time());
+        let (routes, parts, all) = (HashMap::new(), Vec::new(), (0..requests.len()).collect());
+        let mut window = Self { cluster, time, bytes, wait, requests, outcomes, routes, parts };
+        window.ask(all).await;
+        window
+    }
+
+    /// Sends these requests, those of one owner together.
+    async fn ask(&mut self, indexes: Vec<usize>) {
         let mut by_shard: HashMap<u16, usize> = HashMap::new();
         let mut parts: Vec<ToSend> = Vec::new();
-        for (index, request) in requests.into_iter().enumerate() {
-            let shard = cluster.shard(&request.identity);
+        for index in indexes {
+            let request = self.requests[index].clone();
+            let shard = self.cluster.shard(&request.identity);
             let part = match shard.as_ref().ok().and_then(|shard| by_shard.get(shard)) {
                 Some(part) => *part,
                 None => {
                     let (place, owner) = match shard {
-                        Ok(shard) => (Route::new(cluster, shard).next().await, cluster.owner_of(shard)),
+                        Ok(shard) => self.place(shard).await,
                         Err(why) => (Err(why), None),
                     };
                     let same = parts.iter().position(|(_, _, _, other)| owner.is_some() && *other == owner);
-                    let part = same.filter(|_| place.is_ok()).unwrap_or(parts.len());
+                    let part = same.unwrap_or(parts.len());
                     if part == parts.len() {
-                        let owner = owner.filter(|_| place.is_ok());
                         parts.push((Vec::new(), Vec::new(), place, owner));
                     }
                     if let Ok(shard) = shard {
@@ -58,34 +86,88 @@ impl Window {
             parts[part].0.push(index);
             parts[part].1.push(request);
         }
-        let mut sent = Vec::with_capacity(parts.len());
+        let (bytes, wait) = (self.bytes, self.wait);
         for (indexes, requests, place, _) in parts {
+            let left = self.time.left();
             let part = match place {
-                Ok(Place::Here(local)) => local.send(requests, bytes, wait).await.map(Part::Here),
-                Ok(Place::There(link)) => link.send_window(&requests, bytes, wait).await.map(Part::There),
+                Ok(Place::Here(local)) => local.send(requests, bytes, wait, left).await.map(Part::Here),
+                Ok(Place::There(link)) => link.send_window(&requests, bytes, wait, left).await.map(Part::There),
                 Err(why) => Err(why),
             };
-            sent.push((indexes, part));
+            self.parts.push((indexes, part));
         }
-        Self { count, parts: sent }
+    }
+
+    /// The owner of a shard; of nobody, or one that cannot be reached, there is no incarnation.
+    async fn place(&mut self, shard: u16) -> (Result<Place, Unanswered>, Option<u128>) {
+        let route = self.routes.entry(shard).or_insert_with(|| Route::new(&self.cluster, shard, self.time));
+        match route.next().await {
+            Some(place) => (Ok(place), route.asked()),
+            None => (Err(Unanswered::NotReady), None),
+        }
     }
 
     /// Waits for the answers, in the order of the requests.
-    pub async fn answers(self) -> Vec<Result<Reply, Unanswered>> {
-        let mut all: Vec<Result<Reply, Unanswered>> = (0..self.count).map(|_| Err(Unanswered::Unknown)).collect();
-        for (indexes, part) in self.parts {
+    pub async fn answers(mut self) -> Vec<Result<Reply, Unanswered>> {
+        loop {
+            self.take().await;
+            let again = self.open_requests();
+            if again.is_empty() {
+                break;
+            }
+            sleep(PAUSE).await;
+            self.ask(again).await;
+        }
+        let done = |outcome| match outcome {
+            Outcome::Open(why) => Err(why),
+            Outcome::Done(answer) => answer,
+        };
+        self.outcomes.into_iter().map(done).collect()
+    }
+
+    /// Waits for the answers to what was sent last.
+    async fn take(&mut self) {
+        for (indexes, part) in std::mem::take(&mut self.parts) {
             let answers = match part {
                 Ok(Part::Here(calls)) => calls.await.into_iter().map(Ok).collect(),
                 Ok(Part::There(window)) => window.answers().await,
                 Err(why) => indexes.iter().map(|_| Err(why)).collect(),
             };
             for (index, answer) in indexes.into_iter().zip(answers) {
-                all[index] = match answer {
-                    Ok(Reply::Refused(Refusal::NotOwner { .. })) => Err(Unanswered::NotReady),
-                    answer => answer,
+                let before = match &self.outcomes[index] {
+                    Outcome::Open(before) => *before,
+                    Outcome::Done(_) => continue,
+                };
+                self.outcomes[index] = match answer {
+                    Ok(Reply::Refused(Refusal::NotOwner { .. })) => {
+                        Outcome::Open(in_the_end(before, Unanswered::NotOwner))
+                    }
+                    Err(why) if is_to_ask_again(why) => Outcome::Open(in_the_end(before, why)),
+                    // Nobody could be asked again; somebody may have seen it before.
+                    Err(why @ Unanswered::NotReady) => Outcome::Done(Err(in_the_end(before, why))),
+                    answer => Outcome::Done(answer),
                 };
             }
         }
-        all
+    }
+
+    /// What has no answer yet and may be asked again: not before a later one of the same account that has one.
+    fn open_requests(&mut self) -> Vec<usize> {
+        if !self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Open(_))) {
+            return Vec::new();
+        }
+        let mut answered: HashSet<&Identity> = HashSet::new();
+        let mut again = Vec::new();
+        for (index, request) in self.requests.iter().enumerate().rev() {
+            match &self.outcomes[index] {
+                Outcome::Open(why) if answered.contains(&request.identity) => {
+                    self.outcomes[index] = Outcome::Done(Err(*why));
+                }
+                Outcome::Open(_) => again.push(index),
+                Outcome::Done(_) => drop(answered.insert(&request.identity)),
+            }
+        }
+        again.reverse();
+        again
     }
 }

@@ -17,8 +17,6 @@ use crate::reply::{Media, Reply};
 
 /// Commands of a batch that get their permits together, all or none.
 const WINDOW_ITEMS: usize = 1_000;
-/// Windows of a batch under way. They go in order, so operations of one account do too.
-const WINDOWS_UNDER_WAY: usize = 4;
 /// Bytes that a permit counts for one item.
 const ITEM_BYTES: u32 = 512;
 
@@ -110,7 +108,7 @@ impl Desk<'_> {
         if requests.is_empty() {
             return;
         }
-        if under_way.len() == WINDOWS_UNDER_WAY
+        if under_way.len() == self.backend.windows_under_way()
             && let Some(sent) = under_way.pop_front()
         {
             take_answers(sent, items).await;

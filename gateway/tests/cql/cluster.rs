@@ -38,7 +38,7 @@ impl Server {
 
     /// Waits until the table of the nodes has all these beginnings of lines, as words.
     #[track_caller]
-    fn wait_for_status(&self, keyspace: &str, lines: &[&str]) -> String {
+    pub(super) fn wait_for_status(&self, keyspace: &str, lines: &[&str]) -> String {
         let begin = Instant::now();
         loop {
             let (_, text) = self.cluster(keyspace, &["status"]);
@@ -242,10 +242,13 @@ fn a_front_follows_the_shards_and_events_of_all_nodes_are_read_from_any() {
     };
     let (a, b) = (start("a"), start("b"));
     let status = server.wait_for_status("fronted", &["a up 2 2", "b up 2 2"]);
-    let row = status.lines().find(|line| line.starts_with("a ")).unwrap();
-    let address = row.split_whitespace().nth(4).unwrap();
+    let address_of = |status: &str, name: &str| {
+        let row = status.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap();
+        row.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    let address = address_of(&status, "a");
     let secret_file = secret.path().to_str().unwrap();
-    let flags = ["--front-of", address, "--owner-secret", secret_file, "--workers", "2"];
+    let flags = ["--front-of", &address, "--owner-secret", secret_file, "--workers", "2"];
     let front = Node::start(Path::new("unused"), &flags);
     let load = Load::new(&front);
     let mut last = None;
@@ -255,8 +258,18 @@ fn a_front_follows_the_shards_and_events_of_all_nodes_are_read_from_any() {
         assert!(others.keys().all(|status| *status == 503), "{others:?}");
         // The node that the front met first leaves.
         a.stop();
-        server.wait_for_status("fronted", &["b up 4 4"]);
+        let status = server.wait_for_status("fronted", &["b up 4 4"]);
         load.wait_for(200);
+        // Another meets the one that is left; the first of its addresses is of nobody any more.
+        let both = format!("{address},{}", address_of(&status, "b"));
+        let other =
+            Node::start(Path::new("unused"), &["--front-of", &both, "--owner-secret", secret_file, "--workers", "2"]);
+        wait_until_served(&other);
+        assert_eq!(other.client().get("/readyz").unwrap().status, 200);
+        load.moves_to(&[&front, &other]);
+        load.wait_for(200);
+        load.moves_to(&[&front]);
+        other.stop();
         let c = start("c");
         server.wait_for_status("fronted", &["b up 2 2", "c up 2 2"]);
         load.wait_for(200);

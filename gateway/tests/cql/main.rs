@@ -6,6 +6,8 @@
 mod node;
 
 mod cluster;
+mod figures;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::path::Path;

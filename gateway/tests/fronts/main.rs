@@ -411,6 +411,29 @@ fn fronts_share_a_port_and_nobody_else_may() {
 }
 
 #[test]
+fn a_front_of_several_addresses_goes_to_the_one_that_answers() {
+    let place = Place::new();
+    let owner = place.owner();
+    let secret = format!("{}.secret", place.path("owner").display());
+    let nobody = format!("unix:{}", place.path("nobody").display());
+    // At the public address somebody answers who is not an owner.
+    let flags =
+        ["--front-of", &nobody, &format!("http://{},{}", owner.address, place.door()), "--owner-secret", &secret];
+    let front = Node::start(&place.path("front"), &flags);
+    eventually("it is ready", || readiness(&front).0 == 200);
+    assert_eq!(earn(&mut front.client(), "m-1", "once").unwrap().status, 201);
+    let owner = {
+        drop(owner);
+        eventually("it notices", || readiness(&front).0 == 503);
+        place.owner()
+    };
+    eventually("it is ready again", || readiness(&front).0 == 200);
+    assert_eq!(counts(&mut front.client(), "m-1"), (1, 1));
+    front.stop();
+    owner.stop();
+}
+
+#[test]
 fn a_front_says_what_keeps_it_from_its_owner() {
     let place = Place::new();
     let owner = place.owner();

@@ -1,0 +1,160 @@
+//! How long a shard is away while it changes its owner, as its clients see it, with the settings that a node has by
+//! itself. `ops/cql-tests.sh figures` prints it, of a release.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use meed_schemas::ids::Identity;
+
+use super::node::{Client, Node, PATIENCE};
+use super::{Server, breathe};
+
+const SHARDS: u16 = 16;
+/// Of a node that was killed, with the lease that nodes have by themselves.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+
+/// What the client of one shard saw.
+#[derive(Default)]
+struct Seen {
+    /// Longest time from a request, tried again until it was acknowledged, to that; since the last look.
+    worst: Duration,
+    /// The last request that was acknowledged: when it was begun, and when it was answered.
+    last: Option<(Instant, Instant)>,
+    acknowledged: u64,
+}
+
+/// A client for each shard, which earns a point there after the other.
+struct Probes {
+    address: String,
+    seen: Vec<Mutex<Seen>>,
+    stop: AtomicBool,
+    /// Answers other than 201 that say that the request may be sent again; by 503 and 504.
+    retryable: [AtomicU64; 2],
+}
+
+impl Probes {
+    fn new(node: &Node) -> Self {
+        let seen = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let address = node.address.clone();
+        Self { address, seen, stop: AtomicBool::new(false), retryable: Default::default() }
+    }
+
+    fn run(&self, shard: u16) {
+        let account = (0..).map(|n| format!("p-{n}"));
+        let account = account.into_iter().find(|id| Identity::member("default", id).shard(SHARDS) == shard).unwrap();
+        let path = format!("/api/v1/points/{account}/earn");
+        let mut client = Client::connect(&self.address).unwrap();
+        for n in 0.. {
+            let begun = Instant::now();
+            loop {
+                if self.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let answer = client.post(&path, Some(&n.to_string()), r#"{"points":1}"#).unwrap();
+                match answer.status {
+                    201 => break,
+                    503 => self.retryable[0].fetch_add(1, Ordering::Relaxed),
+                    504 => self.retryable[1].fetch_add(1, Ordering::Relaxed),
+                    _ => panic!("shard {shard}: {answer:?}"),
+                };
+                breathe();
+            }
+            let mut seen = self.seen[usize::from(shard)].lock().unwrap();
+            seen.worst = seen.worst.max(begun.elapsed());
+            seen.last = Some((begun, Instant::now()));
+            seen.acknowledged += 1;
+        }
+    }
+
+    /// The shards' worst times since the last look, ascending, and what was answered with 503 and 504.
+    fn look(&self) -> (Vec<Duration>, [u64; 2]) {
+        let take = |seen: &Mutex<Seen>| std::mem::take(&mut seen.lock().unwrap().worst);
+        let mut worst: Vec<Duration> = self.seen.iter().map(take).collect();
+        worst.sort();
+        (worst, [0, 1].map(|at: usize| self.retryable[at].swap(0, Ordering::Relaxed)))
+    }
+
+    fn tell(&self, what: &str) -> Duration {
+        let (worst, [not_ready, unknown]) = self.look();
+        let (middle, last) = (worst[worst.len() / 2], worst[worst.len() - 1]);
+        println!(
+            "{what}: the worst shard was away for {last:?}, the median {middle:?}; {not_ready} times 503, {unknown} times 504"
+        );
+        last
+    }
+
+    /// Waits until every shard has acknowledged a request that was begun after `since`; how long the last one took.
+    fn wait_for_all(&self, since: Instant) -> Duration {
+        let mut first: Vec<Option<Duration>> = vec![None; usize::from(SHARDS)];
+        let begin = Instant::now();
+        while first.contains(&None) {
+            assert!(begin.elapsed() < PATIENCE, "{first:?}");
+            for (seen, first) in self.seen.iter().zip(&mut first) {
+                let last = seen.lock().unwrap().last.filter(|(begun, _)| *begun >= since);
+                *first = first.or(last.map(|(_, answered)| answered - since));
+            }
+            breathe();
+        }
+        first.into_iter().flatten().max().unwrap()
+    }
+}
+
+#[test]
+fn how_long_shards_are_away() {
+    let server = Server::new();
+    let start = |name: &str| {
+        let flags = [
+            "--journal",
+            "cql",
+            "--cql-nodes",
+            &server.address,
+            "--cql-user",
+            "cassandra",
+            "--cql-password-file",
+            &server.password,
+            "--cql-keyspace",
+            "figures",
+            "--node",
+            name,
+        ];
+        Node::start(Path::new("unused"), &flags)
+    };
+    let a = start("a");
+    let b = start("b");
+    server.wait_for_status("figures", &["a up 8 8", "b up 8 8", "16 of 16"]);
+    let probes = Probes::new(&a);
+    std::thread::scope(|scope| {
+        for shard in 0..SHARDS {
+            let probes = &probes;
+            scope.spawn(move || probes.run(shard));
+        }
+        let measured = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            // The servers' Java machine compiles what it runs often.
+            probes.wait_for_all(Instant::now() + Duration::from_secs(10));
+            probes.look();
+            probes.wait_for_all(Instant::now() + Duration::from_secs(3));
+            probes.tell("nothing happens");
+            let c = start("c");
+            server.wait_for_status("figures", &["16 of 16", "c up 5 5"]);
+            probes.tell("a third node joins");
+            b.stop();
+            server.wait_for_status("figures", &["a up 8 8", "c up 8 8", "16 of 16"]);
+            probes.tell("a node of three is stopped");
+            let killed_at = Instant::now();
+            c.kill();
+            let took = probes.wait_for_all(killed_at);
+            let (_, [not_ready, unknown]) = probes.look();
+            println!(
+                "a node of two is killed: every shard was served again {took:?} later; {not_ready} times 503, {unknown} times 504"
+            );
+            assert!(took <= TAKE_OVER_MAX, "{took:?}");
+        }));
+        probes.stop.store(true, Ordering::Relaxed);
+        measured.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    let acknowledged: u64 = probes.seen.iter().map(|seen| seen.lock().unwrap().acknowledged).sum();
+    println!("{acknowledged} acknowledged");
+    a.stop();
+}

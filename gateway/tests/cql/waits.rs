@@ -1,0 +1,164 @@
+//! What waits for a shard that has no owner yet, and for how long: items of a batch, readiness, and requests to a node
+//! that hangs.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::cluster::wait_until_served;
+use super::node::{Node, PATIENCE};
+use super::{ACCOUNTS, Server, breathe};
+
+/// How long a request waits for its shard to have an owner, as `gateway/src/cluster.rs` says.
+const OWNER_WAIT: Duration = Duration::from_secs(1);
+/// For what a busy machine adds.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// Gives a flag another value.
+fn with(flags: &mut [String], flag: &str, value: &str) {
+    let at = flags.iter().position(|other| other == flag).unwrap() + 1;
+    flags[at] = value.to_owned();
+}
+
+fn start(flags: &[String]) -> Node {
+    Node::start(Path::new("unused"), &flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Sends batches to a node one after the other, each with an earn, the redemption of it, and another earn, on accounts
+/// of its own in all shards; so an item that overtakes another is refused. How many items were refused because their
+/// shard had no owner for longer than a request waits.
+fn batches(address: &str, client: usize, stop: &AtomicBool, done: &AtomicU64) -> u64 {
+    let mut late = 0;
+    let mut connection = super::node::Client::connect(address).unwrap();
+    for round in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let item = |account: usize, op: &str, points: u32| {
+            format!(
+                r#"{{"op":"{op}","account":"b-{client}-{account}","points":{points},"idempotency_key":"{round}-{op}-{points}"}}"#
+            )
+        };
+        let items: Vec<String> = (0..8)
+            .flat_map(|account| [item(account, "earn", 5), item(account, "redeem", 5), item(account, "earn", 1)])
+            .collect();
+        let begin = Instant::now();
+        let answer = connection.post("/api/v1/batch", None, &format!(r#"{{"items":[{}]}}"#, items.join(",")));
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 207, "{answer:?}");
+        let took = begin.elapsed();
+        for (item, told) in items.iter().zip(answer.json()["results"].as_array().unwrap()) {
+            if told["status"] != 201 {
+                assert!(took >= OWNER_WAIT, "{item} after {took:?}: {told}");
+                late += 1;
+            }
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    }
+    late
+}
+
+#[test]
+fn items_of_a_batch_wait_for_a_shard_on_its_way_and_keep_their_order() {
+    let server = Server::new();
+    let a = server.start("batched", "a");
+    let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+    let wait_for = |more: u64| {
+        let (until, begin) = (done.load(Ordering::Relaxed) + more, Instant::now());
+        while done.load(Ordering::Relaxed) < until {
+            assert!(begin.elapsed() < PATIENCE, "no progress");
+            breathe();
+        }
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|client| {
+                scope.spawn({
+                    let (address, stop, done) = (&a.address, &stop, &done);
+                    move || batches(address, client, stop, done)
+                })
+            })
+            .collect();
+        // Whatever fails here, the clients end.
+        let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_for(5);
+            let b = server.start("batched", "b");
+            server.wait_for_status("batched", &["a up 2 2", "b up 2 2"]);
+            wait_for(5);
+            let c = server.start("batched", "c");
+            server.wait_for_status("batched", &["a up 2 2", "b up 1 1", "c up 1 1"]);
+            wait_for(5);
+            for node in [b, c] {
+                node.stop();
+                wait_for(5);
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        let late: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        println!("{} batches, {late} items waited in vain", done.load(Ordering::Relaxed));
+        moved.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    a.stop();
+}
+
+#[test]
+fn a_node_is_ready_when_all_its_shards_have_begun() {
+    let server = Server::new();
+    let mut flags = server.flags("readiness", "only");
+    // So many that they take their time.
+    with(&mut flags, "--shards", "64");
+    for life in 0..2 {
+        let node = start(&flags);
+        let mut client = node.client();
+        let begin = Instant::now();
+        let mut before = None;
+        loop {
+            let answer = client.get("/readyz").unwrap();
+            if answer.status == 200 {
+                break;
+            }
+            before = Some(answer.body);
+            assert!(begin.elapsed() < PATIENCE, "{before:?}");
+        }
+        let log = node.logged();
+        assert_eq!(log.matches("a shard has begun").count(), 64, "life {life}, after {before:?}: {log}");
+        node.kill();
+    }
+}
+
+#[test]
+fn a_request_to_a_node_that_hangs_is_answered_within_its_deadline() {
+    const DEADLINE: Duration = Duration::from_millis(700);
+    let server = Server::new();
+    let flags = |name| {
+        let mut flags = server.flags("hung", name);
+        // Nobody takes over within this test.
+        with(&mut flags, "--lease-ms", "20000");
+        flags.extend(["--request-deadline-ms".to_owned(), DEADLINE.as_millis().to_string()]);
+        flags
+    };
+    let (a, b) = (start(&flags("a")), start(&flags("b")));
+    server.wait_for_status("hung", &["a up 2 2", "b up 2 2"]);
+    wait_until_served(&a);
+    b.signal(Signal::STOP);
+    let mut late = 0;
+    for round in 0..2 {
+        for account in 0..ACCOUNTS {
+            let begin = Instant::now();
+            let path = format!("/api/v1/points/m-{account}/earn");
+            let answer = a.client().post(&path, Some(&format!("{round}")), r#"{"points":1}"#).unwrap();
+            let took = begin.elapsed();
+            assert!([201, 503, 504].contains(&answer.status), "{answer:?}");
+            assert!(took < DEADLINE + SLACK, "{took:?}: {answer:?}");
+            late += u64::from(answer.status != 201);
+        }
+    }
+    assert!(late > 0, "the node that hangs owns nothing");
+    b.signal(Signal::CONT);
+    wait_until_served(&a);
+    for node in [b, a] {
+        node.stop();
+    }
+}
