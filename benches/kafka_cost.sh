@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What publishing costs the node, the broker's processor time left out: earns over HTTP without and with Kafka, in
-# pairs. The time of the node includes what it takes to publish everything that the run made.
+# pairs. The time of the node includes what it takes to publish everything that the run made. Beside it stands what its
+# publishing threads took for themselves; where the broker shares the cores, the rest costs more as well.
 #
 #   cargo build --release --workspace && benches/kafka_cost.sh [SECONDS] [PAIRS] [CONNECTIONS]
 #   benches/kafka_cost.sh gone [SECONDS] [SECONDS_BEFORE]
@@ -34,10 +35,19 @@ start() { # FOLDER [ARGUMENTS]
 }
 measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
 used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$node/stat"; }
+publishing_ms() { # of the threads that publish, one of them Kafka's client's
+    cat "/proc/$node"/task/*/stat | awk '/\((publisher|rdk:)/ { sub(/.*\) /, ""); sum += ($12 + $13) * 10 } END { print sum + 0 }'
+}
 load() { # SECONDS: prints requests a second
     wrk -t2 -c"$connections" -d"${1}s" -s benches/wrk/earn_rate.lua "$url" | awk '/^Requests\/sec/ { print int($2) }'
 }
 drain() { while [ "$(measure meed_publish_lag_records)" != 0 ]; do sleep 0.2; done; }
+flush_balances() { # waits until those of the run are published too, which happens every 30 s
+    local before
+    before=$(measure meed_published_balances_total)
+    for _ in $(seq 155); do [ "$(measure meed_published_balances_total)" = "$before" ] || break; sleep 0.2; done
+    sleep 1
+}
 stop() { kill "$node"; wait "$node" || true; node=; }
 
 ops/kafka.sh start "$work/kafka" 23092
@@ -64,12 +74,13 @@ for pair in $(seq "$pairs"); do
         if [ $kafka = on ]; then arguments=(--kafka 127.0.0.1:23092); fi
         start "$work/data-$pair-$kafka" "${arguments[@]}"
         load 1 >/dev/null
-        before=$(used_ms) operations=$(measure meed_journal_batch_records_sum)
+        before=$(used_ms) publishing=$(publishing_ms) operations=$(measure meed_journal_batch_records_sum)
         rate=$(load "$seconds")
         lag=$(measure meed_publish_lag_records)
-        if [ $kafka = on ]; then drain; fi
-        used=$(($(used_ms) - before)) operations=$(($(measure meed_journal_batch_records_sum) - operations))
-        echo "$pair kafka $kafka: $rate a second, $((used * 1000000 / operations)) ns of the node's processors an operation, $lag records behind at the end"
+        if [ $kafka = on ]; then drain; flush_balances; fi
+        used=$(($(used_ms) - before)) publishing=$(($(publishing_ms) - publishing)) operations=$(($(measure meed_journal_batch_records_sum) - operations))
+        echo "$pair kafka $kafka: $rate a second, $((used * 1000000 / operations)) ns of the node's processors an operation," \
+            "$((publishing * 1000000 / operations)) ns of them in the publishing threads, $lag records behind at the end"
         stop
     done
 done

@@ -23,7 +23,7 @@ ops/cassandra.sh erase >/dev/null
 status=0
 ops/cassandra.sh start || status=$?
 if ((status == EXIT_UNAVAILABLE)); then
-    echo "DID NOT RUN: the tests on Cassandra (engine: cql_server; gateway: cql, contract_* with --journal cql; benches: kafka_cql)" >&2
+    echo "DID NOT RUN: the tests on Cassandra (engine: cql_server; gateway: cql, contract_* with --journal cql; benches: kafka_cql, kafka_nodes)" >&2
 fi
 ((status == 0)) || exit "$status"
 trap 'ops/cassandra.sh erase' EXIT
@@ -55,9 +55,10 @@ if [[ $part == all || $part == contract ]]; then
 fi
 if [[ $part == all || $part == stream ]]; then
     if ops/kafka.sh available; then
-        cargo build --package meed-gateway --bin meed
-        cargo test --package meed-benches --features server-tests --test kafka_cql -- --test-threads 1 --nocapture
+        cargo build --package meed-gateway --package meed-loadtest --bin meed --bin meed-loadtest
+        cargo test --package meed-benches --features server-tests --test kafka_cql --test kafka_nodes -- \
+            --test-threads 1 --nocapture
     else
-        echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql)" >&2
+        echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql, kafka_nodes)" >&2
     fi
 fi

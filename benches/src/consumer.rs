@@ -137,6 +137,11 @@ impl Check {
         self.accounts.len()
     }
 
+    /// What the compacted topic says of an account: sequence; total, available, pending, held and debt.
+    pub fn newest_balance(&self, key: &[u8]) -> Option<(u64, [i64; 5])> {
+        self.balances.get(key).copied()
+    }
+
     /// Takes an event: its id, sequence and key, all of its headers and its value.
     ///
     /// # Errors

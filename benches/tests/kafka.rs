@@ -1,4 +1,4 @@
-//! The stream on a real Kafka under load, with faults: broker killed, broker paused, topic missing, node
+//! The stream on a real Kafka under load, with faults: broker killed, broker paused, its disk full, topic missing, node
 //! killed. After each the sample consumer proves that nothing is missing, out of order or changed.
 //!
 //! `ops/server-tests.sh` runs them, one after another.
@@ -11,7 +11,7 @@ use std::process::Command;
 
 use meed_benches::consumer::check_topics;
 use rustix::process::Signal;
-use support::{Broker, Load, Node, binary, check};
+use support::{Broker, Load, Node, SmallDisk, binary, check};
 
 #[test]
 fn broker_killed_and_started_again() {
@@ -45,6 +45,30 @@ fn broker_paused() {
     node.wait("meed_publish_lag_seconds", |seconds| seconds >= 8);
     assert_eq!(node.get(0, "/readyz").0, 200);
     broker.signal(Signal::CONT);
+    check(load, node, &broker);
+}
+
+#[test]
+fn broker_with_a_full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(&folder.path().join("kafka/logs")) else {
+        println!("DID NOT RUN: a broker with a full disk, because nothing can be mounted here");
+        return;
+    };
+    let broker = Broker::start(folder.path());
+    broker.run("topics");
+    let node = Node::new(folder.path(), &broker);
+    let load = Load::start(node.ports[0]);
+    node.wait("meed_published_events_total", |events| events > 1_000);
+    disk.fill();
+    // A broker whose only disk takes nothing ends.
+    broker.wait_until_ended();
+    load.wait(4_000);
+    node.wait("meed_publish_lag_records", |lag| lag > 2_000);
+    assert_eq!(node.get(0, "/readyz").0, 200);
+    disk.empty();
+    broker.run("start");
+    load.wait(1_000);
     check(load, node, &broker);
 }
 

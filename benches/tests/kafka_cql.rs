@@ -7,73 +7,9 @@
 
 mod support;
 
-use std::path::Path;
-use std::process::Command;
-
 use rustix::process::Signal;
-use support::{Broker, Load, Node, check, free_port};
-
-const LEASE_MS: &str = "2000";
-
-fn variable(name: &str) -> String {
-    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"))
-}
-
-fn cassandra(command: &str) {
-    let script = variable("MEED_TEST_CASSANDRA");
-    assert!(Command::new(script).arg(command).status().unwrap().success(), "{command}");
-}
-
-/// A broker and a keyspace.
-struct Stage {
-    folder: tempfile::TempDir,
-    broker: Broker,
-    keyspace: &'static str,
-}
-
-impl Stage {
-    fn new(keyspace: &'static str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let broker = Broker::start(folder.path());
-        Self { folder, broker, keyspace }
-    }
-
-    /// A node that is not waited for.
-    fn starting(&self, name: &str) -> Node {
-        let arguments = [
-            "--journal",
-            "cql",
-            "--cql-nodes",
-            &variable("MEED_TEST_CQL"),
-            "--cql-user",
-            "cassandra",
-            "--cql-password-file",
-            &variable("MEED_TEST_CQL_PASSWORD"),
-            "--cql-keyspace",
-            self.keyspace,
-            "--cql-timeout-ms",
-            "500",
-            "--cql-bucket-bytes",
-            "256KiB",
-            "--lease-ms",
-            LEASE_MS,
-            "--shards",
-            "4",
-            "--node",
-            name,
-            "--kafka",
-            &self.broker.address(),
-            "--kafka-balances-interval-ms",
-            "300",
-        ];
-        let arguments = arguments.map(str::to_owned).to_vec();
-        Node::starting(Path::new(self.folder.path()).join(name), arguments, [free_port(), free_port()])
-    }
-
-    fn start(&self, name: &str) -> Node {
-        self.starting(name).ready()
-    }
-}
+use support::stage::{Stage, cassandra};
+use support::{Load, Node, check};
 
 #[test]
 fn owners_killed_under_load() {
@@ -106,7 +42,7 @@ fn an_owner_that_sleeps_with_messages_in_its_queue_does_no_harm() {
     let second = Load::start_at(node.ports[0], 1_000_000);
     node.wait("meed_published_events_total", |events| events > 1_000);
     sleeper.signal(Signal::CONT);
-    assert_eq!(sleeper.ended(), Some(1), "it has lost its lease");
+    assert_eq!(sleeper.ended().0, Some(1), "it has lost its lease");
     load.end();
     second.wait(1_000);
     check(second, node, &stage.broker);

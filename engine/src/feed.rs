@@ -13,7 +13,7 @@ use meed_schemas::record::{Detail, Record};
 
 use crate::error::{Error, Result};
 use crate::journal::Records;
-use crate::program::Programs;
+use crate::program::{Program, Programs};
 
 /// Where a reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,9 +101,8 @@ impl<'a> Rendering<'a> {
         if !record.kind.is_effect() {
             return Ok(None);
         }
-        let programs = self.knows(record);
-        let found = programs.as_ref().and_then(|programs| {
-            let program = programs.get(record.identity.program())?;
+        let program = self.program_of(record);
+        let found = program.as_ref().and_then(|program| {
             Some((program.version(record.program_version)?, program.version(record.newest_version)?))
         });
         let own;
@@ -123,16 +122,17 @@ impl<'a> Rendering<'a> {
         Ok(Some(then(&self.attributes, documents)))
     }
 
-    /// The programs, if they have the versions of this record.
-    fn knows(&mut self, record: &Record) -> Option<Arc<Programs>> {
+    /// The program, if it has the versions of this record.
+    fn program_of(&mut self, record: &Record) -> Option<Arc<Program>> {
         let newest = record.newest_version.max(record.program_version);
-        let has = |programs: &Programs| {
-            programs.get(record.identity.program()).is_some_and(|program| program.version(newest).is_some())
+        let find = |programs: &Programs| {
+            let program = programs.get(record.identity.program())?;
+            program.version(newest).map(|_| Arc::clone(program))
         };
-        if !has(&self.programs) {
+        find(&self.programs).or_else(|| {
             self.programs = (self.current)();
-        }
-        has(&self.programs).then(|| Arc::clone(&self.programs))
+            find(&self.programs)
+        })
     }
 }
 

@@ -4,13 +4,15 @@ use meed_engine::torture::{nodes, run, run_small};
 
 /// Worlds of every test run.
 const SEEDS: u64 = 1500;
+/// Worlds beyond those that were judged wrongly once: a clock set back between two removals.
+const ONCE_WRONG: [u64; 1] = [1_006_886];
 /// Clusters of every test run.
 const CLUSTER_SEEDS: u64 = 300;
 
 #[test]
 fn a_fixed_set_of_worlds_has_no_violation() {
     let mut recoveries = 0;
-    for seed in 0..SEEDS {
+    for seed in (0..SEEDS).chain(ONCE_WRONG) {
         let run = run(seed);
         if let Some(failure) = run.failure {
             let failure = run_small(seed).failure.unwrap_or(failure);

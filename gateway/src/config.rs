@@ -198,7 +198,7 @@ settings! {
         kafka: String = String::new(), "HOST:PORT,…", "Brokers to publish events to; none without it";
         kafka_events_topic: String = EVENTS_TOPIC.to_owned(), "TOPIC", "The topic of events; it must exist";
         kafka_balances_topic: String = BALANCES_TOPIC.to_owned(), "TOPIC|off", "The compacted topic of balances; it must exist";
-        kafka_balances_interval_ms: u64 = 5_000, "MS", "Time between two flushes of balances", 10..=3600000;
+        kafka_balances_interval_ms: u64 = 30_000, "MS", "Time between two flushes of balances", 10..=3600000;
     }
     "Memory and disk" {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;

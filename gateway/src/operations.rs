@@ -63,7 +63,8 @@ fn is_verbose(query: Option<&str>) -> bool {
 fn ready(shared: &Shared, verbose: bool, request_id: &str) -> Reply {
     let draining = shared.is_draining();
     let mut checks = shared.checks();
-    checks.push(("draining", if draining { Err("the node is stopping".to_owned()) } else { Ok(()) }));
+    // First: what else fails then fails because of it.
+    checks.insert(0, ("draining", if draining { Err("the node is stopping".to_owned()) } else { Ok(()) }));
     let failing = checks.iter().find_map(|(name, state)| state.as_ref().err().map(|why| (*name, why.clone())));
     let Some((name, why)) = failing else {
         let mut out = b"{\"status\":\"ready\"".to_vec();

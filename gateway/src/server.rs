@@ -224,6 +224,8 @@ fn start_operations(listener: Option<TcpListener>, shared: Arc<Shared>) -> Resul
             &runtime,
             operations::serve(listener, shared, async move {
                 drained.drained().await;
+                // A drain that takes long is looked at here: the workers' listeners are closed by then.
+                drained.served().await;
             }),
         );
     };

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -102,6 +102,34 @@ fn a_drain_ends_with_its_time() {
     let mut node = Running::start(&["--drain-timeout-ms", "50"]);
     let _stuck = node.stuck();
     node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+}
+
+#[test]
+fn a_drain_is_seen_on_the_listener_of_metrics() {
+    let mut node = Running::start(&[]);
+    let mut stuck = node.stuck();
+    node.signal(Signal::TERM);
+    let metrics = node.lines[1].strip_prefix("metrics on http://").unwrap();
+    let ask = |path: &str| {
+        let mut stream = TcpStream::connect(metrics).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    // The signal is handled some time after it was sent.
+    let begin = Instant::now();
+    let refused = loop {
+        let answer = ask("/readyz");
+        if answer.contains("\"check\":\"draining\"") {
+            break answer;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "it does not drain");
+    };
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(ask("/metrics").contains("meed_http_requests_in_flight 1"));
+    stuck.write_all(b"}       }").unwrap();
     assert_eq!(node.exit_code(), Some(0));
 }
 

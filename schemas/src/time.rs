@@ -24,13 +24,13 @@ pub fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
 pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097) as u32;
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_shifted = (5 * day_of_year + 2) / 153;
-    let day = (day_of_year - (153 * month_shifted + 2) / 5 + 1) as u32;
-    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 } as u32;
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+    let day = day_of_year - (153 * month_shifted + 2) / 5 + 1;
+    let month = if month_shifted < 10 { month_shifted + 3 } else { month_shifted - 9 };
+    (i64::from(year_of_era) + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// Parses an RFC 3339 instant with an offset and any number of fraction digits, kept to the millisecond.
@@ -87,23 +87,24 @@ pub fn parse(text: &str) -> Option<Millis> {
 
 /// Appends `2026-11-21T01:02:03.004Z`.
 pub fn write(out: &mut Vec<u8>, at: Millis) {
-    let (days, mut rest) = (at.div_euclid(DAY_MS), at.rem_euclid(DAY_MS));
+    let (days, rest) = (at.div_euclid(DAY_MS), at.rem_euclid(DAY_MS));
     let (year, month, day) = civil_from_days(days);
     let mut buffer = *b"0000-00-00T00:00:00.000Z";
-    let mut put = |from: usize, to: usize, mut value: i64| {
-        for slot in (from..to).rev() {
-            buffer[slot] = b'0' + (value % 10) as u8;
-            value /= 10;
-        }
+    let mut put = |at: usize, value: u32| {
+        buffer[at] = b'0' + (value / 10 % 10) as u8;
+        buffer[at + 1] = b'0' + (value % 10) as u8;
     };
-    put(0, 4, year.clamp(0, 9999));
-    put(5, 7, i64::from(month));
-    put(8, 10, i64::from(day));
-    put(20, 23, rest % 1_000);
-    rest /= 1_000;
-    put(11, 13, rest / 3_600);
-    put(14, 16, rest / 60 % 60);
-    put(17, 19, rest % 60);
+    let year = year.clamp(0, 9999) as u32;
+    let (seconds, millis) = ((rest / 1_000) as u32, (rest % 1_000) as u32);
+    put(0, year / 100);
+    put(2, year % 100);
+    put(5, month);
+    put(8, day);
+    put(11, seconds / 3_600);
+    put(14, seconds / 60 % 60);
+    put(17, seconds % 60);
+    put(21, millis % 100);
+    buffer[20] = b'0' + (millis / 100) as u8;
     out.extend_from_slice(&buffer);
 }
 

@@ -1,6 +1,8 @@
 //! A broker, a node and clients of a test of the stream.
 #![allow(dead_code)]
 
+pub(crate) mod stage;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -54,6 +56,16 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait_until_ended(&self) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka.sh");
+        let began = Instant::now();
+        while Command::new(&script).arg("status").arg(&self.folder).status().unwrap().success() {
+            assert!(began.elapsed() < PATIENCE, "the broker does not end");
+            std::thread::park_timeout(POLL);
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid: i32 = std::fs::read_to_string(self.folder.join("pid")).unwrap().trim().parse().unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -66,11 +78,48 @@ impl Drop for Broker {
     }
 }
 
+/// A file system of its own, small enough to be filled.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// None where mounting is not permitted.
+    pub(crate) fn mount(at: &Path) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(at).status();
+        mount.is_ok_and(|ended| ended.success()).then(|| Self(at.to_owned()))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes all that is free.
+    pub(crate) fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).unwrap();
+        let block = vec![1; 4_096];
+        while file.write_all(&block).is_ok() {}
+    }
+
+    /// Gives it back.
+    pub(crate) fn empty(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
 /// The binary `meed`: that of the variable MEED, else the one built beside this test.
 pub(crate) fn binary() -> PathBuf {
     let beside = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("meed");
     std::env::var_os("MEED").map_or(beside, PathBuf::from)
 }
+
+/// What a node is started with: the file that it logs to, flags, ports.
+pub(crate) type Start = (PathBuf, Vec<String>, [u16; 2]);
 
 /// A node of this test, on an address that it keeps over restarts.
 pub(crate) struct Node {
@@ -117,9 +166,13 @@ impl Node {
     }
 
     /// Kills it; what the next one is started with.
-    pub(crate) fn kill(mut self) -> (PathBuf, Vec<String>, [u16; 2]) {
+    pub(crate) fn kill(mut self) -> Start {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.start_again()
+    }
+
+    fn start_again(&self) -> Start {
         (self.log.clone(), self.arguments.clone(), self.ports)
     }
 
@@ -127,12 +180,12 @@ impl Node {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits until it has ended by itself; its exit code.
-    pub(crate) fn ended(mut self) -> Option<i32> {
+    /// Waits until it has ended by itself; its exit code, and what the next one is started with.
+    pub(crate) fn ended(mut self) -> (Option<i32>, Start) {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
+                return (status.code(), self.start_again());
             }
             assert!(began.elapsed() < PATIENCE, "it does not end");
             std::thread::park_timeout(POLL);
@@ -158,10 +211,11 @@ impl Node {
         }
     }
 
-    /// A stop that publishes what is left.
-    pub(crate) fn stop(mut self) {
+    /// A stop that publishes what is left; what the next one is started with.
+    pub(crate) fn stop(mut self) -> Start {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        self.start_again()
     }
 }
 
@@ -271,10 +325,15 @@ fn batch(number: u64) -> String {
 /// Ends the load, waits until everything is published, and consumes it.
 pub(crate) fn check(load: Load, node: Node, broker: &Broker) -> Check {
     load.end();
-    node.wait("meed_publish_lag_records", |lag| lag == 0);
-    let (status, journal) = node.get(0, "/api/v1/events");
+    prove(vec![node], broker)
+}
+
+/// Waits until everything is published, stops the nodes, and consumes it.
+pub(crate) fn prove(nodes: Vec<Node>, broker: &Broker) -> Check {
+    nodes.iter().for_each(|node| node.wait("meed_publish_lag_records", |lag| lag == 0));
+    let (status, journal) = nodes[0].get(0, "/api/v1/events");
     assert_eq!(status, 200);
-    node.stop();
+    nodes.into_iter().for_each(|node| drop(node.stop()));
     let check = check_topics(&broker.address(), EVENTS, Some(BALANCES)).unwrap();
     check.balances_are_whole().unwrap();
     // Holds that fell due while the node stopped have events of their own.

@@ -14,7 +14,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
 use super::mark::TopicMark;
 use crate::config::KafkaOptions;
@@ -26,6 +26,8 @@ const QUEUE_MESSAGES_MAX: &str = "100000";
 const QUEUE_KILOBYTES_MAX: &str = "65536";
 /// Most attributes of an event, with version and media type.
 const HEADERS_MAX: usize = 12;
+/// Answers of brokers that are taken at a time.
+const EVENTS_PER_TURN_MAX: usize = 10_000;
 /// Opaque of a balance: no record has sequence 0.
 const BALANCE: usize = 0;
 
@@ -96,12 +98,14 @@ pub(super) enum Trouble {
     Journal(String),
 }
 
-/// What the client's own thread tells.
+/// What the client has told.
 #[derive(Debug, Default)]
 struct State {
     confirmed: Mutex<Vec<usize>>,
     balances: AtomicUsize,
     refused: Mutex<Option<String>>,
+    /// How often the client has told anything.
+    told: AtomicUsize,
 }
 
 #[derive(Clone, Debug)]
@@ -113,6 +117,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.0.told.fetch_add(1, Ordering::Relaxed);
         // A broker that is gone says so many times a second; the lag is a metric.
         tracing::debug!(%error, reason, "kafka client");
     }
@@ -122,6 +127,7 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        self.0.told.fetch_add(1, Ordering::Relaxed);
         match result {
             Ok(_) if opaque == BALANCE => {
                 self.0.balances.fetch_add(1, Ordering::Relaxed);
@@ -161,8 +167,8 @@ pub(super) enum Sent {
 
 /// A connection to brokers that have the topics.
 pub(super) struct Link {
-    producer: ThreadedProducer<Context>,
-    balances_producer: Option<ThreadedProducer<Context>>,
+    producer: BaseProducer<Context>,
+    balances_producer: Option<BaseProducer<Context>>,
     state: Arc<State>,
     events: Topic,
     balances: Option<Topic>,
@@ -178,7 +184,7 @@ impl Link {
         balance_timeout: Option<Duration>,
     ) -> Result<Self, Trouble> {
         let state = Arc::new(State::default());
-        let producer_of = |config: ClientConfig| -> Result<ThreadedProducer<Context>, Trouble> {
+        let producer_of = |config: ClientConfig| -> Result<BaseProducer<Context>, Trouble> {
             let created = config.create_with_context(Context(Arc::clone(&state)));
             created.map_err(|error| Trouble::Setting(error.to_string()))
         };
@@ -206,8 +212,8 @@ impl Link {
         let mut headers = OwnedHeaders::new_with_capacity(HEADERS_MAX)
             .insert(Header { key: "ce_specversion", value: Some(SPEC_VERSION) })
             .insert(Header { key: "content-type", value: Some(MEDIA_TYPE) });
-        for attribute in attributes.iter() {
-            headers = headers.insert(Header { key: header_name(attribute.name), value: Some(attribute.value) });
+        for (key, value) in attributes.headers() {
+            headers = headers.insert(Header { key, value: Some(value) });
         }
         let opaque = usize::try_from(position.to_u64()).unwrap_or(BALANCE);
         let record = BaseRecord::with_opaque_to(&self.events.name, opaque)
@@ -231,13 +237,25 @@ impl Link {
         taken(producer.send(record).map_err(|(error, _)| error))
     }
 
-    /// The events confirmed since the last call.
+    /// The events confirmed since the last call. What the client has to tell is asked for here, by the thread that
+    /// also hands messages over: a thread of the client's own would be woken for every answer of a broker, and would
+    /// free what another thread has allocated.
     pub(super) fn take_confirmed(&self, into: &mut Vec<usize>) {
         into.clear();
+        for producer in std::iter::once(&self.producer).chain(&self.balances_producer) {
+            // A poll without a wait handles one event: mostly an answer, with all the messages that it confirms.
+            for _ in 0..EVENTS_PER_TURN_MAX {
+                let told = self.state.told.load(Ordering::Relaxed);
+                producer.poll(Duration::ZERO);
+                if self.state.told.load(Ordering::Relaxed) == told {
+                    break;
+                }
+            }
+        }
         std::mem::swap(into, &mut self.state.confirmed.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// How many balances were confirmed since the last call.
+    /// How many balances were confirmed before the last call of [`Link::take_confirmed`], since the last of this.
     pub(super) fn take_confirmed_balances(&self) -> usize {
         self.state.balances.swap(0, Ordering::Relaxed)
     }
@@ -253,22 +271,6 @@ fn taken(sent: Result<(), KafkaError>) -> Sent {
         Ok(()) => Sent::Taken,
         Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => Sent::Full,
         Err(error) => Sent::Refused(error.to_string()),
-    }
-}
-
-/// The header of an attribute in the Kafka binding of CloudEvents.
-fn header_name(attribute: &'static str) -> &'static str {
-    match attribute {
-        "id" => "ce_id",
-        "source" => "ce_source",
-        "type" => "ce_type",
-        "subject" => "ce_subject",
-        "time" => "ce_time",
-        "recordedtime" => "ce_recordedtime",
-        "sequence" => "ce_sequence",
-        "partitionkey" => "ce_partitionkey",
-        "traceparent" => "ce_traceparent",
-        other => other,
     }
 }
 
@@ -300,7 +302,7 @@ pub(super) fn check_properties(properties: &[(String, String)]) -> Result<(), St
     Ok(())
 }
 
-fn describe(producer: &ThreadedProducer<Context>, mark: &TopicMark) -> Result<Topic, Trouble> {
+fn describe(producer: &BaseProducer<Context>, mark: &TopicMark) -> Result<Topic, Trouble> {
     let name = mark.name.clone();
     let metadata = producer.client().fetch_metadata(Some(&name), METADATA_TIMEOUT);
     let metadata = metadata.map_err(|error| Trouble::Unreachable(error.to_string()))?;
@@ -329,12 +331,5 @@ mod tests {
         assert_eq!(given("compression.type"), Ok(()));
         let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
         assert!(check_properties(&twice).is_err());
-    }
-
-    #[test]
-    fn every_attribute_has_its_header() {
-        for name in ["id", "source", "type", "subject", "time", "recordedtime", "sequence", "partitionkey"] {
-            assert_eq!(header_name(name), format!("ce_{name}"));
-        }
     }
 }

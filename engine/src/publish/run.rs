@@ -24,8 +24,11 @@ use crate::retention::NeededFrom;
 const WINDOW: usize = 65_536;
 /// Records that are read before confirmations are looked at again.
 const READ_RECORDS_MAX: usize = 8_192;
-/// Pace of looking for new records and confirmations when there was nothing to do.
-const POLL: Duration = Duration::from_millis(20);
+/// Pace of looking for new records and confirmations when there is nothing to do or no room. What has come meanwhile is
+/// handed over at once, so that every partition gets one large batch of it.
+const POLL: Duration = Duration::from_millis(100);
+/// The same when the node ends.
+const LAST_POLL: Duration = Duration::from_millis(10);
 /// Pace of trying again when nothing can be published.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two saves of the watermark.
@@ -65,7 +68,7 @@ impl Shared {
             let _ = self.told.wait_timeout(until, time);
         } else {
             drop(until);
-            std::thread::sleep(time.min(POLL));
+            std::thread::sleep(time.min(LAST_POLL));
         }
     }
 }

@@ -132,7 +132,9 @@ impl Auditor {
     pub(super) fn removed(&mut self, up_to: &[u64], at: Option<Millis>, retention_ms: Option<i64>) -> Found {
         let cutoff = at.map_or(Millis::MAX, |at| at.saturating_sub(retention_ms.unwrap_or(i64::MAX)));
         for ((log, gone), &up_to) in self.logs.iter().zip(&mut self.gone).zip(up_to) {
-            if let Some((young, _)) = log.records[..up_to as usize].iter().find(|(r, _)| r.recorded_at >= cutoff) {
+            // What has gone before was old by a clock that may have been set back since.
+            let goes = log.records.get(*gone as usize..up_to as usize).unwrap_or_default();
+            if let Some((young, _)) = goes.iter().find(|(r, _)| r.recorded_at >= cutoff) {
                 return Err(format!("a record is removed before its time: {young:?}"));
             }
             *gone = up_to.max(*gone);

@@ -12,9 +12,19 @@ pub const SPEC_VERSION: &str = "1.0";
 /// The type of an event's data.
 pub const MEDIA_TYPE: &str = "application/json";
 
-/// The names of the attributes, in the order in which they are written.
-const NAMES: [&str; 9] =
-    ["id", "source", "type", "subject", "time", "recordedtime", "sequence", "partitionkey", "traceparent"];
+/// The names of the attributes, in the order in which they are written, and those of their headers in the Kafka binding
+/// of CloudEvents.
+const NAMES: [(&str, &str); 9] = [
+    ("id", "ce_id"),
+    ("source", "ce_source"),
+    ("type", "ce_type"),
+    ("subject", "ce_subject"),
+    ("time", "ce_time"),
+    ("recordedtime", "ce_recordedtime"),
+    ("sequence", "ce_sequence"),
+    ("partitionkey", "ce_partitionkey"),
+    ("traceparent", "ce_traceparent"),
+];
 /// Digits of a sequence: every 64-bit number, so that texts sort as the numbers do.
 const SEQUENCE_DIGITS: usize = 20;
 
@@ -67,12 +77,22 @@ impl Attributes {
 
     /// Every attribute but the version.
     pub fn iter(&self) -> impl Iterator<Item = Attribute<'_>> {
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+        self.parts().map(move |((name, _), bytes)| Attribute { name, value: text(bytes) })
+    }
+
+    /// The same as headers of the Kafka binding: their names and values.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        self.parts().map(|((_, header), bytes)| (header, bytes))
+    }
+
+    fn parts(&self) -> impl Iterator<Item = ((&'static str, &'static str), &[u8])> {
         let count = if self.has_trace { NAMES.len() } else { NAMES.len() - 1 };
         let mut begin = 0;
-        NAMES.into_iter().zip(self.ends).take(count).map(move |(name, end)| {
-            let value = std::str::from_utf8(&self.text[begin..end]).unwrap_or_default();
+        NAMES.into_iter().zip(self.ends).take(count).map(move |(names, end)| {
+            let bytes = &self.text[begin..end];
             begin = end;
-            Attribute { name, value }
+            (names, bytes)
         })
     }
 

@@ -87,7 +87,7 @@ catalogue! {
     UnknownOutcome "unknown-outcome" 404 true None, "Nothing is remembered for this key",
         "The operation was not executed so far. Send it again with the same key.";
     NotFound "not-found" 404 false None, "There is nothing at this path",
-        "Check the path against the documentation.";
+        "Check the path: those there are stand in schemas/openapi.yaml, and none ends with a slash.";
     MethodNotAllowed "method-not-allowed" 405 false None, "The path does not take this method",
         "The header Allow names the methods that it takes.";
     RequestTimeout "request-timeout" 408 true None, "The request came too slowly",

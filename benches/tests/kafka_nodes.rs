@@ -1,0 +1,131 @@
+//! Two nodes on a real Cassandra and a real Kafka, loaded by `meed-loadtest`, of which one is killed, stopped, drained or
+//! put to sleep. The load test proves that no point was created or lost, the sample consumer that the stream has no
+//! gap, that what came twice is the same, and that the compacted topic says what the accounts say.
+//!
+//! `ops/cql-tests.sh` runs them, one after another.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use rustix::process::Signal;
+use support::stage::Stage;
+use support::{Node, binary, prove};
+
+/// How long the load lasts: longer than what happens to the nodes meanwhile.
+const LOAD_SECONDS: u64 = 30;
+const ACCOUNTS: u64 = 300;
+const PREFIX: &str = "m-";
+/// Events of its own that a node has published before anything happens to it.
+const EVENTS_BEFORE: u64 = 600;
+
+/// A load test on all nodes, which ends by itself.
+fn loadtest(stage: &Stage, nodes: &[&Node]) -> Child {
+    let targets: Vec<String> = nodes.iter().map(|node| format!("http://127.0.0.1:{}", node.ports[0])).collect();
+    let accounts = format!("accounts.count={ACCOUNTS}");
+    let prefix = format!("accounts.prefix={PREFIX:?}");
+    let seconds = format!("stages.1.seconds={LOAD_SECONDS}");
+    let mut arguments = vec!["run", "smoke", "--quiet", "--require", "conservation", "--out"];
+    let out = stage.folder.path().join("result");
+    arguments.push(out.to_str().unwrap());
+    let targets = targets.join(",");
+    arguments.extend(["--target", &targets]);
+    // What does not come to the one that is gone is late, and what its schedule says is no matter here.
+    let values = [
+        &*accounts,
+        &*prefix,
+        &*seconds,
+        "connections_per_second=100",
+        "validity.lag_p99_us_max=60000000",
+        "validity.sent_percent_min=0",
+    ];
+    arguments.extend(values.iter().flat_map(|value| ["--set", value]));
+    let program = binary().with_file_name("meed-loadtest");
+    Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap()
+}
+
+/// Loads two nodes, lets `happen` something to them, and proves that nothing came of it; gives all that live.
+fn under_load(keyspace: &'static str, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
+    let stage = Stage::new(keyspace);
+    stage.broker.run("topics");
+    let (first, second) = (stage.start("first"), stage.start("second"));
+    for node in [&first, &second] {
+        node.wait("meed_cluster_shards_owned", |shards| shards == 2);
+    }
+    let began = Instant::now();
+    let mut load = loadtest(&stage, &[&first, &second]);
+    for node in [&first, &second] {
+        node.wait("meed_published_events_total", |events| events > EVENTS_BEFORE);
+    }
+    let nodes = happen(&stage, first, second);
+    assert!(load.try_wait().unwrap().is_none(), "the load ended too early: all took {:?}", began.elapsed());
+    assert_eq!(load.wait().unwrap().code(), Some(0), "the load test");
+    nodes.iter().for_each(|node| node.wait("meed_publish_lag_records", |lag| lag == 0));
+    let answered = balances(&nodes);
+    let check = prove(nodes.into(), &stage.broker);
+    for (key, balance) in answered {
+        assert_eq!(check.newest_balance(&key), Some(balance), "{}", String::from_utf8_lossy(&key));
+    }
+}
+
+/// Balances as the nodes answer them, by the keys of the stream.
+fn balances(nodes: &[Node]) -> HashMap<Vec<u8>, (u64, [i64; 5])> {
+    let read = |account: u64| {
+        let node = &nodes[usize::try_from(account).unwrap() % nodes.len()];
+        let (status, body) = node.get(0, &format!("/api/v1/points/{PREFIX}{account}/balance"));
+        assert_eq!(status, 200, "{PREFIX}{account}: {body}");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let points = ["total_points", "available_points", "pending_points", "held_points", "debt_points"];
+        let points = points.map(|name| body[name].as_i64().unwrap());
+        (format!("default/member/{PREFIX}{account}").into_bytes(), (body["sequence"].as_u64().unwrap(), points))
+    };
+    (0..ACCOUNTS).map(read).collect()
+}
+
+#[test]
+fn a_node_killed_under_load() {
+    under_load("nodes_killed", |_, first, second| {
+        let (log, arguments, ports) = second.kill();
+        // The other takes its shards, and publishes on.
+        first.wait("meed_cluster_shards_owned", |shards| shards == 4);
+        let events = first.metric("meed_published_events_total");
+        first.wait("meed_published_events_total", |now| now > events + EVENTS_BEFORE);
+        [first, Node::start(log, arguments, ports)]
+    });
+}
+
+#[test]
+fn shards_handed_over_under_load() {
+    under_load("nodes_handed", |stage, first, second| {
+        stage.cluster(&["drain", "second"]);
+        first.wait("meed_cluster_shards_owned", |shards| shards == 4);
+        stage.cluster(&["drain", "second", "--undo"]);
+        second.wait("meed_cluster_shards_owned", |shards| shards == 2);
+        let events = second.metric("meed_published_events_total");
+        second.wait("meed_published_events_total", |now| now > events);
+        let (log, arguments, ports) = second.stop();
+        first.wait("meed_cluster_shards_owned", |shards| shards == 4);
+        [first, Node::start(log, arguments, ports)]
+    });
+}
+
+#[test]
+fn an_owner_that_sleeps_longer_than_its_lease_under_load() {
+    under_load("nodes_slept", |stage, first, second| {
+        // What it has handed to its client cannot leave, and stays in the client's queue.
+        stage.broker.signal(Signal::STOP);
+        second.wait("meed_publish_waiting", |waiting| waiting > 50);
+        second.signal(Signal::STOP);
+        stage.broker.signal(Signal::CONT);
+        first.wait("meed_cluster_shards_owned", |shards| shards == 4);
+        let events = first.metric("meed_published_events_total");
+        first.wait("meed_published_events_total", |now| now > events + EVENTS_BEFORE);
+        second.signal(Signal::CONT);
+        let (code, (log, arguments, ports)) = second.ended();
+        assert_eq!(code, Some(1), "it has lost its lease");
+        [first, Node::start(log, arguments, ports)]
+    });
+}
