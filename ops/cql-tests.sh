@@ -38,7 +38,7 @@ fi
 if [[ $part == all || $part == ring ]]; then
     ops/cassandra.sh stop
     cargo test -p meed-gateway --test cql -- --nocapture ring
-    ops/cassandra.sh start
+    if [[ $part == all ]]; then ops/cassandra.sh start; fi
 fi
 if [[ $part == figures ]]; then
     cargo test -p meed-gateway --test cql -- --nocapture figures

@@ -9,6 +9,7 @@
 
 mod announce;
 mod begin;
+mod give;
 mod view;
 
 use std::collections::VecDeque;
@@ -60,9 +61,17 @@ struct Parts {
 }
 
 impl Parts {
+    fn send(&self, shard: u16, input: Input) {
+        self.node.exchanges()[usize::from(self.node.worker_of(shard))].send([Message::Input(shard, input)]);
+    }
+
     fn tell(&self, shard: u16, tenure: Tenure) {
-        let exchange = &self.node.exchanges()[usize::from(self.node.worker_of(shard))];
-        exchange.send([Message::Input(shard, Input::Tenure(Box::new(tenure)))]);
+        self.send(shard, Input::Tenure(Box::new(tenure)));
+    }
+
+    /// Lets a shard checkpoint what it has, while it goes on.
+    fn flush(&self, shard: u16) {
+        self.send(shard, Input::Flush);
     }
 }
 
@@ -104,6 +113,7 @@ impl Events {
 }
 
 pub use announce::{Announcer, AnnouncerQueue};
+use give::Giving;
 pub use view::{ClusterView, NodeView, drain, view};
 
 /// The manager of a node's shards.
@@ -203,13 +213,6 @@ enum At {
     Here,
 }
 
-/// A shard on its way to another node.
-struct Giving {
-    shard: u16,
-    to: Arc<Member>,
-    since: Instant,
-}
-
 struct Work {
     parts: Arc<Parts>,
     events: Sender<Event>,
@@ -268,13 +271,14 @@ impl Work {
                     // The others must know, or they give shards back.
                     self.parts.registry.drain(&self.own.name, true)?;
                     (self.leaving, self.stale) = (true, true);
+                    // They go one after the other; what is written by then need not be waited for.
+                    let here = (0..self.parts.node.shards()).filter(|shard| self.at[usize::from(*shard)] == At::Here);
+                    here.for_each(|shard| self.parts.flush(shard));
                 }
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            if let Some(giving) = &self.giving {
-                self.parts.tell(giving.shard, Tenure::Drain);
-            }
+            self.push_out();
             self.begin_next();
             if self.stale || Instant::now() >= next_look {
                 self.look()?;
@@ -382,8 +386,8 @@ impl Work {
         if let (None, Some((shard, to))) = (&self.giving, next.give)
             && self.at[usize::from(shard)] == At::Here
         {
-            self.parts.tell(shard, Tenure::Drain);
-            self.giving = Some(Giving { shard, to, since: Instant::now() });
+            self.parts.flush(shard);
+            self.giving = Some(Giving::new(shard, to));
         }
         let is_alone = self.live.iter().all(|node| node.draining);
         let has_none = self.map.shards_of(own).next().is_none();
@@ -441,41 +445,6 @@ impl Work {
         }
         self.stale = true;
         self.report();
-        Ok(())
-    }
-
-    /// Nothing of a shard is under way any more: it goes.
-    fn quiet(&mut self, shard: u16) -> Result<()> {
-        let Some(giving) = self.giving.take_if(|giving| giving.shard == shard) else { return Ok(()) };
-        let Giving { to, since, .. } = giving;
-        loop {
-            if self.change(shard, Seat { member: Arc::clone(&to), epoch: 0 })? == Changed::Done {
-                break;
-            }
-            self.refresh()?;
-            if self.map.is_owner(shard, to.incarnation) {
-                break;
-            }
-            if !self.map.is_owner(shard, self.own.incarnation) {
-                return Err(Error::Stopped(format!("another node owns shard {shard}")));
-            }
-            let is_there = self.live.iter().any(|node| node.member.incarnation == to.incarnation && !node.draining);
-            // The change that had no answer may still come: one more of the map makes it void.
-            if !is_there
-                && let Some(own) = self.map.seats[usize::from(shard)].clone()
-                && self.change(shard, own)? == Changed::Done
-            {
-                self.parts.tell(shard, Tenure::Resume);
-                return Ok(());
-            }
-        }
-        self.parts.committer.detach(shard);
-        self.parts.extents.end(shard);
-        self.at[usize::from(shard)] = At::Elsewhere;
-        self.parts.tell(shard, Tenure::Release);
-        self.metrics.given(since.elapsed());
-        tracing::info!(shard, to = &*to.name, pause_ms = since.elapsed().as_millis(), "a shard was given away");
-        self.stale = true;
         Ok(())
     }
 }

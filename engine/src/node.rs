@@ -71,6 +71,8 @@ pub struct Node {
     settle_until: AtomicI64,
     reports: Vec<Mutex<ShardReport>>,
     lag_records: Vec<AtomicU64>,
+    /// By shard: changed accounts that are not in the store.
+    unwritten_accounts: Vec<AtomicU64>,
     flushed: Vec<AtomicBool>,
     on_fault: OnFault,
     faulted: AtomicBool,
@@ -105,6 +107,7 @@ impl Node {
             settle_until: AtomicI64::new(settle_until),
             reports: (0..shards).map(|_| Mutex::default()).collect(),
             lag_records: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            unwritten_accounts: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             flushed: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             on_fault,
             faulted: AtomicBool::new(false),
@@ -277,6 +280,7 @@ impl Node {
     pub fn note_progress(&self, shard: &Shard) {
         let index = shard.id() as usize;
         self.lag_records[index].store(shard.lag_records(), Ordering::Relaxed);
+        self.unwritten_accounts[index].store(shard.unwritten_accounts(), Ordering::Relaxed);
         self.flushed[index].store(shard.is_checkpointed(), Ordering::Release);
     }
 
@@ -289,6 +293,7 @@ impl Node {
     pub fn note_absent(&self, shard: u16) {
         let index = usize::from(shard);
         self.lag_records[index].store(0, Ordering::Relaxed);
+        self.unwritten_accounts[index].store(0, Ordering::Relaxed);
         self.flushed[index].store(true, Ordering::Release);
         *self.reports[index].lock().unwrap_or_else(PoisonError::into_inner) =
             ShardReport { shard, ..ShardReport::default() };
@@ -297,6 +302,11 @@ impl Node {
     /// The shards' last reports.
     pub fn reports(&self) -> Vec<ShardReport> {
         self.reports.iter().map(|r| r.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// Accounts of a shard that have changed and are not written, as it last said.
+    pub fn unwritten_accounts_of(&self, shard: u16) -> u64 {
+        self.unwritten_accounts[usize::from(shard)].load(Ordering::Relaxed)
     }
 
     /// Records that no checkpoint covers.

@@ -273,7 +273,7 @@ impl Cluster {
             let Some(place) = route.next().await else { return Err(failed) };
             match ask(place, time.left()).await {
                 Err(why) if is_to_ask_again(why) => failed = in_the_end(failed, why),
-                answer => return answer,
+                answer => return answer.map_err(|why| in_the_end(failed, why)),
             }
             sleep(PAUSE).await;
         }
@@ -288,6 +288,7 @@ impl Cluster {
             };
             match answer {
                 Ok(Reply::Refused(Refusal::NotOwner { .. })) => Err(Unanswered::NotOwner),
+                Ok(Reply::Refused(Refusal::NotReady)) => Err(Unanswered::NotReady),
                 answer => answer,
             }
         })

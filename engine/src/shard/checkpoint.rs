@@ -35,6 +35,7 @@ pub(super) struct Progress {
     /// Everything dirty before this sequence is to be written.
     target: u64,
     batches_under_way: u32,
+    accounts_under_way: usize,
     next_at_ms: i64,
     /// When the hand last moved.
     hand_ms: i64,
@@ -80,6 +81,11 @@ impl Shard {
         self.dirty.front().map_or(0, |(since, _)| self.next_sequence - since)
     }
 
+    /// Accounts that have changed and are not written, about: one may be counted twice.
+    pub fn unwritten_accounts(&self) -> u64 {
+        (self.dirty.len() + self.checkpoint.accounts_under_way) as u64
+    }
+
     /// Whether everything is in the store.
     pub fn is_checkpointed(&self) -> bool {
         self.dirty.is_empty() && self.checkpoint.batches_under_way == 0
@@ -117,6 +123,7 @@ impl Shard {
                 break;
             }
             self.checkpoint.batches_under_way += 1;
+            self.checkpoint.accounts_under_way += accounts.len();
             self.checkpoint.replay_start = self.dirty.front().map_or(self.next_sequence, |d| d.0);
             let state = ShardState {
                 replay_start: self.checkpoint.replay_start,
@@ -145,6 +152,7 @@ impl Shard {
     /// a command waits whose look-up may have begun before the write.
     pub(super) fn checkpoint_done(&mut self, accounts: &[(u64, u64)]) {
         self.checkpoint.batches_under_way -= 1;
+        self.checkpoint.accounts_under_way -= accounts.len();
         for (hash, sequence) in accounts {
             let Some((_, Resident::Live(live))) = self.table.by_hash(*hash) else { continue };
             live.writes_under_way -= 1;

@@ -116,8 +116,30 @@ pub(super) fn is_to_ask_again(why: Unanswered) -> bool {
 pub(super) fn in_the_end(before: Unanswered, why: Unanswered) -> Unanswered {
     match why {
         Unanswered::Broken { was_sent: true } => Unanswered::Unknown,
-        // What was seen by somebody once stays unknown.
+        // What was seen by somebody once stays unknown, whatever the next one says.
         _ if before == Unanswered::Unknown => Unanswered::Unknown,
-        _ => Unanswered::NotReady,
+        Unanswered::Broken { was_sent: false } | Unanswered::NotOwner => Unanswered::NotReady,
+        why => why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meed_engine::permits::NoPermit;
+
+    use super::*;
+
+    #[test]
+    fn what_an_owner_may_have_seen_stays_unknown_whatever_the_next_one_says() {
+        let (sent, unsent) = (Unanswered::Broken { was_sent: true }, Unanswered::Broken { was_sent: false });
+        let (refused, open) = (Unanswered::NoPermit(NoPermit::Node), Unanswered::NotReady);
+        for why in [unsent, Unanswered::NotOwner, Unanswered::NotReady] {
+            assert_eq!(in_the_end(open, why), Unanswered::NotReady);
+        }
+        assert_eq!(in_the_end(open, refused), refused);
+        let before = in_the_end(open, sent);
+        for why in [unsent, sent, Unanswered::NotOwner, Unanswered::NotReady, refused, Unanswered::Overloaded] {
+            assert_eq!(in_the_end(before, why), Unanswered::Unknown, "{why:?}");
+        }
     }
 }

@@ -143,9 +143,10 @@ impl Window {
                         Outcome::Open(in_the_end(before, Unanswered::NotOwner))
                     }
                     Err(why) if is_to_ask_again(why) => Outcome::Open(in_the_end(before, why)),
-                    // Nobody could be asked again; somebody may have seen it before.
-                    Err(why @ Unanswered::NotReady) => Outcome::Done(Err(in_the_end(before, why))),
-                    answer => Outcome::Done(answer),
+                    Ok(Reply::Refused(Refusal::NotReady)) => {
+                        Outcome::Done(Err(in_the_end(before, Unanswered::NotReady)))
+                    }
+                    answer => Outcome::Done(answer.map_err(|why| in_the_end(before, why))),
                 };
             }
         }

@@ -104,6 +104,36 @@ fn items_of_a_batch_wait_for_a_shard_on_its_way_and_keep_their_order() {
 }
 
 #[test]
+fn a_shard_with_many_changed_accounts_is_written_before_its_commands_wait() {
+    let server = Server::new();
+    let flags = |name| {
+        let mut flags = server.flags("written", name);
+        // Nothing is written by itself.
+        with(&mut flags, "--checkpoint-interval-ms", "3600000");
+        flags
+    };
+    let a = start(&flags("a"));
+    let earn =
+        |account| format!(r#"{{"op":"earn","account":"w-{account}","points":1,"idempotency_key":"w-{account}"}}"#);
+    let items: Vec<String> = (0..2_000).map(earn).collect();
+    let answer = a.client().post("/api/v1/batch", None, &format!(r#"{{"items":[{}]}}"#, items.join(","))).unwrap();
+    assert_eq!(answer.status, 207, "{answer:?}");
+    let b = start(&flags("b"));
+    server.wait_for_status("written", &["a up 2 2", "b up 2 2"]);
+    let log = a.logged();
+    let given: Vec<&str> = log.lines().filter(|line| line.contains("was given away")).collect();
+    let left = |line: &&str| -> u64 { line.split("left_accounts=").nth(1).unwrap().trim().parse().unwrap() };
+    println!("{}", given.join("\n"));
+    assert_eq!(given.len(), 2, "{log}");
+    assert!(given.iter().all(|line| left(line) <= 64), "accounts were left to be written: {given:?}");
+    for account in [0, 1_000, 1_999] {
+        assert_eq!(b.client().total(&format!("w-{account}")), 1);
+    }
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn a_node_is_ready_when_all_its_shards_have_begun() {
     let server = Server::new();
     let mut flags = server.flags("readiness", "only");
