@@ -29,6 +29,9 @@ heap=${MEED_CASSANDRA_HEAP:-768m}
 lib=${MEED_CASSANDRA_LIB:-$folder/lib}
 seed=${MEED_CASSANDRA_SEED:-$address}
 token=${MEED_CASSANDRA_TOKEN:+initial_token: $MEED_CASSANDRA_TOKEN}
+# A node that joins ends when its seed has not answered within twice this.
+ring_delay_ms=100
+[[ $seed == "$address" ]] || ring_delay_ms=20000
 START_SECONDS=120
 EXIT_UNAVAILABLE=69
 
@@ -102,7 +105,8 @@ start() {
     configure
     local options process
     mapfile -t options < <(grep -vE '^(#|$)' "$here/cassandra/jvm.options")
-    setsid nohup java "${options[@]}" -Xms128m -Xmx"$heap" -javaagent:"$(echo "$lib"/jamm-*.jar)" \
+    setsid nohup java "${options[@]}" -Xms128m -Xmx"$heap" \
+        -Dcassandra.ring_delay_ms="$ring_delay_ms" -javaagent:"$(echo "$lib"/jamm-*.jar)" \
         -Djava.io.tmpdir="$folder" -Dlogback.configurationFile="$here/cassandra/logback.xml" \
         -Dcassandra.logdir="$folder" -Dcassandra.storagedir="$folder" \
         -Dcassandra.config="file://$folder/cassandra.yaml" -cp "$lib/*" \

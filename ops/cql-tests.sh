@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # The tests on a real Cassandra, which this starts in a folder and on a port of its own and removes again:
 #
-#   ops/cql-tests.sh [nodes|contract|stream]     all of them, or only those of nodes and servers that end, of the
-#                                                contract, or of the stream, which need a Kafka as well
+#   ops/cql-tests.sh [nodes|ring|contract|stream]
+#                                                all of them, or only those of nodes and servers that end, of a ring of
+#                                                three servers, of the contract, or of the stream, which need a Kafka
+#                                                as well
 #   ops/cql-tests.sh figures                     how long shards are away while they change their owner; in none of the
 #                                                others. MEED_BINARY names a release
 #
@@ -31,7 +33,12 @@ export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops
 export MEED_TEST_CQL_PASSWORD=$password
 if [[ $part == all || $part == nodes ]]; then
     cargo test -p meed-engine --test cql_server -- --test-threads 1
-    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture --skip figures
+    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture --skip figures --skip ring
+fi
+if [[ $part == all || $part == ring ]]; then
+    ops/cassandra.sh stop
+    cargo test -p meed-gateway --test cql -- --nocapture ring
+    ops/cassandra.sh start
 fi
 if [[ $part == figures ]]; then
     cargo test -p meed-gateway --test cql -- --nocapture figures

@@ -24,11 +24,11 @@ use crate::retention::NeededFrom;
 const WINDOW: usize = 65_536;
 /// Records that are read before confirmations are looked at again.
 const READ_RECORDS_MAX: usize = 8_192;
-/// Pace of looking for new records and confirmations when there was nothing to do. What has come meanwhile is handed
-/// over at once, so that every partition gets one large batch of it.
+/// Pace of looking for new records and confirmations when there is nothing to do or no room. What has come meanwhile is
+/// handed over at once, so that every partition gets one large batch of it.
 const POLL: Duration = Duration::from_millis(100);
-/// Pace of looking for confirmations when nothing more may be handed over before they come, and when the node ends.
-const CONFIRM_POLL: Duration = Duration::from_millis(10);
+/// The same when the node ends.
+const LAST_POLL: Duration = Duration::from_millis(10);
 /// Pace of trying again when nothing can be published.
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two saves of the watermark.
@@ -68,7 +68,7 @@ impl Shared {
             let _ = self.told.wait_timeout(until, time);
         } else {
             drop(until);
-            std::thread::sleep(time.min(CONFIRM_POLL));
+            std::thread::sleep(time.min(LAST_POLL));
         }
     }
 }
@@ -308,9 +308,7 @@ impl Run {
                     break Ok(());
                 }
             }
-            if is_full {
-                self.shared.wait(CONFIRM_POLL);
-            } else if reached == Reached::End {
+            if reached == Reached::End || is_full {
                 self.shared.wait(POLL);
             }
         };

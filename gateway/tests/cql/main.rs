@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 #[path = "../crash/node.rs"]
 mod node;
+mod ring;
 
 mod cluster;
 mod figures;

@@ -1,0 +1,150 @@
+//! A ring of three Cassandra nodes, of which one goes. `ops/cql-tests.sh ring` runs it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::cluster::wait_until_served;
+use super::node::Node;
+use super::{Load, breathe};
+
+/// Time for three servers that run to find each other.
+const SETTLED_MAX: Duration = Duration::from_secs(120);
+
+/// Three servers, of which each row is on all three.
+struct Ring {
+    folder: PathBuf,
+    lib: PathBuf,
+    script: String,
+    port: String,
+}
+
+impl Ring {
+    fn start() -> Self {
+        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
+        let folder = PathBuf::from(variable("MEED_CASSANDRA_DIR"));
+        let port: u16 = variable("MEED_TEST_CQL").rsplit(':').next().unwrap().parse().unwrap();
+        let (lib, folder) = (folder.join("lib"), folder.join("ring"));
+        let ring = Self { folder, lib, script: variable("MEED_TEST_CASSANDRA"), port: (port + 50).to_string() };
+        // The others join the first.
+        ring.run(1, "start");
+        std::thread::scope(|scope| {
+            for number in [2, 3] {
+                scope.spawn({
+                    let ring = &ring;
+                    move || ring.run(number, "start")
+                });
+            }
+        });
+        // A schema that is made while one takes another for down stays different for minutes.
+        let begin = Instant::now();
+        while !ring.is_settled() {
+            assert!(begin.elapsed() < SETTLED_MAX, "the servers do not see each other");
+            breathe();
+        }
+        ring
+    }
+
+    /// Whether each server sees the others, and all have the same schema.
+    fn is_settled(&self) -> bool {
+        let storage_port: u16 = self.port.parse::<u16>().unwrap() + 1;
+        let sees = |number: i128, other: i128| {
+            let log = std::fs::read_to_string(self.folder.join(number.to_string()).join("system.log")).unwrap();
+            log.contains(&format!("InetAddress /127.0.0.{other}:{storage_port} is now UP"))
+        };
+        let all_see = (1..=3).all(|number| (1..=3).all(|other| other == number || sees(number, other)));
+        all_see && {
+            let versions = (1..=3).map(|number| schema_version(&self.address(number)).unwrap());
+            versions.collect::<std::collections::BTreeSet<_>>().len() == 1
+        }
+    }
+
+    fn address(&self, number: i128) -> String {
+        format!("127.0.0.{number}:{}", self.port)
+    }
+
+    fn run(&self, number: i128, command: &str) {
+        let token = -(1_i128 << 63) + (number - 1) * (1_i128 << 64) / 3 + 1;
+        let ended = Command::new(&self.script)
+            .arg(command)
+            .env("MEED_CASSANDRA_DIR", self.folder.join(number.to_string()))
+            .env("MEED_CASSANDRA_LIB", &self.lib)
+            .env("MEED_CASSANDRA_ADDRESS", format!("127.0.0.{number}"))
+            .env("MEED_CASSANDRA_SEED", "127.0.0.1")
+            .env("MEED_CASSANDRA_TOKEN", token.to_string())
+            .env("MEED_CASSANDRA_PORT", &self.port)
+            .env("MEED_CASSANDRA_HEAP", "512m")
+            .env("MEED_CASSANDRA_LOGIN", "0")
+            .status()
+            .unwrap();
+        assert!(ended.success(), "{command} of node {number}");
+    }
+}
+
+/// The version of the schema that a server has: version 4 of the protocol, without a client of it.
+fn schema_version(address: &str) -> std::io::Result<[u8; 16]> {
+    let mut stream = TcpStream::connect(address)?;
+    let mut ask = |opcode: u8, body: &[u8]| -> std::io::Result<Vec<u8>> {
+        let mut frame = vec![4, 0, 0, 0, opcode];
+        frame.extend(u32::try_from(body.len()).unwrap().to_be_bytes());
+        frame.extend(body);
+        stream.write_all(&frame)?;
+        let mut head = [0; 9];
+        stream.read_exact(&mut head)?;
+        let mut answer = vec![0; u32::from_be_bytes(head[5..].try_into().unwrap()) as usize];
+        stream.read_exact(&mut answer)?;
+        Ok(answer)
+    };
+    // STARTUP with a map of one entry, then QUERY at consistency ONE.
+    ask(1, b"\x00\x01\x00\x0bCQL_VERSION\x00\x053.0.0")?;
+    let query = b"SELECT schema_version FROM system.local";
+    let rows = ask(7, &[&[0, 0, 0, query.len() as u8], &query[..], &[0, 1, 0]].concat())?;
+    Ok(rows[rows.len() - 16..].try_into().unwrap())
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        (1..=3).for_each(|number| self.run(number, "erase"));
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn one_of_three_servers_gone_and_back_stops_nothing() {
+    let ring = Ring::start();
+    let mut flags: Vec<String> =
+        ["--journal", "cql", "--cql-keyspace", "ring", "--cql-replicas", "3", "--shards", "4", "--workers", "2"]
+            .map(str::to_owned)
+            .into();
+    // Three servers share this machine's processors: they take their time.
+    flags.extend(["--cql-timeout-ms", "5000", "--lease-ms", "20000"].map(str::to_owned));
+    for number in 1..=3 {
+        flags.extend(["--cql-nodes".to_owned(), ring.address(number)]);
+    }
+    let start = |name: &str| {
+        let flags = [flags.clone(), vec!["--node".to_owned(), name.to_owned()]].concat();
+        Node::start(Path::new("unused"), &flags.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let node = start("a");
+    let load = Load::new(&node);
+    let gone = 3;
+    let node = load.run(|load| {
+        let begin = Instant::now();
+        ring.run(gone, "kill");
+        load.wait_for(200);
+        println!("200 more without server {gone} after {:?}: {:?}", begin.elapsed(), load.others.lock().unwrap());
+        // A node that starts meanwhile meets the others.
+        let other = start("b");
+        load.moves_to(&[&node, &other]);
+        wait_until_served(&other);
+        load.wait_for(100);
+        load.moves_to(&[&node]);
+        other.stop();
+        ring.run(gone, "start");
+        load.wait_for(200);
+        node
+    });
+    node.stop();
+}
