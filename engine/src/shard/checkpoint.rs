@@ -26,6 +26,10 @@ const KEYS_PER_BATCH: usize = 8_192;
 pub(super) const OVERLAY_FACTS: usize = 256;
 /// Store batches of one shard under way.
 const BATCHES_MAX: u32 = 2;
+/// Accounts that a checkpoint takes at a time where it is spread over time.
+const PACED_ACCOUNTS: u64 = 128;
+/// The part of the checkpoints' interval over which one is spread: half, so that it ends before the next begins.
+const SPREAD_PARTS: i64 = 2;
 /// Residents that the hand looks at in one tick while memory is short.
 const HAND_STEPS_SHORT: usize = 8_192;
 
@@ -34,6 +38,12 @@ const HAND_STEPS_SHORT: usize = 8_192;
 pub(super) struct Progress {
     /// Everything dirty before this sequence is to be written.
     target: u64,
+    /// Accounts that were dirty when it began, and how many of them were taken since.
+    size: u64,
+    taken: u64,
+    began_at_ms: i64,
+    /// It is not spread over time: too much is dirty, memory is short, or the node ends.
+    is_urgent: bool,
     batches_under_way: u32,
     accounts_under_way: usize,
     next_at_ms: i64,
@@ -41,6 +51,26 @@ pub(super) struct Progress {
     hand_ms: i64,
     /// Lowest sequence that is in no store batch handed over yet.
     replay_start: u64,
+}
+
+impl Progress {
+    /// Begins a checkpoint of everything before `target`.
+    fn begin(&mut self, target: u64, size: usize, now_ms: i64, is_urgent: bool) {
+        *self = Self { target, size: size as u64, taken: 0, began_at_ms: now_ms, is_urgent, ..*self };
+    }
+
+    /// How many accounts may be taken now. All at once would keep the processors and the disk from requests for as long
+    /// as the store takes for them, every interval anew.
+    fn allowance(&self, now_ms: i64, interval_ms: i64) -> u64 {
+        let spread_ms = (interval_ms / SPREAD_PARTS) as u64;
+        let passed_ms = now_ms.saturating_sub(self.began_at_ms).max(0) as u64;
+        if self.is_urgent || passed_ms >= spread_ms {
+            return u64::MAX;
+        }
+        let share = self.size.saturating_mul(passed_ms) / spread_ms;
+        let allowed = share.next_multiple_of(PACED_ACCOUNTS).max(PACED_ACCOUNTS);
+        allowed.saturating_sub(self.taken)
+    }
 }
 
 /// What a shard tells of itself.
@@ -64,15 +94,18 @@ impl Shard {
     /// Begins a checkpoint of everything that is dirty, when it is time or too much is.
     pub(super) fn checkpoint_tick(&mut self, world: &World) {
         let lag = self.lag_records();
-        if lag > 0 && (world.elapsed_ms >= self.checkpoint.next_at_ms || lag > self.limits.checkpoint_records) {
-            self.checkpoint.target = self.next_sequence;
+        let is_long = lag > self.limits.checkpoint_records;
+        let is_urgent = is_long || self.resident_bytes > self.limits.resident_bytes;
+        if lag > 0 && (world.elapsed_ms >= self.checkpoint.next_at_ms || is_long) {
+            self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms, is_urgent);
             self.checkpoint.next_at_ms = world.elapsed_ms + self.limits.checkpoint_interval_ms;
         }
+        self.checkpoint.is_urgent |= is_urgent;
     }
 
     /// Makes everything dirty go to the store as soon as possible.
     pub fn checkpoint_all(&mut self, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
-        self.checkpoint.target = self.next_sequence;
+        self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms, true);
         self.checkpoint_step(world, lane, out)
     }
 
@@ -97,7 +130,8 @@ impl Shard {
     }
 
     /// Copies dirty accounts into store batches, oldest first, as far as the target and the bound allow.
-    pub(super) fn checkpoint_step(&mut self, _world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
+    pub(super) fn checkpoint_step(&mut self, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
+        let mut allowance = self.checkpoint.allowance(world.elapsed_ms, self.limits.checkpoint_interval_ms);
         while self.checkpoint.batches_under_way < BATCHES_MAX {
             let mut accounts = Vec::new();
             let mut copied = Vec::new();
@@ -105,7 +139,7 @@ impl Shard {
             let mut rows = 0;
             while rows < ROWS_PER_BATCH
                 && keys.len() < KEYS_PER_BATCH
-                && let Some(hash) = self.next_dirty()
+                && let Some(hash) = self.next_dirty(&mut allowance)
             {
                 let seed = self.table.seed();
                 let Some((identity, Resident::Live(live))) = self.table.by_hash(hash) else { continue };
@@ -140,12 +174,17 @@ impl Shard {
         Ok(())
     }
 
-    /// The account to be written next: one with many spilled facts, else the one that is dirty longest.
-    fn next_dirty(&mut self) -> Option<u64> {
+    /// The account to be written next: one with many spilled facts, else the one that is dirty longest, if another is
+    /// allowed.
+    fn next_dirty(&mut self, allowance: &mut u64) -> Option<u64> {
         if let Some(hash) = self.overfull.pop_front() {
             return Some(hash);
         }
-        self.dirty.pop_front_if(|d| d.0 < self.checkpoint.target).map(|d| d.1)
+        let left = allowance.checked_sub(1)?;
+        let (_, hash) = self.dirty.pop_front_if(|d| d.0 < self.checkpoint.target)?;
+        *allowance = left;
+        self.checkpoint.taken += 1;
+        Some(hash)
     }
 
     /// The store has these accounts as of these sequences. What was spilled before may be forgotten, unless
