@@ -42,8 +42,9 @@ pub(super) struct Progress {
     size: u64,
     taken: u64,
     began_at_ms: i64,
-    /// It is not spread over time: too much is dirty, memory is short, or the node ends.
-    is_urgent: bool,
+    /// What is dirty since before this sequence is not spread over time, whatever checkpoint it is in by then: too much
+    /// was dirty, memory was short, or the shard is to be in the store as it is.
+    urgent: u64,
     batches_under_way: u32,
     accounts_under_way: usize,
     next_at_ms: i64,
@@ -55,16 +56,16 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Begins a checkpoint of everything before `target`.
-    fn begin(&mut self, target: u64, size: usize, now_ms: i64, is_urgent: bool) {
-        *self = Self { target, size: size as u64, taken: 0, began_at_ms: now_ms, is_urgent, ..*self };
+    fn begin(&mut self, target: u64, size: usize, now_ms: i64) {
+        *self = Self { target, size: size as u64, taken: 0, began_at_ms: now_ms, ..*self };
     }
 
-    /// How many accounts may be taken now. All at once would keep the processors and the disk from requests for as long
-    /// as the store takes for them, every interval anew.
+    /// How many accounts that are not urgent may be taken now. All at once would keep the processors and the disk from
+    /// requests for as long as the store takes for them, every interval anew.
     fn allowance(&self, now_ms: i64, interval_ms: i64) -> u64 {
         let spread_ms = (interval_ms / SPREAD_PARTS) as u64;
         let passed_ms = now_ms.saturating_sub(self.began_at_ms).max(0) as u64;
-        if self.is_urgent || passed_ms >= spread_ms {
+        if passed_ms >= spread_ms {
             return u64::MAX;
         }
         let share = self.size.saturating_mul(passed_ms) / spread_ms;
@@ -97,15 +98,18 @@ impl Shard {
         let is_long = lag > self.limits.checkpoint_records;
         let is_urgent = is_long || self.resident_bytes > self.limits.resident_bytes;
         if lag > 0 && (world.elapsed_ms >= self.checkpoint.next_at_ms || is_long) {
-            self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms, is_urgent);
+            self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms);
             self.checkpoint.next_at_ms = world.elapsed_ms + self.limits.checkpoint_interval_ms;
         }
-        self.checkpoint.is_urgent |= is_urgent;
+        if is_urgent {
+            self.checkpoint.urgent = self.checkpoint.target;
+        }
     }
 
     /// Makes everything dirty go to the store as soon as possible.
     pub fn checkpoint_all(&mut self, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
-        self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms, true);
+        self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms);
+        self.checkpoint.urgent = self.next_sequence;
         self.checkpoint_step(world, lane, out)
     }
 
@@ -174,16 +178,19 @@ impl Shard {
         Ok(())
     }
 
-    /// The account to be written next: one with many spilled facts, else the one that is dirty longest, if another is
-    /// allowed.
+    /// The account to be written next: one with many spilled facts, else the one that is dirty longest, if it is urgent
+    /// or another is allowed.
     fn next_dirty(&mut self, allowance: &mut u64) -> Option<u64> {
         if let Some(hash) = self.overfull.pop_front() {
             return Some(hash);
         }
-        let left = allowance.checked_sub(1)?;
-        let (_, hash) = self.dirty.pop_front_if(|d| d.0 < self.checkpoint.target)?;
-        *allowance = left;
-        self.checkpoint.taken += 1;
+        let Progress { target, urgent, .. } = self.checkpoint;
+        let is_allowed = *allowance > 0;
+        let (since, hash) = self.dirty.pop_front_if(|d| d.0 < urgent || (d.0 < target && is_allowed))?;
+        if since >= urgent {
+            *allowance -= 1;
+            self.checkpoint.taken += 1;
+        }
         Some(hash)
     }
 

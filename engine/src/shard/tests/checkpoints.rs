@@ -85,25 +85,6 @@ fn many_dirty_accounts_go_in_bounded_batches_oldest_first() {
 }
 
 #[test]
-fn a_checkpoint_is_spread_over_half_its_interval_unless_too_much_is_dirty_or_memory_is_short() {
-    let taken = |limits: ShardLimits| {
-        let mut b = Bench::new(limits);
-        for n in 0..1_000 {
-            b.send(&format!("m-{n}"), earn(1));
-        }
-        b.journal_all();
-        [(); 7].map(|()| {
-            b.tick(100);
-            b.settle_down();
-            1_000 - b.shard.dirty.len()
-        })
-    };
-    assert_eq!(taken(limits()), [128, 256, 512, 640, 896, 1_000, 1_000]);
-    assert_eq!(taken(ShardLimits { checkpoint_records: 999, ..limits() }), [1_000; 7]);
-    assert_eq!(taken(ShardLimits { resident_bytes: 1, ..limits() }), [1_000; 7]);
-}
-
-#[test]
 fn a_start_replays_only_what_the_store_lacks() {
     let mut b = Bench::new(limits());
     for n in 0..20 {

@@ -4,6 +4,7 @@
 mod checkpoints;
 mod commands;
 mod dues;
+mod paces;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
