@@ -32,7 +32,7 @@ use crate::forward::handshake::LinkSecret;
 use crate::link::{Known, Link, LinkError, LinkLimits, Owner};
 use crate::local::Local;
 use crate::peer::Peer;
-use route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again};
+use route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again, of_another};
 pub use window::Window;
 
 /// Time that a request waits for its shard to have an owner that can be reached; never beyond its deadline.
@@ -271,7 +271,9 @@ impl Cluster {
         let mut failed = Unanswered::NotReady;
         loop {
             let Some(place) = route.next().await else { return Err(failed) };
-            match ask(place, time.left()).await {
+            let is_there = matches!(place, Place::There(_));
+            let answer = ask(place, time.left()).await;
+            match answer.map_err(|why| if is_there { of_another(why) } else { why }) {
                 Err(why) if is_to_ask_again(why) => failed = in_the_end(failed, why),
                 answer => return answer.map_err(|why| in_the_end(failed, why)),
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use meed_engine::permits::NoPermit;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Cluster, OWNER_WAIT};
@@ -107,6 +108,15 @@ impl Route {
     }
 }
 
+/// What another node's refusal means here. One that stops has given its shards away, or does so now: the next map says
+/// to whom.
+pub(super) fn of_another(why: Unanswered) -> Unanswered {
+    match why {
+        Unanswered::NoPermit(NoPermit::Draining) => Unanswered::NotOwner,
+        why => why,
+    }
+}
+
 /// Whether the next owner is to be asked the same.
 pub(super) fn is_to_ask_again(why: Unanswered) -> bool {
     matches!(why, Unanswered::NotOwner | Unanswered::Broken { .. })
@@ -125,8 +135,6 @@ pub(super) fn in_the_end(before: Unanswered, why: Unanswered) -> Unanswered {
 
 #[cfg(test)]
 mod tests {
-    use meed_engine::permits::NoPermit;
-
     use super::*;
 
     #[test]

@@ -10,7 +10,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use tokio::time::sleep;
 
 use super::Cluster;
-use super::route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again};
+use super::route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again, of_another};
 use crate::forward::Unanswered;
 use crate::link;
 
@@ -91,7 +91,9 @@ impl Window {
             let left = self.time.left();
             let part = match place {
                 Ok(Place::Here(local)) => local.send(requests, bytes, wait, left).await.map(Part::Here),
-                Ok(Place::There(link)) => link.send_window(&requests, bytes, wait, left).await.map(Part::There),
+                Ok(Place::There(link)) => {
+                    link.send_window(&requests, bytes, wait, left).await.map(Part::There).map_err(of_another)
+                }
                 Err(why) => Err(why),
             };
             self.parts.push((indexes, part));
@@ -128,9 +130,11 @@ impl Window {
     /// Waits for the answers to what was sent last.
     async fn take(&mut self) {
         for (indexes, part) in std::mem::take(&mut self.parts) {
-            let answers = match part {
+            let answers: Vec<Result<Reply, Unanswered>> = match part {
                 Ok(Part::Here(calls)) => calls.await.into_iter().map(Ok).collect(),
-                Ok(Part::There(window)) => window.answers().await,
+                Ok(Part::There(window)) => {
+                    window.answers().await.into_iter().map(|answer| answer.map_err(of_another)).collect()
+                }
                 Err(why) => indexes.iter().map(|_| Err(why)).collect(),
             };
             for (index, answer) in indexes.into_iter().zip(answers) {

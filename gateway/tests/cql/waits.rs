@@ -94,6 +94,13 @@ fn items_of_a_batch_wait_for_a_shard_on_its_way_and_keep_their_order() {
                 node.stop();
                 wait_for(5);
             }
+            // What reaches a node that has nothing left goes on to whom has it.
+            for _ in 0..4 {
+                let b = server.start("batched", "b");
+                server.wait_for_status("batched", &["a up 2 2", "b up 2 2"]);
+                b.stop();
+                wait_for(5);
+            }
         }));
         stop.store(true, Ordering::Relaxed);
         let late: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
