@@ -34,7 +34,7 @@ use crate::node::{Node, OnFault, Services};
 use crate::reader::Reader;
 use crate::recovery::{self, Recovery, SettleGap, ShardRecovery};
 use crate::shard::{Input, Shard, ShardLimits, ShardStart};
-use crate::worker::Worker;
+use crate::worker::{TICK, Worker};
 
 /// What each worker runs beside its shards, on its own thread.
 pub type WorkerMain = Arc<dyn Fn(Worker, Aliases) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync>;
@@ -49,6 +49,9 @@ const FILTER_SHARE: u64 = 16;
 const CHECKPOINT_RECORDS: u64 = 500_000;
 /// Idle accounts are packed after this, and before twice this.
 const PACK_AFTER_MS: i64 = 15_000;
+/// Idle accounts settled in a second by all shards together: so many of those in memory, and so many that the store
+/// names. Those of a month end take minutes; an account that anybody asks for is settled by that.
+const SETTLED_PER_SECOND: usize = 5_000;
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -430,6 +433,7 @@ async fn spawn_shards(node: &Arc<Node>, index: usize, shards: ShardStarts) -> Re
         checkpoint_records: (CHECKPOINT_RECORDS / share).max(1),
         checkpoint_interval_ms: node.config().checkpoint_interval_ms,
         pack_after_ms: PACK_AFTER_MS,
+        settled_per_tick: (SETTLED_PER_SECOND * TICK.as_millis() as usize / 1_000 / usize::from(node.shards())).max(1),
     };
     for (id, start) in shards {
         let inbox = Arc::new(Inbox::default());

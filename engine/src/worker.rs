@@ -37,7 +37,7 @@ const BATCHES_UNDER_WAY_MAX: usize = 1;
 /// A batch that has grown to this goes to the journal without waiting for more.
 const BATCH_BYTES: usize = 4 << 20;
 /// Pace of deadlines and of time in the shards.
-const TICK: Duration = Duration::from_millis(50);
+pub const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two store syncs.
 const TICKS_PER_SYNC: u32 = 100;
 

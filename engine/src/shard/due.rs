@@ -18,8 +18,6 @@ use crate::error::Result;
 /// An account that changes and is due within this is remembered in memory; a checkpoint puts any other into
 /// the due index long before.
 pub const NEAR_MS: i64 = 15 * 60_000;
-/// Accounts settled from each source in one tick of one shard.
-const ACCOUNTS_PER_TICK: usize = 64;
 /// How long the index is left alone after it had nothing.
 const QUIET_MS: i64 = 1_000;
 
@@ -35,7 +33,7 @@ impl Shard {
     /// Settles resident accounts whose instant has come.
     pub(super) fn settle_near(&mut self, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
         let until = world.now.min(world.settle_until);
-        for _ in 0..ACCOUNTS_PER_TICK {
+        for _ in 0..self.limits.settled_per_tick {
             let Some(Reverse((at, hash))) = self.near_due.peek().copied() else { break };
             if at > until {
                 break;
@@ -71,7 +69,7 @@ impl Shard {
         }
         self.due.asked = true;
         let until = world.now.min(world.settle_until);
-        out.jobs.push(StoreJob::Due(self.id, until, self.due.after.take(), ACCOUNTS_PER_TICK));
+        out.jobs.push(StoreJob::Due(self.id, until, self.due.after.take(), self.limits.settled_per_tick));
     }
 
     /// Settles accounts that the index named. Rows of accounts that were settled and not yet checkpointed
@@ -84,7 +82,7 @@ impl Shard {
         out: &mut Output,
     ) -> Result<()> {
         self.due.asked = false;
-        if accounts.len() == ACCOUNTS_PER_TICK {
+        if accounts.len() == self.limits.settled_per_tick {
             self.due.after = accounts.last().cloned();
         } else {
             self.due.after = None;

@@ -189,6 +189,8 @@ pub struct ShardLimits {
     pub checkpoint_interval_ms: i64,
     /// Idle accounts are packed after this.
     pub pack_after_ms: i64,
+    /// Idle accounts settled in one tick: so many of those in memory, and so many that the store names.
+    pub settled_per_tick: usize,
 }
 
 /// What a shard knows when it begins.

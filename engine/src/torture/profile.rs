@@ -144,6 +144,7 @@ impl Profile {
             checkpoint_records: self.checkpoint_records,
             checkpoint_interval_ms: self.checkpoint_interval_ms,
             pack_after_ms: self.pack_after_ms,
+            settled_per_tick: 64,
         }
     }
 

@@ -157,6 +157,7 @@ pub(crate) fn old_folder(data: &Path, last: Millis, accounts: &[(&str, i64, Mill
         checkpoint_records: u64::MAX,
         checkpoint_interval_ms: i64::MAX / 2,
         pack_after_ms: i64::MAX / 2,
+        settled_per_tick: 64,
     };
     let begin = |id| ShardStart {
         id,

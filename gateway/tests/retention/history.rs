@@ -91,6 +91,7 @@ fn limits() -> ShardLimits {
         checkpoint_records: u64::MAX,
         checkpoint_interval_ms: i64::MAX / 2,
         pack_after_ms: i64::MAX / 2,
+        settled_per_tick: 64,
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) fn limits() -> ShardLimits {
         checkpoint_records: u64::MAX,
         checkpoint_interval_ms: 1_000,
         pack_after_ms: 5_000,
+        settled_per_tick: 64,
     }
 }
 
