@@ -30,6 +30,8 @@ const BATCHES_MAX: u32 = 2;
 const PACED_ACCOUNTS: u64 = 128;
 /// The part of the checkpoints' interval over which one is spread: half, so that it ends before the next begins.
 const SPREAD_PARTS: i64 = 2;
+/// Shards begin their checkpoints at so many different times, one after the other.
+const PHASES: i64 = 16;
 /// Residents that the hand looks at in one tick while memory is short.
 const HAND_STEPS_SHORT: usize = 8_192;
 
@@ -55,6 +57,11 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Of shard `id`, at the start of its node.
+    pub(super) fn of(id: u16, interval_ms: i64) -> Self {
+        Self { next_at_ms: interval_ms / PHASES * (i64::from(id) % PHASES), ..Self::default() }
+    }
+
     /// Begins a checkpoint of everything before `target`.
     fn begin(&mut self, target: u64, size: usize, now_ms: i64) {
         *self = Self { target, size: size as u64, taken: 0, began_at_ms: now_ms, ..*self };

@@ -81,7 +81,7 @@ impl Shard {
             next_ticket: 0,
             dirty: VecDeque::new(),
             overfull: VecDeque::new(),
-            checkpoint: checkpoint::Progress::default(),
+            checkpoint: checkpoint::Progress::of(start.id, limits.checkpoint_interval_ms),
             due: due::Sweep::default(),
             near_due: BinaryHeap::new(),
             hand: VecDeque::new(),

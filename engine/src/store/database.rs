@@ -1,7 +1,9 @@
 //! A fjall database that belongs to one journal: opened, created whole or not at all, and named in its faults.
 
 use std::fs::{self, File};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
@@ -12,6 +14,9 @@ use crate::error::{Error, Result};
 /// One background thread flushes and compacts. With two or more, fjall's first one hands compactions to the
 /// others through the queue that it reads itself, and so turns without pause while one runs: a whole core.
 const BACKGROUND_THREADS: usize = 1;
+/// How much less urgent that thread is than those that commit: writing a table takes a processor for 100 ms and more.
+/// Not so much less that it starves where the workers leave nothing, since checkpoints wait for it in the end.
+const NICENESS: i32 = 10;
 /// Bytes of fjall's own journals, which bound what a start reads again; fjall allows no less than 64 MiB.
 const FJALL_JOURNAL_BYTES: u64 = 128 << 20;
 /// Longest wait for a flush before the store is given up as stuck.
@@ -131,7 +136,7 @@ impl Database {
                 let detail = format!("not done after {} s", FLUSH_WAIT_MAX.as_secs());
                 return Err(Error::Store { action: "flush", detail });
             }
-            std::thread::sleep(FLUSH_LOOK_PAUSE);
+            thread::sleep(FLUSH_LOOK_PAUSE);
         }
         Ok(())
     }
@@ -169,13 +174,18 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 fn open_files(folder: &Path, settings: &DatabaseSettings) -> Result<Database> {
-    let inner = fjall::Database::builder(folder)
+    let builder = fjall::Database::builder(folder)
         .cache_size(settings.cache_bytes)
         .worker_threads(BACKGROUND_THREADS)
         .max_cached_files(Some(settings.open_files.max(10)))
-        .max_journaling_size(FJALL_JOURNAL_BYTES)
-        .open()
-        .map_err(|e| store_fault("open", folder, e))?;
+        .max_journaling_size(FJALL_JOURNAL_BYTES);
+    // A thread begins with the niceness of the one that starts it.
+    let open = move || {
+        let _ = rustix::process::nice(NICENESS);
+        builder.open()
+    };
+    let opened = thread::scope(|scope| scope.spawn(open).join()).unwrap_or_else(|panic| resume_unwind(panic));
+    let inner = opened.map_err(|e| store_fault("open", folder, e))?;
     let meta = inner.keyspace(META, keyspace_options).map_err(|e| store_fault("open", folder, e))?;
     Ok(Database { inner, meta, folder: folder.to_owned() })
 }

@@ -441,7 +441,7 @@ fn dirty_accounts_stay_whatever_the_bound() {
     b.shard.limits.checkpoint_interval_ms = 1_000_000;
     b.earned("m-0", 1);
     // The next checkpoint is far from here.
-    b.tick(1);
+    b.tick(1_000);
     b.settle_down();
     for n in 0..100 {
         b.send(&format!("m-{n}"), earn(1));
