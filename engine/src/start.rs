@@ -47,6 +47,12 @@ const FEED_READERS: usize = 1;
 const FILTER_SHARE: u64 = 16;
 /// Records of a shard without checkpoint at which one begins early, in all shards together.
 const CHECKPOINT_RECORDS: u64 = 500_000;
+/// Rows in one store batch, and accounts that a checkpoint takes at a time.
+const CHECKPOINT_ROWS: usize = 512;
+const CHECKPOINT_STEP: u64 = 128;
+/// The same for both on CQL. Rows go to the cluster by partition, of which a shard has 64, so more rows make no more
+/// statements, and a server's work goes by statements.
+const CQL_CHECKPOINT_ROWS: usize = 4_096;
 /// Idle accounts are packed after this, and before twice this.
 const PACK_AFTER_MS: i64 = 15_000;
 /// Idle accounts settled in a second by all shards together: so many of those in memory, and so many that the store
@@ -427,11 +433,17 @@ async fn spawn_shards(node: &Arc<Node>, index: usize, shards: ShardStarts) -> Re
     let mut inboxes: Vec<Option<Arc<Inbox>>> = (0..node.shards()).map(|_| None).collect();
     let share = u64::from(node.shards());
     let memory = node.config().memory_bytes;
+    let (checkpoint_rows, checkpoint_step) = match node.config().cql {
+        None => (CHECKPOINT_ROWS, CHECKPOINT_STEP),
+        Some(_) => (CQL_CHECKPOINT_ROWS, CQL_CHECKPOINT_ROWS as u64),
+    };
     let limits = ShardLimits {
         resident_bytes: usize::try_from(memory / share).unwrap_or(usize::MAX),
         filter_bytes: usize::try_from(memory / FILTER_SHARE / share).unwrap_or(usize::MAX),
         checkpoint_records: (CHECKPOINT_RECORDS / share).max(1),
         checkpoint_interval_ms: node.config().checkpoint_interval_ms,
+        checkpoint_rows,
+        checkpoint_step,
         pack_after_ms: PACK_AFTER_MS,
         settled_per_tick: (SETTLED_PER_SECOND * TICK.as_millis() as usize / 1_000 / usize::from(node.shards())).max(1),
     };

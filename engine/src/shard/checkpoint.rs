@@ -9,16 +9,13 @@ use meed_schemas::ids::Identity;
 use meed_schemas::time::Millis;
 
 use super::table::{Resident, Table, scope};
-use super::{Held, Output, Shard, World};
+use super::{Held, Output, Shard, ShardLimits, World};
 use crate::account::{FactKey, FactValue, Totals};
 use crate::commit::Lane;
 use crate::error::Result;
 use crate::planted::{Fault, planted};
 use crate::store::{self, AccountWrite, KeyClass, ShardCheckpoint, ShardState, SpilledKey};
 
-/// Rows in one store batch, blobs and spilled facts together. A question to the store waits for one batch
-/// at most, so this bounds the wait of a cold account.
-pub(super) const ROWS_PER_BATCH: usize = 512;
 /// Spilled keys in one store batch, past which no account is added. They cost the store a fraction of a row.
 const KEYS_PER_BATCH: usize = 8_192;
 /// Spilled facts of one account that wait in memory; with more it is checkpointed out of turn, so that an
@@ -26,8 +23,6 @@ const KEYS_PER_BATCH: usize = 8_192;
 pub(super) const OVERLAY_FACTS: usize = 256;
 /// Store batches of one shard under way.
 const BATCHES_MAX: u32 = 2;
-/// Accounts that a checkpoint takes at a time where it is spread over time.
-const PACED_ACCOUNTS: u64 = 128;
 /// The part of the checkpoints' interval over which one is spread: half, so that it ends before the next begins.
 const SPREAD_PARTS: i64 = 2;
 /// Shards begin their checkpoints at so many different times, one after the other.
@@ -69,14 +64,15 @@ impl Progress {
 
     /// How many accounts that are not urgent may be taken now. All at once would keep the processors and the disk from
     /// requests for as long as the store takes for them, every interval anew.
-    fn allowance(&self, now_ms: i64, interval_ms: i64) -> u64 {
+    fn allowance(&self, now_ms: i64, limits: &ShardLimits) -> u64 {
+        let interval_ms = limits.checkpoint_interval_ms;
         let spread_ms = (interval_ms / SPREAD_PARTS) as u64;
         let passed_ms = now_ms.saturating_sub(self.began_at_ms).max(0) as u64;
         if passed_ms >= spread_ms {
             return u64::MAX;
         }
         let share = self.size.saturating_mul(passed_ms) / spread_ms;
-        let allowed = share.next_multiple_of(PACED_ACCOUNTS).max(PACED_ACCOUNTS);
+        let allowed = share.next_multiple_of(limits.checkpoint_step).max(limits.checkpoint_step);
         allowed.saturating_sub(self.taken)
     }
 }
@@ -142,13 +138,13 @@ impl Shard {
 
     /// Copies dirty accounts into store batches, oldest first, as far as the target and the bound allow.
     pub(super) fn checkpoint_step(&mut self, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
-        let mut allowance = self.checkpoint.allowance(world.elapsed_ms, self.limits.checkpoint_interval_ms);
+        let mut allowance = self.checkpoint.allowance(world.elapsed_ms, &self.limits);
         while self.checkpoint.batches_under_way < BATCHES_MAX {
             let mut accounts = Vec::new();
             let mut copied = Vec::new();
             let mut keys = Vec::new();
             let mut rows = 0;
-            while rows < ROWS_PER_BATCH
+            while rows < self.limits.checkpoint_rows
                 && keys.len() < KEYS_PER_BATCH
                 && let Some(hash) = self.next_dirty(&mut allowance)
             {

@@ -187,6 +187,11 @@ pub struct ShardLimits {
     pub checkpoint_records: u64,
     /// Time between two checkpoints of everything.
     pub checkpoint_interval_ms: i64,
+    /// Rows in one store batch, blobs and spilled facts together. A question to the store waits for one batch at most,
+    /// so this bounds the wait of a cold account.
+    pub checkpoint_rows: usize,
+    /// Accounts that a checkpoint takes at a time where it is spread over time.
+    pub checkpoint_step: u64,
     /// Idle accounts are packed after this.
     pub pack_after_ms: i64,
     /// Idle accounts settled in one tick: so many of those in memory, and so many that the store names.

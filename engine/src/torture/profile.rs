@@ -143,6 +143,8 @@ impl Profile {
             filter_bytes: 1 << 18,
             checkpoint_records: self.checkpoint_records,
             checkpoint_interval_ms: self.checkpoint_interval_ms,
+            checkpoint_rows: 512,
+            checkpoint_step: 128,
             pack_after_ms: self.pack_after_ms,
             settled_per_tick: 64,
         }

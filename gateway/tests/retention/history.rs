@@ -90,6 +90,8 @@ fn limits() -> ShardLimits {
         filter_bytes: 1 << 10,
         checkpoint_records: u64::MAX,
         checkpoint_interval_ms: i64::MAX / 2,
+        checkpoint_rows: 512,
+        checkpoint_step: 128,
         pack_after_ms: i64::MAX / 2,
         settled_per_tick: 64,
     }

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::account::OPERATIONS_RESIDENT;
-use crate::shard::checkpoint::ROWS_PER_BATCH;
 
 fn replayed(reply: &Reply) -> &Record {
     match reply {

@@ -46,12 +46,17 @@ pub(super) struct Bench {
     pub(super) checkpointed: u64,
 }
 
+/// As of a node with its own journal.
+const ROWS_PER_BATCH: usize = 512;
+
 pub(super) fn limits() -> ShardLimits {
     ShardLimits {
         resident_bytes: usize::MAX,
         filter_bytes: 1 << 20,
         checkpoint_records: u64::MAX,
         checkpoint_interval_ms: 1_000,
+        checkpoint_rows: ROWS_PER_BATCH,
+        checkpoint_step: 128,
         pack_after_ms: 5_000,
         settled_per_tick: 64,
     }

@@ -1,7 +1,6 @@
 //! How fast a checkpoint is written.
 
 use super::*;
-use crate::shard::checkpoint::ROWS_PER_BATCH;
 
 /// Accounts that are changed for the first time.
 fn change(b: &mut Bench, accounts: std::ops::Range<u32>) {
