@@ -190,3 +190,44 @@ fn decode(position: Position, payload: &[u8]) -> Result<Record> {
         detail: format!("record {position}: {error}"),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::journal::{Floor, Journal, JournalOptions};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A record that a command waits for is read however many wait; a page is refused.
+    #[test]
+    fn beyond_the_bound_pages_are_refused_and_no_read_of_a_record_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = JournalOptions { segment_bytes: 16 << 10, ..JournalOptions::new(4) };
+        let (_journal, records, _) = Journal::open(Disk::default(), folder.path(), options, Floor::default()).unwrap();
+        let fault = Arc::new(|error: Error| panic!("{error}"));
+        let reader = Reader::start(Records::Embedded(records), "reader", 1, fault);
+        let (release, released) = mpsc::channel::<()>();
+        let blocked = ReadJob::Feed(Box::new(move |_| released.recv_timeout(PATIENCE).unwrap()));
+        let (answer, answers) = mpsc::channel();
+        let read = |_| {
+            let answer = answer.clone();
+            ReadJob::Record(Position::new(0, 1), Box::new(move |record| answer.send(record.is_none()).unwrap()))
+        };
+        reader.submit(vec![blocked]);
+        reader.submit((0..READS_MAX + 10).map(read).collect());
+        let identity = Identity::member("p", "m");
+        let query = PageQuery { identity, from: Position::new(0, 1), kind: None, offset: 0, limit: 1 };
+        let page = reader.page(query);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        assert!(runtime.block_on(page).is_none());
+        release.send(()).unwrap();
+        for _ in 0..READS_MAX + 10 {
+            assert!(answers.recv_timeout(PATIENCE).unwrap(), "there is no such record");
+        }
+        reader.stop();
+    }
+}

@@ -11,6 +11,9 @@ use crate::traffic::Operation;
 /// Most operations that one process remembers one by one. Beyond it a difference names the account, but not what this
 /// process sent.
 const LOG_OPERATIONS_MAX: usize = 40_000_000;
+/// Operations of one piece of that memory. In one piece it would be copied whenever it is full, which takes the thread
+/// that sends 40 ms at half a million operations.
+const PIECE_OPERATIONS: usize = 1 << 14;
 
 /// A transaction as its id and its points: equal exactly when both are. Digests of a set of transactions add up.
 pub(crate) fn digest(transaction_id: &str, points: i64) -> u64 {
@@ -69,7 +72,7 @@ pub(crate) struct Logged {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     entries: Vec<Entry>,
-    log: Vec<Logged>,
+    log: Vec<Vec<Logged>>,
 }
 
 impl Ledger {
@@ -104,8 +107,12 @@ impl Ledger {
         if let Some(entry) = self.entries.get_mut(logged.account as usize) {
             entry.touched = true;
         }
-        if self.log.len() < LOG_OPERATIONS_MAX {
-            self.log.push(logged);
+        let is_full = self.log.last().is_none_or(|piece| piece.len() == PIECE_OPERATIONS);
+        if is_full && self.log.len() < LOG_OPERATIONS_MAX / PIECE_OPERATIONS {
+            self.log.push(Vec::with_capacity(PIECE_OPERATIONS));
+        }
+        if let Some(piece) = self.log.last_mut().filter(|piece| piece.len() < PIECE_OPERATIONS) {
+            piece.push(logged);
         }
     }
 
@@ -117,13 +124,23 @@ impl Ledger {
 
     /// What this process did on some accounts.
     pub(crate) fn details(&self, accounts: &[u32]) -> Vec<Logged> {
-        self.log.iter().filter(|logged| accounts.contains(&logged.account)).copied().collect()
+        self.log.iter().flatten().filter(|logged| accounts.contains(&logged.account)).copied().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_operation_is_remembered_in_its_order_across_pieces() {
+        let mut ledger = Ledger::new(2);
+        let count = 2 * PIECE_OPERATIONS as u64 + 1;
+        (0..count).for_each(|number| ledger.refused(u32::from(number % 2 == 1), number, Operation::EarnPoints));
+        let odd: Vec<u64> = ledger.details(&[1]).iter().map(|logged| logged.number).collect();
+        assert_eq!(odd, (1..count).step_by(2).collect::<Vec<_>>());
+        assert_eq!(ledger.details(&[0, 1]).len() as u64, count);
+    }
 
     #[test]
     fn books_of_processes_add_up_in_any_order() {

@@ -398,6 +398,26 @@ fn idle_accounts_are_packed_and_memory_is_bounded() {
 }
 
 #[test]
+fn idle_accounts_are_packed_over_the_idle_time_and_not_by_one_tick() {
+    let mut b = Bench::new(limits());
+    for n in 0..1_000 {
+        b.send(&format!("m-{n}"), earn(n));
+    }
+    b.flush();
+    let packed =
+        |b: &Bench| b.shard.table.iter().filter(|(_, resident)| matches!(resident, Resident::Packed(_))).count();
+    let (mut before, mut most) = (packed(&b), 0);
+    for _ in 0..2 * 5_000 / 50 {
+        b.tick(50);
+        most = most.max(packed(&b) - before);
+        before = packed(&b);
+    }
+    assert_eq!(before, 1_000);
+    // Twenty ticks in a second, five seconds.
+    assert!(most <= 10, "{most} in one tick");
+}
+
+#[test]
 fn what_is_counted_is_what_is_there() {
     let mut b = Bench::new(limits());
     for round in 0..30 {
