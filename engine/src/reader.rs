@@ -193,6 +193,7 @@ fn decode(position: Position, payload: &[u8]) -> Result<Record> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use std::sync::mpsc;
     use std::time::Duration;
 
