@@ -32,31 +32,31 @@ echo cassandra >"$password"
 export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops/cassandra.sh
 export MEED_TEST_CQL_PASSWORD=$password
 if [[ $part == all || $part == nodes ]]; then
-    cargo test -p meed-engine --test cql_server -- --test-threads 1
-    cargo test -p meed-gateway --test cql -- --test-threads 1 --nocapture --skip figures --skip ring
+    cargo test --workspace --test cql_server -- --test-threads 1
+    cargo test --workspace --test cql -- --test-threads 1 --nocapture --skip figures --skip ring
 fi
 if [[ $part == all || $part == ring ]]; then
     ops/cassandra.sh stop
-    cargo test -p meed-gateway --test cql -- --nocapture ring
+    cargo test --workspace --test cql -- --nocapture ring
     if [[ $part == all ]]; then ops/cassandra.sh start; fi
 fi
 if [[ $part == figures ]]; then
-    cargo test -p meed-gateway --test cql -- --nocapture figures
+    cargo test --workspace --test cql -- --nocapture figures
 fi
 if [[ $part == all || $part == contract ]]; then
     for name in "${CONTRACT[@]}"; do
         MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
-            MEED_CQL_KEYSPACE=contract_$name cargo test -p meed-gateway --test "contract_$name"
+            MEED_CQL_KEYSPACE=contract_$name cargo test --workspace --test "contract_$name"
     done
     # Those that need no data folder.
     MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
-        MEED_CQL_KEYSPACE=contract_history cargo test -p meed-gateway --test contract_history -- \
+        MEED_CQL_KEYSPACE=contract_history cargo test --workspace --test contract_history -- \
         pages_ parameters_ a_row_ an_award_
 fi
 if [[ $part == all || $part == stream ]]; then
     if ops/kafka.sh available; then
-        cargo build --package meed-gateway --package meed-loadtest --bin meed --bin meed-loadtest
-        cargo test --package meed-benches --features server-tests --test kafka_cql --test kafka_nodes -- \
+        cargo test --workspace --no-run
+        cargo test --workspace --features meed-benches/server-tests --test kafka_cql --test kafka_nodes -- \
             --test-threads 1 --nocapture
     else
         echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql, kafka_nodes)" >&2

@@ -9,8 +9,8 @@ all=${1:-}
 missing=()
 
 if ops/kafka.sh available; then
-    cargo build --package meed-gateway --bin meed
-    cargo test --package meed-benches --features server-tests --test kafka -- --test-threads 1 --nocapture
+    cargo test --workspace --no-run
+    cargo test --workspace --features meed-benches/server-tests --test kafka -- --test-threads 1 --nocapture
 else
     missing+=("Kafka (benches/tests/kafka.rs: broker killed, paused, topic missing, node killed)")
 fi
