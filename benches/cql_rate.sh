@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The rate on CQL, with a Cassandra of one node on the same machine: earns over HTTP, and how many records one
-# conditional write has; the same with one operation in each conditional write; and how many conditional writes of one
-# record each the same Cassandra takes when it does nothing else.
+# conditional write has, and the same with one operation in each conditional write, twice in turn; and how many
+# conditional writes of one record each the same Cassandra takes when it does nothing else.
 #
 #   cargo build --release --workspace && benches/cql_rate.sh [SECONDS] [CONNECTIONS] [WARMUP_SECONDS]
 #
 # Needs wrk, and what ops/cassandra.sh needs. MEED_FLAGS: further flags of the node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seconds=${1:-10} connections=${2:-256} warmup=${3:-15} # the Java machine compiles what it runs often
+seconds=${1:-10} connections=${2:-256} warmup=${3:-40} # the Java machine compiles what it runs often, for half a minute
 work=$(mktemp -d "$PWD/target/cql-rate.XXXXXX")
 export MEED_CASSANDRA_DIR=$work/cassandra MEED_CASSANDRA_PORT=19442
 node=
@@ -23,15 +23,15 @@ measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
 used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$1/stat"; }
 
 run() { # KEYSPACE [FLAGS]
-    local keyspace=$1 cassandra records writes rows used own
+    local keyspace=$1 out=$work/$1 cassandra records writes rows used own
     shift
     echo "-- $keyspace"
     target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --journal cql --cql-nodes 127.0.0.1:19442 \
-        --cql-keyspace "$keyspace" --node rate --shards 16 "$@" >"$work/out" 2>>"$work/log" &
+        --cql-keyspace "$keyspace" --node rate --shards 16 "$@" >"$out" 2>>"$work/log" &
     node=$!
-    until grep -q '^metrics on' "$work/out"; do sleep 0.05; kill -0 "$node"; done
-    url=$(sed -n 's/^listening on //p' "$work/out")
-    metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
+    until grep -qs '^metrics on' "$out"; do sleep 0.05; kill -0 "$node"; done
+    url=$(sed -n 's/^listening on //p' "$out")
+    metrics=$(sed -n 's/^metrics on //p' "$out")/metrics
     cassandra=$(cat "$MEED_CASSANDRA_DIR/pid")
     wrk -t2 -c"$connections" -d"${warmup}s" -s benches/wrk/earn_rate.lua "$url" >/dev/null
     records=$(measure meed_journal_batch_records_sum) writes=$(measure meed_journal_batch_records_count)
@@ -51,9 +51,10 @@ run() { # KEYSPACE [FLAGS]
 
 ops/cassandra.sh start
 read -ra flags <<<"${MEED_FLAGS:-}"
-run batches "${flags[@]}"
-warmup=3
-run one_by_one --cql-batch-bytes 1 "${flags[@]}"
-for writers in 16; do
-    target/release/cql_appends --nodes 127.0.0.1:19442 --keyspace "appends$writers" --writers "$writers" --seconds "$seconds" --warmup-seconds 2
+run warm_up "${flags[@]}"
+warmup=5
+for round in 1 2; do
+    run "batches_$round" "${flags[@]}"
+    run "one_by_one_$round" --cql-batch-bytes 1 "${flags[@]}"
 done
+target/release/cql_appends --nodes 127.0.0.1:19442 --keyspace appends --writers 16 --seconds "$seconds" --warmup-seconds 2
