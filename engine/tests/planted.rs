@@ -21,7 +21,7 @@ const SEEDS_MAX: u64 = 5_000;
 fn bound(fault: Fault) -> (usize, u64) {
     match fault {
         // Takes a write that went to the place of the batch before it, which has another shard's records.
-        Fault::DropPreviousBatchCheck => (2, 10_000),
+        Fault::DropPreviousBatchCheck => (3, 20_000),
         _ => (FOUND, SEEDS_MAX),
     }
 }
