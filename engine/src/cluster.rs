@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use crate::committer::CqlCommitter;
 use crate::durable::Cluster;
 use crate::error::{Error, Result};
-use crate::exchange::Message;
 use crate::journal::Records;
 use crate::journal::cql::{Changed, CqlConfig, Extents, Registry, Statements};
 use crate::metrics::ClusterMetrics;
@@ -61,17 +60,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn send(&self, shard: u16, input: Input) {
-        self.node.exchanges()[usize::from(self.node.worker_of(shard))].send([Message::Input(shard, input)]);
-    }
-
     fn tell(&self, shard: u16, tenure: Tenure) {
-        self.send(shard, Input::Tenure(Box::new(tenure)));
+        self.node.send(shard, Input::Tenure(Box::new(tenure)));
     }
 
     /// Lets a shard checkpoint what it has, while it goes on.
     fn flush(&self, shard: u16) {
-        self.send(shard, Input::Flush);
+        self.node.send(shard, Input::Flush);
     }
 }
 

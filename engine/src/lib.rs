@@ -46,4 +46,5 @@ pub mod clock;
 pub mod metrics;
 pub mod planted;
 pub mod random;
+pub mod background;
 pub mod error;

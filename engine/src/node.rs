@@ -11,14 +11,14 @@ use crate::clock::SystemTimes;
 use crate::committer::Committer;
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Message};
 use crate::keeper::Keeper;
 use crate::ownership::{Ownership, boot_ms};
 use crate::permits::Permits;
 use crate::program::{Program, Programs};
 use crate::reader::Reader;
 use crate::secrets::Secrets;
-use crate::shard::{Shard, ShardReport};
+use crate::shard::{Input, Shard, ShardReport};
 
 /// Called once, with the first fault; the process has to stop.
 pub type OnFault = Box<dyn Fn(&Error) + Send + Sync>;
@@ -161,6 +161,11 @@ impl Node {
     /// The workers' exchanges, by index.
     pub fn exchanges(&self) -> &[Arc<Exchange>] {
         &self.exchanges
+    }
+
+    /// Sends an input to the worker of its shard.
+    pub fn send(&self, shard: u16, input: Input) {
+        self.exchanges[usize::from(self.worker_of(shard))].send([Message::Input(shard, input)]);
     }
 
     /// Which worker has a shard.

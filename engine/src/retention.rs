@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use meed_schemas::time::Millis;
 
+use crate::background::yield_to_commits;
 use crate::clock::{Clock, SystemTimes};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -24,8 +25,6 @@ const REST_MAX: Duration = Duration::from_secs(1);
 const REST_AFTER_REMOVAL: Duration = Duration::from_millis(100);
 /// Rest after a fault.
 const REST_AFTER_FAULT: Duration = Duration::from_secs(60);
-/// How much less urgent the thread is than those that commit.
-const NICENESS: i32 = 10;
 
 /// Per shard, the lowest sequence that somebody still needs to read from the journal.
 pub type NeededFrom = Box<dyn Fn() -> Result<Vec<u64>> + Send>;
@@ -143,7 +142,7 @@ impl Worker {
     }
 
     fn run(mut self) {
-        let _ = rustix::process::nice(NICENESS);
+        yield_to_commits();
         loop {
             let rest = match self.remove_old().and_then(|()| self.pack_next()) {
                 Ok(true) => Duration::ZERO,

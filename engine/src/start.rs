@@ -363,9 +363,7 @@ impl Engine {
         }
         node.stop_settling();
         node.ask_flush();
-        for (shard, exchange) in (0..node.shards()).map(|s| (s, &node.exchanges()[node.worker_of(s) as usize])) {
-            exchange.send([Message::Input(shard, Input::Flush)]);
-        }
+        (0..node.shards()).for_each(|shard| node.send(shard, Input::Flush));
         while !node.is_flushed() && Instant::now() < until && !node.has_faulted() {
             std::thread::sleep(STOP_POLL);
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::index::SegmentIndex;
 use super::segment::{SegmentHeader, segment_path, unfinished_path};
+use crate::background::yield_to_commits;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 
@@ -19,8 +20,6 @@ const STEP_BYTES: usize = 256 * 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 const PAUSE_AFTER_FAULT: Duration = Duration::from_secs(1);
-/// How much less urgent the thread is than those that commit.
-const NICENESS: i32 = 10;
 
 static ZEROS: [u8; STEP_BYTES] = [0; STEP_BYTES];
 
@@ -150,7 +149,7 @@ impl Preparer {
     /// Runs steps until [`Preparer::stop`]. A fault is logged and tried again: it stops the node only when a
     /// commit needs a segment and there is none.
     pub(super) fn run(&self) {
-        let _ = rustix::process::nice(NICENESS);
+        yield_to_commits();
         loop {
             let begun = Instant::now();
             let pause = match self.step() {

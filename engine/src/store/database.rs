@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
 use fjall::{AbstractTree, Keyspace, KeyspaceCreateOptions, PersistMode};
 
+use crate::background::yield_to_commits;
 use crate::error::{Error, Result};
 
 /// One background thread flushes and compacts. With two or more, fjall's first one hands compactions to the
 /// others through the queue that it reads itself, and so turns without pause while one runs: a whole core.
 const BACKGROUND_THREADS: usize = 1;
-/// How much less urgent that thread is than those that commit: writing a table takes a processor for 100 ms and more.
-/// Not so much less that it starves where the workers leave nothing, since checkpoints wait for it in the end.
-const NICENESS: i32 = 10;
 /// Bytes of fjall's own journals, which bound what a start reads again; fjall allows no less than 64 MiB.
 const FJALL_JOURNAL_BYTES: u64 = 128 << 20;
 /// Longest wait for a flush before the store is given up as stuck.
@@ -179,9 +177,9 @@ fn open_files(folder: &Path, settings: &DatabaseSettings) -> Result<Database> {
         .worker_threads(BACKGROUND_THREADS)
         .max_cached_files(Some(settings.open_files.max(10)))
         .max_journaling_size(FJALL_JOURNAL_BYTES);
-    // A thread begins with the niceness of the one that starts it.
+    // fjall starts its thread from here. Writing a table takes it a processor for 100 ms and more.
     let open = move || {
-        let _ = rustix::process::nice(NICENESS);
+        yield_to_commits();
         builder.open()
     };
     let opened = thread::scope(|scope| scope.spawn(open).join()).unwrap_or_else(|panic| resume_unwind(panic));

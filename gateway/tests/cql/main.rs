@@ -24,6 +24,11 @@ use serde_json::Value;
 const ACCOUNTS: u64 = 24;
 const LEASE_MS: u64 = 1_500;
 
+/// What the script that runs these tests says.
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"))
+}
+
 /// The server that the tests may use and break.
 struct Server {
     address: String,
@@ -33,7 +38,6 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
-        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
         Self {
             address: variable("MEED_TEST_CQL"),
             script: variable("MEED_TEST_CASSANDRA"),

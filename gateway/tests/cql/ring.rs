@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::cluster::wait_until_served;
 use super::node::Node;
-use super::{Load, breathe};
+use super::{Load, breathe, variable};
 
 /// Time for three servers that run to find each other.
 const SETTLED_MAX: Duration = Duration::from_secs(120);
@@ -23,7 +23,6 @@ struct Ring {
 
 impl Ring {
     fn start() -> Self {
-        let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
         let folder = PathBuf::from(variable("MEED_CASSANDRA_DIR"));
         let port: u16 = variable("MEED_TEST_CQL").rsplit(':').next().unwrap().parse().unwrap();
         let (lib, folder) = (folder.join("lib"), folder.join("ring"));
