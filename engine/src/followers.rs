@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::disk::Disk;
 use crate::durable::Cluster;
 use crate::error::Result;
 use crate::journal::cql::Trimmer;
@@ -142,7 +143,11 @@ fn start_publisher(node: &Arc<Node>, journal: &Records, cluster: Option<&Cluster
         Arc::new(move || node.programs())
     };
     let (marks, fencing) = match cluster {
-        None => (Marks::in_folder(&node.config().data, journal.journal_id(), journal.shards())?, None),
+        None => {
+            let marks =
+                Marks::in_folder(&Disk::default(), &node.config().data, journal.journal_id(), journal.shards())?;
+            (marks, None)
+        }
         Some(cluster) => (Marks::Cql(PublishedRows::open(&cluster.cql)?.into()), Some(cluster.fencing(journal))),
     };
     Publisher::start(options, marks, fencing, journal.clone(), programs, metrics).map(Some)

@@ -48,6 +48,10 @@ pub enum Fault {
     SkipPackedSync,
     /// A snapshot is not synced before the segments that it stands for go.
     SkipSnapshotSync,
+    /// A start does not ask whether the store has what the journal lacks.
+    AcceptStoreAhead,
+    /// A segment goes although not all of it is published.
+    RemoveUnpublished,
     /// A claim leaves the epochs of buckets as they are.
     ClaimWithoutRaise,
     /// Whoever opens a bucket does not look whether the chain has gone on without it.
@@ -73,8 +77,8 @@ impl Fault {
         Self::TakeFromTheLiving,
     ];
 
-    /// Those of one node.
-    pub const ALL: [Self; 22] = [
+    /// Those of one node; one of the stream is in both lists.
+    pub const ALL: [Self; 25] = [
         Self::SkipSync,
         Self::AcknowledgeBeforeSync,
         Self::ApplyTwiceOnReplay,
@@ -97,6 +101,9 @@ impl Fault {
         Self::RemoveNeededSegment,
         Self::SkipPackedSync,
         Self::SkipSnapshotSync,
+        Self::AcceptStoreAhead,
+        Self::RemoveUnpublished,
+        Self::PublishPastGap,
     ];
 }
 

@@ -91,7 +91,8 @@ impl Replay {
         };
         let Some(state) = store.shard_state(shard)? else { return Ok(replay) };
         let damaged = |detail: String| Error::Damaged { file: "state".into(), offset: 0, detail };
-        if state.totals_sequence > last_sequence || state.replay_start > last_sequence + 1 {
+        let is_ahead = state.totals_sequence > last_sequence || state.replay_start > last_sequence + 1;
+        if is_ahead && !planted(Fault::AcceptStoreAhead) {
             return Err(damaged(format!(
                 "the checkpoint of shard {shard} is of record {}, the journal ends at {last_sequence}",
                 state.totals_sequence

@@ -141,7 +141,7 @@ impl Upkeep {
     fn is_spare(&mut self, segment: &ClosedSegment, around: &mut Surroundings<'_>) -> Result<bool> {
         let (journal_id, shards) = self.identity;
         let goes = |needed: &[u64]| needed.iter().zip(&segment.up_to).all(|(needed, up_to)| up_to < needed);
-        if !(around.needed_from)()?.iter().all(|needed| goes(needed)) {
+        if !(around.needed_from)()?.iter().all(|needed| goes(needed)) && !planted(Fault::RemoveUnpublished) {
             return Ok(false);
         }
         let Some(view) = (around.view)()? else { return Ok(false) };

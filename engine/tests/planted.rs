@@ -22,6 +22,8 @@ fn bound(fault: Fault) -> (usize, u64) {
     match fault {
         // Takes a write that went to the place of the batch before it, which has another shard's records.
         Fault::DropPreviousBatchCheck => (3, 20_000),
+        // Takes years to pass while the broker is away.
+        Fault::RemoveUnpublished => (5, 10_000),
         _ => (FOUND, SEEDS_MAX),
     }
 }

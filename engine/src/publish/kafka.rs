@@ -16,6 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
+use super::flow::{Sent, Topics};
 use super::mark::TopicMark;
 use crate::config::KafkaOptions;
 
@@ -154,17 +155,6 @@ impl Topic {
     }
 }
 
-/// Whether a message was taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// It is on its way.
-    Taken,
-    /// The client holds as much as it may.
-    Full,
-    /// The client is of no use any more.
-    Refused(String),
-}
-
 /// A connection to brokers that have the topics.
 pub(super) struct Link {
     producer: BaseProducer<Context>,
@@ -207,8 +197,14 @@ impl Link {
         (self.events.partitions, self.balances.as_ref().map_or(0, |topic| topic.partitions))
     }
 
-    /// Hands over an event.
-    pub(super) fn send_event(&self, position: Position, at: Millis, attributes: &Attributes, data: &[u8]) -> Sent {
+    /// Why a message was refused for good, if one was.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.state.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Topics for Link {
+    fn send_event(&self, position: Position, at: Millis, attributes: &Attributes, data: &[u8]) -> Sent {
         let mut headers = OwnedHeaders::new_with_capacity(HEADERS_MAX)
             .insert(Header { key: "ce_specversion", value: Some(SPEC_VERSION) })
             .insert(Header { key: "content-type", value: Some(MEDIA_TYPE) });
@@ -225,8 +221,7 @@ impl Link {
         taken(self.producer.send(record).map_err(|(error, _)| error))
     }
 
-    /// Hands over a balance of an account in this shard.
-    pub(super) fn send_balance(&self, shard: u16, at: Millis, key: &[u8], value: &[u8]) -> Sent {
+    fn send_balance(&self, shard: u16, at: Millis, key: &[u8], value: &[u8]) -> Sent {
         let Some(topic) = &self.balances else { return Sent::Refused("there is no topic of balances".into()) };
         let record = BaseRecord::with_opaque_to(&topic.name, BALANCE)
             .partition(topic.partition_of(shard))
@@ -237,10 +232,9 @@ impl Link {
         taken(producer.send(record).map_err(|(error, _)| error))
     }
 
-    /// The events confirmed since the last call. What the client has to tell is asked for here, by the thread that
-    /// also hands messages over: a thread of the client's own would be woken for every answer of a broker, and would
-    /// free what another thread has allocated.
-    pub(super) fn take_confirmed(&self, into: &mut Vec<usize>) {
+    /// What the client has to tell is asked for here, by the thread that also hands messages over: a thread of the
+    /// client's own would be woken for every answer of a broker, and would free what another thread has allocated.
+    fn take_confirmed(&self, into: &mut Vec<usize>) {
         into.clear();
         for producer in std::iter::once(&self.producer).chain(&self.balances_producer) {
             // A poll without a wait handles one event: mostly an answer, with all the messages that it confirms.
@@ -255,14 +249,8 @@ impl Link {
         std::mem::swap(into, &mut self.state.confirmed.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// How many balances were confirmed before the last call of [`Link::take_confirmed`], since the last of this.
-    pub(super) fn take_confirmed_balances(&self) -> usize {
+    fn take_confirmed_balances(&self) -> usize {
         self.state.balances.swap(0, Ordering::Relaxed)
-    }
-
-    /// Why a message was refused for good, if one was.
-    pub(super) fn refused(&self) -> Option<String> {
-        self.state.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

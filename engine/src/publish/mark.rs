@@ -61,8 +61,8 @@ impl Marks {
     ///
     /// # Errors
     /// As [`MarkFile::open`].
-    pub fn in_folder(folder: &Path, journal_id: u128, shards: u16) -> Result<Self> {
-        let (file, found) = MarkFile::open(&Disk::default(), folder, journal_id, shards)?;
+    pub fn in_folder(disk: &Disk, folder: &Path, journal_id: u128, shards: u16) -> Result<Self> {
+        let (file, found) = MarkFile::open(disk, folder, journal_id, shards)?;
         Ok(Self::File(file, found))
     }
 
@@ -191,18 +191,21 @@ impl MarkFile {
         if HEAD_BYTES + body.len() + 4 > self.slot_bytes {
             return Err(Error::Setting("the names of the topics are too long".into()));
         }
-        self.generation += 1;
+        // Counted when it is saved: what failed half-way is written over, and never the slot that counts.
+        let generation = self.generation + 1;
         let mut slot = Vec::with_capacity(self.slot_bytes);
         slot.extend_from_slice(&MAGIC);
         slot.extend_from_slice(&FORMAT.to_le_bytes());
         slot.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        slot.extend_from_slice(&self.generation.to_le_bytes());
+        slot.extend_from_slice(&generation.to_le_bytes());
         slot.extend_from_slice(&body);
         slot.resize(self.slot_bytes - 4, 0);
         let checksum = crc32c::crc32c(&slot);
         slot.extend_from_slice(&checksum.to_le_bytes());
-        self.file.write_at(&slot, self.generation % 2 * self.slot_bytes as u64)?;
-        self.file.sync_data()
+        self.file.write_at(&slot, generation % 2 * self.slot_bytes as u64)?;
+        self.file.sync_data()?;
+        self.generation = generation;
+        Ok(())
     }
 }
 
@@ -237,6 +240,7 @@ fn decode(slot: &[u8], journal_id: u128, shards: u16) -> Option<(u64, Mark)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::disk::simulated::{Fault, SimulatedDisk};
 
     fn mark(shards: usize, at: u64) -> Mark {
         let topic = |name: &str, partitions| TopicMark { name: name.into(), partitions, published: vec![at; shards] };
@@ -269,6 +273,23 @@ mod tests {
         }
         std::fs::write(&path, &bytes[..100]).unwrap();
         assert_eq!(open().1, None);
+    }
+
+    #[test]
+    fn a_save_that_fails_leaves_the_newest_slot_alone() {
+        for seed in 0..20 {
+            let simulated = SimulatedDisk::new(seed);
+            let open = || MarkFile::open(&simulated.disk(), Path::new("data"), 7, 4_096).unwrap();
+            simulated.disk().create_dir(Path::new("data")).unwrap();
+            let mut file = open().0;
+            file.save(&mark(4_096, 1)).unwrap();
+            for fault in [Fault::Eio, Fault::Kill] {
+                simulated.arm(1, fault);
+                file.save(&mark(4_096, 2)).unwrap_err();
+            }
+            simulated.end_process();
+            assert_eq!(open().1, Some(mark(4_096, 1)), "seed {seed}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! - [`outbox`] knows what was sent and confirmed; it has no I/O and no clock.
 //! - `balances` collects the newest balances between two flushes to the compacted topic.
+//! - `flow` reads the journal, hands over and takes confirmations, for the thread as for the simulator.
 //! - [`mark`] is where the watermark is kept.
 //! - `kafka` is the only place that knows rdkafka; `run` is the thread.
 
@@ -27,8 +28,8 @@ mod absent;
 mod replay;
 #[cfg(feature = "kafka")]
 mod kafka;
-#[cfg(feature = "kafka")]
 mod balances;
+pub(crate) mod flow;
 pub mod mark;
 pub mod outbox;
 

@@ -8,7 +8,8 @@ use meed_schemas::event::write_data;
 use meed_schemas::ids::{AccountKind, Position};
 
 use super::Range;
-use super::kafka::{Link, Sent};
+use super::flow::{Sent, Topics};
+use super::kafka::Link;
 use super::mark::TopicMark;
 use super::outbox::Outbox;
 use crate::account::Account;

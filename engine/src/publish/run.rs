@@ -7,23 +7,18 @@ use std::time::{Duration, Instant};
 
 use meed_schemas::time::Millis;
 
-use super::balances::Balances;
-use super::kafka::{Link, Sent, Trouble, check_properties};
+use super::flow::{Flow, Stuck};
+use super::kafka::{Link, Trouble, check_properties};
 use super::mark::{Mark, Marks};
-use super::outbox::Outbox;
 use super::{CurrentPrograms, Fencing};
 use crate::clock::SystemTimes;
 use crate::config::KafkaOptions;
 use crate::error::{Error, Result};
-use crate::feed::{Next, Reached, Rendering, read_on};
+use crate::feed::{Next, Reached, read_on};
 use crate::journal::Records;
 use crate::metrics::PublishMetrics;
 use crate::retention::NeededFrom;
 
-/// Messages that may wait for a confirmation.
-const WINDOW: usize = 65_536;
-/// Records that are read before confirmations are looked at again.
-const READ_RECORDS_MAX: usize = 8_192;
 /// Pace of looking for new records and confirmations when there is nothing to do or no room. What has come meanwhile is
 /// handed over at once, so that every partition gets one large batch of it.
 const POLL: Duration = Duration::from_millis(100);
@@ -147,62 +142,6 @@ impl Taken {
     }
 }
 
-/// What is under way over one link.
-struct Flow {
-    from: Vec<u64>,
-    /// Events up to here were published before; only their balances may be missing.
-    begin: Vec<u64>,
-    outbox: Outbox,
-    balances: Option<Balances>,
-    flushed_at: Instant,
-    saved_at: Instant,
-    confirmed: Vec<usize>,
-    data: Vec<u8>,
-}
-
-impl Flow {
-    fn new(mark: &Mark) -> Self {
-        let events = &mark.events.published;
-        let balances = (!mark.balances.name.is_empty()).then(|| mark.balances.published.clone());
-        let from = match &balances {
-            Some(balances) => events.iter().zip(balances).map(|(event, balance)| *event.min(balance)).collect(),
-            None => events.clone(),
-        };
-        Self {
-            from,
-            begin: events.clone(),
-            outbox: Outbox::new(events),
-            balances: balances.map(Balances::new),
-            flushed_at: Instant::now(),
-            saved_at: Instant::now(),
-            confirmed: Vec::new(),
-            data: Vec::with_capacity(1_024),
-        }
-    }
-
-    fn waiting(&self) -> usize {
-        self.outbox.waiting() + self.balances.as_ref().map_or(0, Balances::waiting)
-    }
-
-    /// Reads on from behind `published` once more, for the balances alone; false while some are on their way.
-    fn send_balances_again(&mut self, published: &[u64]) -> bool {
-        let Some(balances) = &mut self.balances else { return true };
-        if balances.is_flushing() {
-            return false;
-        }
-        *balances = Balances::new(published.to_owned());
-        for ((from, begin), published) in self.from.iter_mut().zip(&mut self.begin).zip(published) {
-            *begin = (*begin).max(*from);
-            *from = (*from).min(*published);
-        }
-        true
-    }
-
-    fn has_room(&self) -> bool {
-        self.waiting() < WINDOW && !self.balances.as_ref().is_some_and(|b| b.is_full())
-    }
-}
-
 impl Run {
     fn run(mut self) {
         let mut logged: Option<(Trouble, Instant)> = None;
@@ -272,6 +211,8 @@ impl Run {
         (pinned.events.partitions, pinned.balances.partitions) = link.partitions();
         self.save_mark(pinned)?;
         let mut flow = Flow::new(&self.mark);
+        let (mut flushed_at, mut saved_at) = (Instant::now(), Instant::now());
+        let flush_interval = Duration::from_millis(self.options.balances_interval_ms);
         let served = loop {
             self.confirm(link, &mut flow);
             if let Some(refused) = link.refused() {
@@ -284,26 +225,29 @@ impl Run {
                 self.taken.again_at.fill(None);
             }
             let may_send = flow.has_room() && self.holds();
-            let sent = if may_send { self.send_some(link, &mut flow) } else { Ok(Reached::Limit) };
+            let sent = match may_send {
+                true => flow.send_some(link, &self.journal, &*self.programs),
+                false => Ok(Reached::Limit),
+            };
             let (reached, is_full) = match sent {
                 Ok(reached) => (reached, !flow.has_room() || !may_send),
-                Err(None) => (Reached::Limit, true),
-                Err(Some(trouble)) => break Err(trouble),
+                Err(Stuck::Full) => (Reached::Limit, true),
+                Err(Stuck::Refused(detail)) => break Err(Trouble::Refused(detail)),
+                Err(Stuck::Journal(error)) => break Err(Trouble::Journal(error.to_string())),
             };
-            if may_send {
-                self.flush_balances(link, &mut flow);
+            let is_flush_due = flushed_at.elapsed() >= flush_interval || self.shared.until().is_some();
+            if may_send && flow.flush_balances(link, &(self.programs)(), is_flush_due) {
+                flushed_at = Instant::now();
             }
-            if flow.saved_at.elapsed() >= SAVE_INTERVAL {
-                flow.saved_at = Instant::now();
+            if saved_at.elapsed() >= SAVE_INTERVAL {
+                saved_at = Instant::now();
                 if let Err(trouble) = self.save(&flow) {
                     break Err(trouble);
                 }
                 self.report(Some(&flow));
             }
             if let Some(until) = self.shared.until() {
-                let is_through = reached == Reached::End
-                    && flow.waiting() == 0
-                    && flow.balances.as_ref().is_none_or(|b| !b.is_flushing() && b.published() == flow.from);
+                let is_through = reached == Reached::End && flow.is_through();
                 if is_through || Instant::now() >= until {
                     break Ok(());
                 }
@@ -317,97 +261,16 @@ impl Run {
         served.and(saved)
     }
 
-    fn confirm(&mut self, link: &Link, flow: &mut Flow) {
-        link.take_confirmed(&mut flow.confirmed);
-        for opaque in &flow.confirmed {
-            let position = meed_schemas::ids::Position::from_u64(*opaque as u64);
-            flow.outbox.confirmed(position.shard(), position.sequence());
-        }
-        self.metrics.events.increment(flow.confirmed.len() as u64);
-        let balances = link.take_confirmed_balances();
-        if balances > 0 {
-            self.metrics.balances.increment(balances as u64);
-            if let Some(waiting) = &mut flow.balances {
-                waiting.confirmed(balances);
-            }
-        }
-    }
-
-    /// Reads on and hands over. `Err(None)`: the client takes no more for now.
-    fn send_some(&self, link: &Link, flow: &mut Flow) -> std::result::Result<Reached, Option<Trouble>> {
-        let programs = &*self.programs;
-        let mut rendering = Rendering::new(self.journal.journal_id(), &programs);
-        let Flow { from, begin, outbox, balances, data, .. } = flow;
-        let room = WINDOW.saturating_sub(outbox.waiting()).clamp(1, READ_RECORDS_MAX);
-        let mut ended = None;
-        let reached = read_on(&self.journal, from, room, &mut |record, _| {
-            if let Some(balances) = balances {
-                balances.note(record);
-            }
-            let (shard, sequence) = (record.position.shard(), record.position.sequence());
-            if sequence <= begin[usize::from(shard)] {
-                return Ok(Next::More);
-            }
-            let sent = rendering.of(record, |attributes, documents| {
-                data.clear();
-                meed_schemas::event::write_data(data, record, documents);
-                link.send_event(record.position, record.recorded_at, attributes, data)
-            })?;
-            match sent {
-                None => outbox.passed(shard, sequence),
-                Some(Sent::Taken) => outbox.sent(shard, sequence, record.recorded_at),
-                Some(Sent::Full) => {
-                    ended = Some(None);
-                    return Err(Error::Stopped(String::new()));
-                }
-                Some(Sent::Refused(detail)) => {
-                    ended = Some(Some(Trouble::Refused(detail)));
-                    return Err(Error::Stopped(String::new()));
-                }
-            }
-            Ok(if balances.as_ref().is_some_and(|b| b.is_full()) { Next::Stop } else { Next::More })
-        });
-        match (ended, reached) {
-            (Some(ended), _) => Err(ended),
-            (None, Ok(reached)) => Ok(reached),
-            (None, Err(error)) => Err(Some(Trouble::Journal(error.to_string()))),
-        }
-    }
-
-    fn flush_balances(&self, link: &Link, flow: &mut Flow) {
-        let interval = Duration::from_millis(self.options.balances_interval_ms);
-        let Some(balances) = &mut flow.balances else { return };
-        let is_due = flow.flushed_at.elapsed() >= interval || balances.is_full() || self.shared.until().is_some();
-        if is_due && !balances.is_flushing() {
-            flow.flushed_at = Instant::now();
-            balances.begin_flush(&flow.from);
-        }
-        let programs = (self.programs)();
-        let (mut key, data) = (Vec::new(), &mut flow.data);
-        let mut room = WINDOW.saturating_sub(flow.outbox.waiting() + balances.waiting());
-        balances.send(|identity, balance| {
-            let version = programs.get(identity.program()).and_then(|program| program.version(balance.newest_version));
-            // Every version that a record names is there; `send_some` looked.
-            let (Some(version), true) = (version, room > 0) else { return false };
-            room -= 1;
-            key.clear();
-            data.clear();
-            meed_schemas::event::write_key(&mut key, identity);
-            meed_schemas::event::write_balance(data, identity, balance, &version.document);
-            // What else is wrong with the client shows in its refusals.
-            link.send_balance(balance.position.shard(), balance.recorded_at, &key, data) == Sent::Taken
-        });
+    fn confirm(&self, link: &Link, flow: &mut Flow) {
+        let (events, balances) = flow.confirm(link);
+        self.metrics.events.increment(events as u64);
+        self.metrics.balances.increment(balances as u64);
     }
 
     /// Saves how far the flow is, if it moved; then others may know it.
     fn save(&mut self, flow: &Flow) -> std::result::Result<(), Trouble> {
-        let mut mark = self.mark.clone();
-        mark.events.published = flow.outbox.published().collect();
-        if let Some(balances) = &flow.balances {
-            let shards = mark.balances.published.iter_mut().zip(balances.published()).zip(&self.taken.again_at);
-            // What is sent once more is not published before that.
-            shards.filter(|(_, again_at)| again_at.is_none()).for_each(|((mark, now), _)| *mark = *now);
-        }
+        // What is sent once more is not published before that.
+        let mark = flow.mark(&self.mark, |shard| self.taken.again_at[shard].is_none());
         self.save_mark(mark)
     }
 
@@ -430,7 +293,7 @@ impl Run {
     fn report(&self, flow: Option<&Flow>) {
         let last = self.journal.last_sequence();
         let lag: u64 = last.iter().zip(&self.mark.events.published).map(|(last, at)| last.saturating_sub(*at)).sum();
-        let oldest = flow.and_then(|flow| flow.outbox.oldest()).or_else(|| self.oldest_unread(lag));
+        let oldest = flow.and_then(Flow::oldest).or_else(|| self.oldest_unread(lag));
         let age_ms = oldest.map_or(0, |oldest| SystemTimes::start().wall_ms().saturating_sub(oldest));
         self.metrics.report(lag, flow.map_or(0, Flow::waiting), age_ms);
     }

@@ -189,7 +189,7 @@ fn publisher(options: KafkaOptions, folder: &Path, reader: &JournalReader, fenci
     let document = Document::parse(BUILT_IN_DOCUMENT.as_bytes()).unwrap();
     let programs = Arc::new(Programs::default().with(Program::create(BUILT_IN_NAME, 0, document).unwrap()));
     let programs: CurrentPrograms = Arc::new(move || Arc::clone(&programs));
-    let marks = Marks::in_folder(folder, 7, SHARDS).unwrap();
+    let marks = Marks::in_folder(&Disk::default(), folder, 7, SHARDS).unwrap();
     let journal = Records::Embedded(reader.clone());
     Publisher::start(options, marks, fencing, journal, programs, PublishMetrics::register()).unwrap()
 }

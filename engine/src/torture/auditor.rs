@@ -12,8 +12,8 @@ use meed_schemas::record::{Detail, Record, RecordKind};
 use meed_schemas::time::{DAY_MS, Millis};
 
 use super::expect::{Account, Turn};
-use super::node::{Decided, Seen, Watch};
 use super::profile::{Profile, Rules};
+use super::watch::{Decided, Seen, Watch};
 use crate::journal::JournalReader;
 use crate::journal::frame::Frames;
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS, Input, ReplyTo};
@@ -124,7 +124,7 @@ impl Auditor {
     }
 
     /// The bytes of every record, to be held against the journal.
-    pub(super) fn records(&self) -> impl Iterator<Item = (&Record, &[u8])> {
+    pub(super) fn records(&self) -> impl Iterator<Item = (&Record, &[u8])> + Clone {
         self.logs.iter().flat_map(|log| log.records.iter().map(|(record, bytes)| (record, &**bytes)))
     }
 

@@ -37,13 +37,20 @@ pub(super) enum Event {
     PowerCut { seed: u64 },
     /// The process starts.
     Start,
-    /// What the store's medium holds is kept as a copy.
-    CopyStore,
+    /// What disk and store hold is kept as a copy.
+    Copy,
     /// The store's folder is put back from the copy, or is gone.
     RestoreStore { is_gone: bool },
+    /// The disk's files are put back from the copy, or are gone, and the store is newer; a node is started on that and has
+    /// to tell. Then they are put right.
+    StoreAhead { is_gone: bool },
     /// A sector of a file goes bad while no process runs; the node is started on it, and the medium is put right if
     /// it tells.
     Rot { rot: Rot, seed: u64 },
+    /// The broker does not answer, or answers again.
+    BrokerAway { is_away: bool },
+    /// The broker is going to refuse a message.
+    BrokerRefuses,
     /// Nothing fails any more: everything under way has to finish, and what is unknown to be resolved.
     Quiet,
     /// As [`Event::Quiet`], and then the node stops in order.

@@ -11,8 +11,8 @@ use meed_schemas::time::{DAY_MS, Millis};
 use super::auditor::Written;
 use super::books::Book;
 use super::model::{Effect, Given, Model, Outcome};
-use super::node::Decided;
 use super::profile::Rules;
+use super::watch::Decided;
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS};
 
 /// An account as its records so far have to make it.

@@ -14,6 +14,8 @@ const UNDER_WAY_MAX: usize = 24;
 
 pub(super) struct Generator {
     random: Random,
+    /// What is drawn from here leaves the rest of a world as it is.
+    aside: Random,
     next_ask: u32,
     cycles_left: usize,
     events_left: usize,
@@ -28,7 +30,8 @@ impl Generator {
         let events_left = random.below(profile.events) + 5;
         let program = Ask { id: 0, account: 0, what: What::Program { number: 0 }, key: Key::None };
         let planned = vec![Event::Quiet, Event::Arrive { nth: 0 }, Event::Ask(program), Event::Start];
-        Self { random, next_ask: 1, cycles_left: profile.cycles, events_left, planned, is_over: false }
+        let aside = Random(mix(profile.seed ^ 0x6173_6964));
+        Self { random, aside, next_ask: 1, cycles_left: profile.cycles, events_left, planned, is_over: false }
     }
 
     /// The next event; `None` when the world has come to its end.
@@ -42,6 +45,10 @@ impl Generator {
         let is_up = world.node.is_some() && !world.has_halted;
         if self.events_left == 0 || !is_up {
             return Some(self.end_cycle(world));
+        }
+        if world.profile.publishes && self.aside.chance(3) {
+            let is_away = self.aside.chance(70);
+            return Some(if self.aside.chance(70) { Event::BrokerAway { is_away } } else { Event::BrokerRefuses });
         }
         self.events_left -= 1;
         Some(self.live(world))
@@ -70,6 +77,9 @@ impl Generator {
         if random.chance(30) {
             let rot = *random.pick(&[Rot::Flip, Rot::Stale, Rot::Misdirected]);
             events.push(Event::Rot { rot, seed: random.bits() });
+        }
+        if self.aside.chance(10) {
+            events.push(Event::StoreAhead { is_gone: self.aside.chance(10) });
         }
         if random.chance(10) {
             events.push(self.time(world));
@@ -103,7 +113,7 @@ impl Generator {
             85..=90 => self.time(world),
             91..=95 => Event::Tick,
             96 => Event::SyncStore,
-            97 => Event::CopyStore,
+            97 => Event::Copy,
             _ => self.trouble(),
         }
     }

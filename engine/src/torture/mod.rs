@@ -3,7 +3,7 @@
 //! breaks. The same seed makes the same world on every machine.
 //!
 //! Real: shards, commit pipeline, journal, recovery, checkpoints, replay, programs, what the shells do with a batch
-//! and a release. Simulated: disk, store, clocks, network, threads.
+//! and a release, what publishing reads, counts and saves. Simulated: disk, store, clocks, network, threads, broker.
 
 mod ask;
 mod auditor;
@@ -18,6 +18,9 @@ pub mod nodes;
 mod profile;
 mod rot;
 mod rules;
+mod store_ahead;
+mod stream;
+mod watch;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,17 +1,22 @@
 //! A node in one thread: the shards, lanes, journal and store of the real one, and in place of its threads a step
 //! for each thing that one of them would do next. Who moves when is the caller's to say.
 
+mod released;
+
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
 use meed_schemas::ids::Position;
 use meed_schemas::outcome::Reply;
-use meed_schemas::record::{Detail, Record};
 use meed_schemas::time::Millis;
 
-use super::auditor::{self, Written};
+use released::Released;
+
+use super::auditor;
 use super::profile::Profile;
+use super::stream::{Broker, Publisher};
+use super::watch::{Seen, Watch, decided};
 use crate::clock::Clock;
 use crate::commit::{Buffer, Lane};
 use crate::committer::{Batch, Rounds};
@@ -19,13 +24,12 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records, Recovered};
 use crate::keeper::Tasks;
-use crate::node::with_version;
 use crate::program::Programs;
 use crate::reader;
 use crate::recovery::{self, Recovery, SettleGap};
-use crate::release::{Came, Outlet, came_of, release};
+use crate::release::{Came, came_of, release};
 use crate::shard::{Held, Input, Output, Purpose, ReplyTo, Shard, World};
-use crate::store::{ShardCheckpoint, Store};
+use crate::store::Store;
 use crate::upkeep::{Surroundings, Upkeep};
 
 /// Where the data of a simulated node lie.
@@ -79,35 +83,14 @@ pub(super) enum Step {
     Prepare,
     /// The thread that keeps up closed segments takes a step.
     Upkeep,
-}
-
-/// What one input did, as far as anybody outside can see.
-pub(super) struct Seen<'a> {
-    pub(super) shard: u16,
-    pub(super) now: Millis,
-    pub(super) elapsed_ms: i64,
-    pub(super) settle_until: Millis,
-    /// How many versions of the program the shard knows.
-    pub(super) versions: usize,
-    /// The records that it decided.
-    pub(super) records: Vec<Written>,
-    /// What is held or ready now; who was answered earlier may be among them.
-    pub(super) held: Vec<(ReplyTo, Decided<'a>)>,
-}
-
-/// What a command came to.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Decided<'a> {
-    Reply(&'a Reply),
-    Replay { position: Position, outcome: bool },
-}
-
-/// Who watches what a node does.
-pub(super) trait Watch {
-    /// Before an input is handled.
-    fn input(&mut self, input: &Input);
-    /// After it.
-    fn seen(&mut self, seen: Seen<'_>) -> std::result::Result<(), String>;
+    /// The publishing thread takes a turn, in which balances are due or not.
+    Publish { flush: bool },
+    /// It saves how far it is.
+    SaveMark,
+    /// The broker takes events of a shard.
+    TakeEvents(u16),
+    /// It takes balances.
+    TakeBalances,
 }
 
 /// Why a step ended: a fault of the node, or something that the watcher has found.
@@ -142,6 +125,8 @@ pub(super) struct Node {
     may_keep_up: bool,
     retention_ms: Option<i64>,
     pack: bool,
+    publisher: Option<Publisher>,
+    broker: Broker,
     /// Per shard, up to which sequence records were removed; and when, or `None` where that was interrupted.
     pub(super) removed: Option<(Vec<u64>, Option<Millis>)>,
     /// Answers that have left.
@@ -153,7 +138,14 @@ impl Node {
     ///
     /// # Errors
     /// What the real start would refuse.
-    pub(super) fn start(disk: Disk, mut store: Store, profile: &Profile, times: Times, seed: u64) -> Result<Self> {
+    pub(super) fn start(
+        disk: Disk,
+        mut store: Store,
+        broker: Broker,
+        profile: &Profile,
+        times: Times,
+        seed: u64,
+    ) -> Result<Self> {
         let options = JournalOptions {
             segment_bytes: profile.segment_bytes,
             shards: profile.shards,
@@ -172,6 +164,10 @@ impl Node {
             times.wall_ms,
             &|| Ok(seed),
         )?;
+        let publisher = match profile.publishes {
+            true => Some(Publisher::start(&disk, Records::Embedded(reader.clone()), broker.clone())?),
+            false => None,
+        };
         let identity = (reader.journal_id(), profile.shards);
         let upkeep = Upkeep::new(disk, DATA.into(), journal.upkeep(), identity);
         let batch_bytes_max = journal.batch_bytes_max() / (2 * usize::from(profile.workers));
@@ -200,6 +196,8 @@ impl Node {
             may_keep_up: true,
             retention_ms: profile.retention_ms,
             pack: profile.pack,
+            publisher,
+            broker,
             removed: None,
             answers: Vec::new(),
             recovered,
@@ -262,6 +260,18 @@ impl Node {
         if self.may_keep_up {
             steps.push(Step::Upkeep);
         }
+        if let Some(publisher) = &self.publisher {
+            if publisher.wants_turn() {
+                steps.extend([Step::Publish { flush: false }, Step::Publish { flush: true }]);
+            }
+            if publisher.wants_save() {
+                steps.push(Step::SaveMark);
+            }
+            steps.extend(self.broker.shards().into_iter().map(Step::TakeEvents));
+            if self.broker.has_balances() {
+                steps.push(Step::TakeBalances);
+            }
+        }
         steps
     }
 
@@ -294,6 +304,15 @@ impl Node {
             Step::Upkeep => {
                 self.may_keep_up = false;
                 self.may_keep_up = self.keep_up(times)?;
+            }
+            Step::TakeEvents(shard) => self.broker.take(shard),
+            Step::TakeBalances => self.broker.take_balances(),
+            Step::Publish { .. } | Step::SaveMark => {
+                let Some(publisher) = &mut self.publisher else { return Ok(()) };
+                match step {
+                    Step::Publish { flush } => publisher.turn(&self.programs, flush)?,
+                    _ => publisher.save()?,
+                }
             }
         }
         Ok(())
@@ -393,8 +412,9 @@ impl Node {
         let is_trusted = !clock.jumped() && self.settle_until == Millis::MAX;
         if let Some(retention_ms) = self.retention_ms.filter(|_| is_trusted) {
             let store = &mut self.store;
+            let needed_from: Vec<Vec<u64>> = self.publisher.iter().map(Publisher::needed_from).collect();
             let mut around = Surroundings {
-                needed_from: &|| Ok(Vec::new()),
+                needed_from: &|| Ok(needed_from.clone()),
                 view: &mut || {
                     store.sync()?;
                     store.view().map(Some)
@@ -443,50 +463,5 @@ impl Node {
     pub(super) fn close(mut self) -> Result<()> {
         self.store.sync()?;
         self.rounds.into_journal().close()
-    }
-}
-
-/// Who is answered by something that is held, and with what.
-fn decided(held: &Held) -> Option<(ReplyTo, Decided<'_>)> {
-    match held {
-        Held::Reply { to, reply, .. } => Some((*to, Decided::Reply(reply))),
-        Held::Read { position, purpose: Purpose::Replay { to, outcome, .. } } => {
-            Some((*to, Decided::Replay { position: *position, outcome: *outcome }))
-        }
-        _ => None,
-    }
-}
-
-struct Released<'a> {
-    node: &'a mut Node,
-    fault: Option<Error>,
-}
-
-impl Outlet for Released<'_> {
-    fn publish_program(&mut self, record: &Record) -> Result<()> {
-        let Detail::Program { document } = &record.detail else { return Ok(()) };
-        let program = record.identity.program();
-        let next = with_version(&self.node.programs, program, record.program_version, record.recorded_at, document)?;
-        self.node.programs = Arc::new(next);
-        Ok(())
-    }
-
-    fn reply(&mut self, to: ReplyTo, _shard: u16, _bytes: u32, reply: Reply) {
-        self.node.answers.push((to, reply));
-    }
-
-    // Clients of the simulator give up by themselves.
-    fn still_running(&mut self, _: ReplyTo) {}
-
-    fn read(&mut self, position: Position, purpose: Purpose) {
-        self.node.reads.push((position, purpose));
-    }
-
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
-        self.node.tasks.checkpoint(checkpoint, copied);
-    }
-
-    fn fault(&mut self, error: Error) {
-        self.fault = Some(error);
     }
 }

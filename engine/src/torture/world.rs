@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use meed_schemas::command::Request;
 use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
 
 use super::ask;
@@ -14,7 +15,9 @@ use super::event::{Ask, Event, Key, What};
 use super::node::{DATA, Node, Step, Stop, Times};
 use super::profile::Profile;
 use super::rot::{self, Fate};
-use crate::disk::simulated::{Rot, SimulatedDisk};
+use super::store_ahead;
+use super::stream::Broker;
+use crate::disk::simulated::{Rot, SimulatedDisk, Snapshot as DiskSnapshot};
 use crate::error::Error;
 use crate::random::mix;
 use crate::shard::{Envelope, Input, ReplyTo};
@@ -42,7 +45,9 @@ pub(super) struct World {
     pub(super) profile: Profile,
     disk: SimulatedDisk,
     store: SimulatedStore,
+    broker: Broker,
     store_copy: Option<StoreSnapshot>,
+    disk_copy: Option<DiskSnapshot>,
     pub(super) node: Option<Node>,
     /// The node has faulted: it does nothing until it is started again.
     pub(super) has_halted: bool,
@@ -62,7 +67,9 @@ impl World {
         Self {
             disk: SimulatedDisk::new(profile.seed),
             store: SimulatedStore::default(),
+            broker: Broker::default(),
             store_copy: None,
+            disk_copy: None,
             node: None,
             has_halted: false,
             began_ms: 0,
@@ -120,6 +127,8 @@ impl World {
             Event::Arm { after, fault } => self.disk.arm(*after, *fault),
             Event::ArmStore { after, is_there } => self.store.arm(*after, *is_there),
             Event::Calm => self.calm(),
+            Event::BrokerAway { is_away } => self.broker.set_away(*is_away),
+            Event::BrokerRefuses => self.broker.refuse(),
             Event::Kill => {
                 self.end_process();
                 self.disk.end_process();
@@ -140,8 +149,8 @@ impl World {
 
     /// What happens to disk and store while no process runs.
     fn medium(&mut self, event: &Event) -> Result<(), String> {
-        if let Event::CopyStore = event {
-            self.store_copy = Some(self.store.snapshot());
+        if let Event::Copy = event {
+            (self.store_copy, self.disk_copy) = (Some(self.store.snapshot()), Some(self.disk.snapshot()));
         }
         if self.node.is_some() {
             return Ok(());
@@ -156,6 +165,7 @@ impl World {
                 }
             }
             Event::Rot { rot, seed } => return self.rot(*rot, *seed),
+            Event::StoreAhead { is_gone } => return self.store_ahead(*is_gone),
             _ => {}
         }
         Ok(())
@@ -173,7 +183,7 @@ impl World {
         self.store.end_process();
         let times = Times { wall_ms: self.wall_ms, elapsed_ms: 0 };
         let own = Store::Simulated(self.store.clone());
-        let started = Node::start(self.disk.disk(), own, &self.profile, times, seed);
+        let started = Node::start(self.disk.disk(), own, Broker::default(), &self.profile, times, seed);
         let fate = match started {
             // A checkpoint may have what the journal has lost.
             Err(_) if is_torn => Ok(Fate::Known),
@@ -187,13 +197,37 @@ impl World {
         fate.map(|_| ()).map_err(|found| format!("{found}, after {kind:?} of {damage:?}"))
     }
 
+    /// Starts a node on an older journal, or on none, beside the store as it is. It tells, or the store is not ahead.
+    fn store_ahead(&mut self, is_gone: bool) -> Result<(), String> {
+        let older =
+            if is_gone { Some(SimulatedDisk::new(self.profile.seed).snapshot()) } else { self.disk_copy.take() };
+        let Some(older) = older else { return Ok(()) };
+        self.calm();
+        let (disk, store) = (self.disk.snapshot(), self.store.snapshot());
+        self.disk.restore(&older);
+        self.calm();
+        let end = rot::ends(&self.disk).map_or_else(|| vec![0; usize::from(self.profile.shards)], |[last, _]| last);
+        self.disk.end_process();
+        self.store.end_process();
+        let own = Store::Simulated(self.store.clone());
+        let is_ahead = store_ahead::is_ahead(&own, &end);
+        let times = Times { wall_ms: self.wall_ms, elapsed_ms: 0 };
+        let started = Node::start(self.disk.disk(), own, Broker::default(), &self.profile, times, self.profile.seed);
+        let judged = is_ahead.and_then(|is_ahead| store_ahead::judge(&self.disk.disk(), started, is_ahead));
+        self.disk.restore(&disk);
+        self.store.restore(&store);
+        judged.map_err(|found| format!("{found}, with a journal that ends at {end:?}"))
+    }
+
     fn calm(&mut self) {
         self.disk.calm();
         self.store.calm();
+        self.broker.calm();
     }
 
     fn end_process(&mut self) {
         self.node = None;
+        self.broker.end_process();
         self.has_halted = false;
         self.was_stopped = false;
         self.network.clear();
@@ -257,20 +291,26 @@ impl World {
     fn step(&mut self, step: Step) -> Result<(), String> {
         let times = self.times();
         let Some(node) = self.node.as_mut().filter(|_| !self.has_halted) else { return Ok(()) };
-        let is_retried = matches!(step, Step::Prepare | Step::Upkeep);
+        let is_retried = matches!(step, Step::Prepare | Step::Upkeep | Step::Publish { .. } | Step::SaveMark);
         let done = node.step(step, times, &mut self.auditor);
         if let Some((up_to, at)) = node.removed.take() {
             self.auditor.removed(&up_to, at, self.profile.retention_ms)?;
+            if self.profile.publishes && at.is_some() {
+                let is_gone =
+                    |record: &&Record| record.position.sequence() <= up_to[usize::from(record.position.shard())];
+                self.broker.check_events(self.auditor.records().map(|(record, _)| record).filter(is_gone))?;
+            }
         }
         let answers = std::mem::take(&mut node.answers);
         match done {
             Ok(()) => {}
-            // Preparing and keeping up segments is tried again.
+            // Preparing and keeping up segments is tried again, and so is publishing.
             Err(Stop::Fault(_)) if is_retried && self.is_excused() && !self.disk.is_dead() && !self.store.is_dead() => {
             }
             Err(Stop::Fault(error)) => self.fault(error)?,
             Err(Stop::Found(found)) => return Err(found),
         }
+        self.broker.check()?;
         for (to, reply) in answers {
             self.auditor.answered(to, &reply)?;
             let ask = self.auditor.ask_of(to.slot);
@@ -293,7 +333,8 @@ impl World {
         self.starts += 1;
         let store = Store::Simulated(self.store.clone());
         let seed = mix(self.profile.seed.wrapping_add(self.starts));
-        let started = Node::start(self.disk.disk(), store, &self.profile, self.times(), seed);
+        let broker = self.broker.clone();
+        let started = Node::start(self.disk.disk(), store, broker, &self.profile, self.times(), seed);
         let node = match started {
             Ok(node) => node,
             Err(error) if self.is_excused() => {
@@ -308,6 +349,7 @@ impl World {
         self.was_stopped = false;
         self.recoveries += 1;
         self.auditor.recovered(&node.recovered.last_sequence, &node.reader)?;
+        self.broker.check_durable(&node.recovered.last_sequence)?;
         self.node = Some(node);
         Ok(())
     }
@@ -371,6 +413,9 @@ impl World {
         if let Some((id, _)) = self.asked.iter().find(|(_, a)| !a.is_resolved && has_key(&a.request)) {
             return Err(format!("what became of request {id} cannot be found out"));
         }
+        if self.profile.publishes {
+            self.broker.check_all(self.auditor.records().map(|(record, _)| record))?;
+        }
         self.verify()
     }
 
@@ -396,7 +441,7 @@ impl World {
 
     /// Changes of disk and clocks so far, for a look from outside whether two runs are the same.
     pub(super) fn fingerprint(&self) -> u64 {
-        let mut hash = mix(self.monotonic_ms as u64 ^ self.wall_ms as u64);
+        let mut hash = mix(self.monotonic_ms as u64 ^ self.wall_ms as u64 ^ self.broker.fingerprint());
         for (_, bytes) in self.auditor.records() {
             hash = mix(hash ^ xxhash_rust::xxh3::xxh3_64(bytes));
         }
