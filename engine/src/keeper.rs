@@ -1,8 +1,8 @@
 //! The node's store thread: the only one that calls the state store.
 //!
-//! Questions go before checkpoints, so that a cold account does not wait for a batch. That order is safe:
-//! a shard forgets what a checkpoint covers only when it hears that it is done, which it hears after the
-//! answers to all questions that were asked of the store before.
+//! Questions go before checkpoints, and are answered while a checkpoint waits for a flush, so that a cold account does
+//! not wait for a batch. That order is safe: a shard forgets what a checkpoint covers only when it hears that it is done,
+//! which it hears after the answers to all questions that were asked of the store before.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -12,7 +12,7 @@ use meed_schemas::time::{DAY_MS, Millis};
 
 use crate::error::{Error, Result};
 use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
-use crate::store::{KeyClass, ShardCheckpoint, Store, StoreView, week_of};
+use crate::store::{KeyClass, ROOM_LOOK_PAUSE, ShardCheckpoint, Store, StoreView, week_of};
 
 /// Delivers an input to the worker that owns the shard.
 pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
@@ -40,6 +40,10 @@ impl Tasks {
         self.questions.is_empty() && self.checkpoints.is_empty() && self.sync.is_none()
     }
 
+    fn has_checkpoint(&self) -> bool {
+        !self.checkpoints.is_empty()
+    }
+
     /// Adds questions.
     pub fn ask(&mut self, jobs: impl IntoIterator<Item = StoreJob>) {
         self.questions.extend(jobs);
@@ -56,12 +60,12 @@ impl Tasks {
         self.sync = Some(now.min(settle_until));
     }
 
-    /// What is done next: questions first, then one checkpoint, else a sync.
-    pub fn round(&mut self) -> Round {
+    /// What is done next: questions first, then one checkpoint if the store has room, else a sync of all of them.
+    pub fn round(&mut self, has_room: bool) -> Round {
         let count = self.questions.len().min(QUESTIONS_PER_CHECKPOINT);
         let questions = self.questions.drain(..count).collect();
-        let checkpoint = self.checkpoints.pop_front();
-        let sync = if checkpoint.is_none() { self.sync.take() } else { None };
+        let sync = if self.checkpoints.is_empty() { self.sync.take() } else { None };
+        let checkpoint = if has_room { self.checkpoints.pop_front() } else { None };
         Round { questions, checkpoint, sync }
     }
 }
@@ -75,10 +79,6 @@ pub struct Round {
 }
 
 impl Round {
-    fn has_checkpoint(&self) -> bool {
-        self.checkpoint.is_some()
-    }
-
     fn is_empty(&self) -> bool {
         self.questions.is_empty() && self.checkpoint.is_none() && self.sync.is_none()
     }
@@ -217,8 +217,15 @@ fn run(mut store: Store, shared: &(Mutex<Shared>, Condvar), deliver: &Deliver, o
             guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         guard.idle = false;
-        let round = guard.tasks.round();
-        let views = if round.has_checkpoint() { Vec::new() } else { std::mem::take(&mut guard.views) };
+        let has_checkpoint = guard.tasks.has_checkpoint();
+        let round = guard.tasks.round(!has_checkpoint || store.has_room()?);
+        if has_checkpoint && round.is_empty() {
+            guard.idle = true;
+            // Woken by a question, it looks again at once.
+            let _ = shared.1.wait_timeout(guard, ROOM_LOOK_PAUSE);
+            continue;
+        }
+        let views = if has_checkpoint { Vec::new() } else { std::mem::take(&mut guard.views) };
         let stop = guard.stop && round.is_empty();
         drop(guard);
         if round.carry_out(&mut store, &mut |inputs| deliver(inputs))? {
@@ -281,6 +288,27 @@ mod tests {
     use meed_schemas::ids::Identity;
 
     #[test]
+    fn questions_do_not_wait_for_room_and_a_sync_waits_for_what_was_before_it() {
+        let (mut store, mut tasks) = (Store::in_memory(), Tasks::default());
+        let checkpoint =
+            ShardCheckpoint { shard: 0, accounts: Vec::new(), keys: Vec::new(), state: ShardState::default() };
+        tasks.checkpoint(Box::new(checkpoint), Vec::new());
+        tasks.sync(0, Millis::MAX);
+        tasks.ask([StoreJob::Load(0, Identity::member("p", "m-1"))]);
+        let mut round = |tasks: &mut Tasks, has_room| {
+            let mut inputs = Vec::new();
+            let is_synced = tasks.round(has_room).carry_out(&mut store, &mut |of| inputs.extend(of)).unwrap();
+            (inputs, is_synced)
+        };
+        let (answers, is_synced) = round(&mut tasks, false);
+        assert!(matches!(answers[..], [(0, Input::Loaded(..))]) && !is_synced);
+        assert!(tasks.round(false).is_empty() && !tasks.is_empty(), "the rest waits");
+        let (done, is_synced) = round(&mut tasks, true);
+        assert!(matches!(done[..], [(0, Input::CheckpointDone(_))]) && !is_synced);
+        assert_eq!((round(&mut tasks, true).1, tasks.is_empty()), (true, true));
+    }
+
+    #[test]
     fn a_leap_or_gap_that_is_not_settled_makes_no_key_too_old() {
         let (at, identity) = (1_800_000_000_000, Identity::member("p", "m-1"));
         let mut store = Store::in_memory();
@@ -293,7 +321,7 @@ mod tests {
         for (settle_until, is_kept) in [(at, true), (Millis::MIN, true), (Millis::MAX, false)] {
             let mut tasks = Tasks::default();
             tasks.sync(much_later, settle_until);
-            assert!(tasks.round().carry_out(&mut store, &mut |_| {}).unwrap());
+            assert!(tasks.round(true).carry_out(&mut store, &mut |_| {}).unwrap());
             assert_eq!(store.spilled(0, &identity, &query).unwrap().is_some(), is_kept, "{settle_until}");
         }
     }

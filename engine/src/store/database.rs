@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
-use fjall::{AbstractTree, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
+use super::room::Room;
 use crate::background::yield_to_commits;
 use crate::error::{Error, Result};
 
@@ -19,11 +21,13 @@ const BACKGROUND_THREADS: usize = 1;
 const FJALL_JOURNAL_BYTES: u64 = 128 << 20;
 /// Longest wait for a flush before the store is given up as stuck.
 const FLUSH_WAIT_MAX: Duration = Duration::from_secs(300);
-/// Pause between two looks at a flush that is waited for.
-const FLUSH_LOOK_PAUSE: Duration = Duration::from_millis(1);
-/// Flushed tables that wait for compaction in one keyspace, past which no more are made. fjall itself waits
-/// from 30 on, and would wait for ever if its thread had failed; this one notices.
-const UNCOMPACTED_RUNS_MAX: usize = 16;
+/// Wait for a flush after which it is asked whether the background thread has failed.
+const FAILURE_LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Pause between two looks at room that is waited for.
+pub(crate) const ROOM_LOOK_PAUSE: Duration = Duration::from_millis(1);
+/// Bytes of batches after which fjall's journal is synced. Before each flush its thread syncs what is not, up to 64 MB,
+/// and holds the lock without which no batch is committed.
+const UNSYNCED_BYTES_MAX: u64 = 4 << 20;
 
 const META: &str = "meta";
 const FORMAT_ROW: &[u8] = b"s/format";
@@ -49,6 +53,8 @@ pub(crate) struct Database {
     pub(crate) inner: fjall::Database,
     pub(crate) meta: Keyspace,
     pub(crate) folder: PathBuf,
+    unsynced_bytes: AtomicU64,
+    room: Room,
 }
 
 impl Database {
@@ -102,41 +108,46 @@ impl Database {
     }
 
     /// Keeps what is in memory below the bound: half of it for what is written to now, half for what is being
-    /// flushed. A write waits only when the first half is full before the other has reached the disk.
+    /// flushed. Waits only when the first half is full before the other has reached the disk.
+    ///
+    /// # Errors
+    /// As [`Database::has_room`].
     pub(crate) fn make_room(&self, keyspaces: &[&Keyspace], memtable_bytes: u64) -> Result<()> {
-        let size = |keyspace: &Keyspace| keyspace.tree.active_memtable().size();
-        let mut active: u64 = keyspaces.iter().map(|k| size(k)).sum();
-        if active < memtable_bytes / 2 {
-            return Ok(());
-        }
-        self.wait_for_flushes(keyspaces)?;
-        let mut largest: Vec<(u64, &Keyspace)> = keyspaces.iter().map(|k| (size(k), *k)).collect();
-        largest.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-        for (size, keyspace) in largest {
-            if active < memtable_bytes / 8 {
-                break;
-            }
-            keyspace.rotate_memtable().map_err(|e| self.fault("flush", e))?;
-            active = active.saturating_sub(size);
+        while !self.has_room(keyspaces, memtable_bytes)? {
+            thread::sleep(ROOM_LOOK_PAUSE);
         }
         Ok(())
     }
 
-    fn wait_for_flushes(&self, keyspaces: &[&Keyspace]) -> Result<()> {
-        let busy = |keyspace: &&Keyspace| {
-            keyspace.tree.sealed_memtable_count() > 0 || keyspace.tree.l0_run_count() >= UNCOMPACTED_RUNS_MAX
+    /// Whether [`Database::make_room`] would not wait; if there is no room, making some begins.
+    ///
+    /// # Errors
+    /// The background thread has failed, or is not done for so long that it counts as stuck.
+    pub(crate) fn has_room(&self, keyspaces: &[&Keyspace], memtable_bytes: u64) -> Result<bool> {
+        let fault = |error| self.fault("flush", error);
+        let waits = match self.room.look(keyspaces, memtable_bytes).map_err(fault)? {
+            None => return Ok(true),
+            Some(waits) => waits,
         };
-        let started = Instant::now();
-        while keyspaces.iter().any(busy) {
-            // The only way to learn that the background thread has failed.
-            self.inner.persist(PersistMode::Buffer).map_err(|e| self.fault("flush", e))?;
-            if started.elapsed() > FLUSH_WAIT_MAX {
-                let detail = format!("not done after {} s", FLUSH_WAIT_MAX.as_secs());
-                return Err(Error::Store { action: "flush", detail });
-            }
-            thread::sleep(FLUSH_LOOK_PAUSE);
+        if waits > FAILURE_LOOK_AFTER {
+            // The only way to learn that the background thread has failed; it waits for that thread's syncs.
+            self.inner.persist(PersistMode::Buffer).map_err(fault)?;
         }
-        Ok(())
+        if waits > FLUSH_WAIT_MAX {
+            let detail = format!("not done after {} s", FLUSH_WAIT_MAX.as_secs());
+            return Err(Error::Store { action: "flush", detail });
+        }
+        Ok(false)
+    }
+
+    /// Commits a batch of about so many bytes, and now and then syncs what was committed.
+    pub(crate) fn commit(&self, batch: OwnedWriteBatch, bytes: u64) -> std::result::Result<(), fjall::Error> {
+        batch.commit()?;
+        if self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes < UNSYNCED_BYTES_MAX {
+            return Ok(());
+        }
+        self.unsynced_bytes.store(0, Ordering::Relaxed);
+        self.inner.persist(PersistMode::SyncData)
     }
 
     /// The keyspace of this name, created if it is not there.
@@ -185,7 +196,7 @@ fn open_files(folder: &Path, settings: &DatabaseSettings) -> Result<Database> {
     let opened = thread::scope(|scope| scope.spawn(open).join()).unwrap_or_else(|panic| resume_unwind(panic));
     let inner = opened.map_err(|e| store_fault("open", folder, e))?;
     let meta = inner.keyspace(META, keyspace_options).map_err(|e| store_fault("open", folder, e))?;
-    Ok(Database { inner, meta, folder: folder.to_owned() })
+    Ok(Database { inner, meta, folder: folder.to_owned(), unsynced_bytes: AtomicU64::default(), room: Room::default() })
 }
 
 /// Values are small and mostly looked for in vain, so every level has its filters. fjall would rotate a

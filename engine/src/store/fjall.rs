@@ -30,8 +30,21 @@ pub struct FjallStore {
     poisoned: bool,
 }
 
+/// About what a row takes beside its value.
+const ROW_BYTES: usize = 48;
+
 fn first_week_row(class: KeyClass) -> String {
     format!("s/first-week-{}", class_name(class))
+}
+
+/// About how many bytes the batch of a checkpoint has.
+fn batch_bytes(checkpoint: &ShardCheckpoint) -> u64 {
+    let mut bytes = checkpoint.keys.len() * ROW_BYTES;
+    for account in &checkpoint.accounts {
+        bytes += 2 * ROW_BYTES + account.blob.len();
+        bytes += account.facts.iter().map(|(_, value)| ROW_BYTES + value.len()).sum::<usize>();
+    }
+    bytes as u64
 }
 
 impl FjallStore {
@@ -97,7 +110,8 @@ impl FjallStore {
             store.weeks.add(&store.database, &mut batch, checkpoint.shard, &checkpoint.keys)?;
             let state = keys::shard_state(&checkpoint.state);
             batch.insert(&store.shards, checkpoint.shard.to_be_bytes(), state);
-            batch.commit().map_err(|e| store.fault("checkpoint", e))
+            let bytes = batch_bytes(checkpoint);
+            store.database.commit(batch, bytes).map_err(|e| store.fault("checkpoint", e))
         })
     }
 
@@ -115,6 +129,12 @@ impl FjallStore {
             batch.insert(&self.facts, keys::fact(shard, &account.identity, fact), value.as_slice());
         }
         batch.insert(&self.accounts, keys::account(shard, &account.identity), account.blob.as_slice());
+    }
+
+    /// Whether a checkpoint would not wait for a flush.
+    pub(super) fn has_room(&self) -> Result<bool> {
+        self.check()?;
+        self.database.has_room(&self.keyspaces(), self.memtable_bytes)
     }
 
     pub(super) fn put_facts(&mut self, shard: u16, facts: &[(Identity, FactKey, Vec<u8>)]) -> Result<()> {

@@ -9,6 +9,7 @@ mod database;
 mod fjall;
 mod keys;
 mod memory;
+mod room;
 mod runs;
 mod simulated;
 mod view;
@@ -22,7 +23,7 @@ use meed_schemas::ids::{AccountKind, Identity};
 use meed_schemas::time::Millis;
 
 use crate::error::{Error, Result};
-pub(crate) use database::{Database, DatabaseSettings, sync_folder};
+pub(crate) use database::{Database, DatabaseSettings, ROOM_LOOK_PAUSE, sync_folder};
 pub use memory::MemoryStore;
 pub use simulated::{SimulatedStore, StoreSnapshot};
 
@@ -236,6 +237,17 @@ impl Store {
             Self::Simulated(store) => store.sync(),
             // Every write was durable when it returned.
             Self::Cql(_) => Ok(()),
+        }
+    }
+
+    /// Whether [`Store::checkpoint`] would not wait for what was written before.
+    ///
+    /// # Errors
+    /// A fault of the store.
+    pub fn has_room(&self) -> Result<bool> {
+        match self {
+            Self::Fjall(store) => store.has_room(),
+            Self::Memory(_) | Self::Simulated(_) | Self::Cql(_) => Ok(true),
         }
     }
 

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records, Recovered};
 use crate::keeper::Tasks;
 use crate::program::Programs;
+use crate::random::mix;
 use crate::reader;
 use crate::recovery::{self, Recovery, SettleGap};
 use crate::release::{Came, came_of, release};
@@ -112,6 +113,8 @@ pub(super) struct Node {
     pub(super) store: Store,
     pub(super) recovered: Recovered,
     tasks: Tasks,
+    store_rounds: u64,
+    is_cramped: bool,
     shards: Vec<(Shard, Vec<Input>)>,
     workers: Vec<Worker>,
     programs: Arc<Programs>,
@@ -183,6 +186,8 @@ impl Node {
             reader,
             store,
             tasks: Tasks::default(),
+            store_rounds: 0,
+            is_cramped: profile.is_cramped,
             shards: shards.into_iter().map(begin).collect(),
             workers: (0..profile.workers).map(worker).collect(),
             programs: Arc::new(programs),
@@ -293,7 +298,9 @@ impl Node {
             Step::Sync => self.sync()?,
             Step::Store => {
                 let mut inputs = Vec::new();
-                let done = self.tasks.round().carry_out(&mut self.store, &mut |of| inputs.extend(of));
+                self.store_rounds += 1;
+                let has_room = !self.is_cramped || !mix(self.store_rounds).is_multiple_of(3);
+                let done = self.tasks.round(has_room).carry_out(&mut self.store, &mut |of| inputs.extend(of));
                 for (shard, input) in inputs {
                     self.deliver(shard, input);
                 }

@@ -37,6 +37,8 @@ pub(super) struct Profile {
     pub(super) pack: bool,
     /// Whether it publishes.
     pub(super) publishes: bool,
+    /// Whether the store has no room for a checkpoint now and then.
+    pub(super) is_cramped: bool,
     pub(super) start_ms: Millis,
     /// How far one event may move the clocks.
     pub(super) stride_ms: i64,
@@ -132,8 +134,9 @@ impl Profile {
             start_ms: start_day * DAY_MS + random.between(0, DAY_MS - 1),
             retention_ms: is_old.then_some(i64::from(RETENTION_DAYS_MIN) * DAY_MS),
             pack: random.chance(70),
-            // Of a source of its own, so that the worlds that do not publish are as they would be without this.
-            publishes: Random(mix(seed ^ 0x7075_626c)).chance(if is_old { 70 } else { 35 }),
+            // Of sources of their own, so that other worlds are as they would be without these.
+            is_cramped: Random(mix(seed ^ 0x726f_6f6d)).chance(25),
+            publishes: Random(mix(seed ^ 0x7075_626b)).chance(if is_old { 70 } else { 35 }),
             stride_ms: if is_old { 300 * DAY_MS } else { *random.pick(&[200, 60_000, 20 * HOUR_MS, 20 * DAY_MS]) },
             reuse_percent: *random.pick(&[2, 10]),
             rules: Rules::of(random, zone),

@@ -208,15 +208,23 @@ impl World {
         self.calm();
         let end = rot::ends(&self.disk).map_or_else(|| vec![0; usize::from(self.profile.shards)], |[last, _]| last);
         self.disk.end_process();
-        self.store.end_process();
-        let own = Store::Simulated(self.store.clone());
-        let is_ahead = store_ahead::is_ahead(&own, &end);
-        let times = Times { wall_ms: self.wall_ms, elapsed_ms: 0 };
-        let started = Node::start(self.disk.disk(), own, Broker::default(), &self.profile, times, self.profile.seed);
-        let judged = is_ahead.and_then(|is_ahead| store_ahead::judge(&self.disk.disk(), started, is_ahead));
+        let judged = match store_ahead::is_of_this_history(self.disk.disk(), &self.auditor) {
+            true => self.start_beside(&end),
+            false => Ok(()),
+        };
         self.disk.restore(&disk);
         self.store.restore(&store);
         judged.map_err(|found| format!("{found}, with a journal that ends at {end:?}"))
+    }
+
+    fn start_beside(&mut self, end: &[u64]) -> Result<(), String> {
+        self.disk.end_process();
+        self.store.end_process();
+        let own = Store::Simulated(self.store.clone());
+        let is_ahead = store_ahead::is_ahead(&own, end)?;
+        let times = Times { wall_ms: self.wall_ms, elapsed_ms: 0 };
+        let started = Node::start(self.disk.disk(), own, Broker::default(), &self.profile, times, self.profile.seed);
+        store_ahead::judge(&self.disk.disk(), started, is_ahead)
     }
 
     fn calm(&mut self) {
