@@ -2,35 +2,21 @@
 #![allow(clippy::unwrap_used)]
 
 use meed_schemas::ids::{Identity, Position};
-use meed_schemas::record::{Balances, Detail, RENDERING, Record, RecordKind};
-use smallvec::SmallVec;
+use meed_schemas::record::{Balances, Detail, Record, RecordKind};
 
 use super::*;
 use crate::journal::frame::verified;
+use crate::test_record::earn;
 
 fn record(shard: u16, sequence: u64) -> Record {
     Record {
         kind: RecordKind::Open,
-        rendering: RENDERING,
-        position: Position::new(shard, sequence),
-        identity: Identity::member("p", "m-1"),
-        sequence,
-        previous: 0,
-        previous_of_kind: 0,
         recorded_at: 1,
         occurred_at: 1,
-        program_version: 1,
-        newest_version: 1,
         points: 0,
         balances: Balances::default(),
-        tier: 0,
-        moves: SmallVec::new(),
-        spend: None,
-        keys: SmallVec::new(),
-        fingerprint: 0,
-        references: None,
         detail: Detail::None,
-        extensions: Vec::new(),
+        ..earn(Position::new(shard, sequence), Identity::member("p", "m-1"))
     }
 }
 

@@ -47,4 +47,6 @@ pub mod metrics;
 pub mod planted;
 pub mod random;
 pub mod background;
+#[cfg(test)]
+mod test_record;
 pub mod error;

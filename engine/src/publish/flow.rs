@@ -75,12 +75,8 @@ impl Flow {
     pub(crate) fn new(mark: &Mark) -> Self {
         let events = &mark.events.published;
         let balances = (!mark.balances.name.is_empty()).then(|| mark.balances.published.clone());
-        let from = match &balances {
-            Some(balances) => events.iter().zip(balances).map(|(event, balance)| *event.min(balance)).collect(),
-            None => events.clone(),
-        };
         Self {
-            from,
+            from: mark.published().collect(),
             begin: events.clone(),
             outbox: Outbox::new(events),
             balances: balances.map(Balances::new),

@@ -47,6 +47,15 @@ pub struct Mark {
     pub balances: TopicMark,
 }
 
+impl Mark {
+    /// By shard, up to where everything is published that goes anywhere.
+    pub fn published(&self) -> impl Iterator<Item = u64> {
+        let has_balances = !self.balances.name.is_empty();
+        let both = self.events.published.iter().zip(&self.balances.published);
+        both.map(move |(event, balance)| if has_balances { *event.min(balance) } else { *event })
+    }
+}
+
 /// Where marks are kept.
 #[derive(Debug)]
 pub enum Marks {

@@ -284,9 +284,8 @@ impl Run {
     }
 
     fn show(&self, mark: &Mark) {
-        for (shard, shown) in self.shared.published.iter().enumerate() {
-            let balances = if mark.balances.name.is_empty() { u64::MAX } else { mark.balances.published[shard] };
-            shown.store(mark.events.published[shard].min(balances), Ordering::Release);
+        for (shown, sequence) in self.shared.published.iter().zip(mark.published()) {
+            shown.store(sequence, Ordering::Release);
         }
     }
 

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
-use meed_schemas::record::{Balances, Detail, RENDERING, Record, RecordKind};
-use meed_schemas::time::NEVER;
+use meed_schemas::record::{Detail, Record, RecordKind};
 use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Headers;
@@ -28,6 +27,7 @@ use crate::disk::Disk;
 use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records};
 use crate::metrics::PublishMetrics;
 use crate::program::{Program, Programs};
+use crate::test_record::earn;
 
 const SHARDS: u16 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -199,34 +199,14 @@ fn has_event(sequence: u64) -> bool {
 }
 
 fn record(shard: u16, sequence: u64) -> Record {
-    let (kind, detail) = if has_event(sequence) {
-        let detail = Detail::Earn { expires_at: NEVER, activates_at: None, award: None, redemption: None };
-        (RecordKind::Earn, detail)
-    } else {
-        (RecordKind::Key, Detail::Key { target: Position::new(shard, 1) })
-    };
-    Record {
-        kind,
-        rendering: RENDERING,
-        position: Position::new(shard, sequence),
-        identity: Identity::member("default", &format!("s{shard}-{}", sequence % 5)),
-        sequence: if has_event(sequence) { sequence } else { 0 },
-        previous: 0,
-        previous_of_kind: 0,
-        recorded_at: 1_000 + sequence as i64,
-        occurred_at: 1_000,
-        program_version: 1,
-        newest_version: 1,
-        points: 1,
-        balances: Balances { total: sequence as i64, ..Balances::default() },
-        tier: 0,
-        moves: Default::default(),
-        spend: None,
-        keys: Default::default(),
-        fingerprint: 0,
-        references: None,
-        detail,
-        extensions: Vec::new(),
+    let position = Position::new(shard, sequence);
+    let earned = earn(position, Identity::member("default", &format!("s{shard}-{}", sequence % 5)));
+    match has_event(sequence) {
+        true => earned,
+        false => {
+            let detail = Detail::Key { target: Position::new(shard, 1) };
+            Record { kind: RecordKind::Key, sequence: 0, detail, ..earned }
+        }
     }
 }
 

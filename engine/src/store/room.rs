@@ -86,6 +86,9 @@ impl State {
     /// Frees what was flushed and nobody reads any more.
     fn free(&mut self) {
         let unused: Vec<_> = self.sealed.extract_if(.., |memtable| Arc::strong_count(memtable) == 1).collect();
+        if unused.is_empty() {
+            return;
+        }
         let body = move || {
             yield_to_commits();
             drop(unused);

@@ -28,8 +28,7 @@ pub(super) fn is_of_this_history(disk: Disk, auditor: &Auditor) -> bool {
 /// Whether a store has anything that is not in a journal which ends at these sequences.
 pub(super) fn is_ahead(store: &Store, end: &[u64]) -> std::result::Result<bool, String> {
     let is_ahead = |shard: u16, end: u64| -> Result<bool> {
-        let totals = store.shard_state(shard)?.map_or(0, |state| state.totals_sequence);
-        let mut newest = totals;
+        let mut newest = store.shard_state(shard)?.map_or(0, |state| state.totals_sequence);
         store.accounts(shard, None, &mut |identity, blob| {
             newest = newest.max(Account::decode(&identity, blob).map_or(u64::MAX, |account| account.applied()));
             Ok(())

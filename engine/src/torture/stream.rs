@@ -377,8 +377,7 @@ impl Publisher {
 
     /// By shard, the lowest sequence that it still has to read.
     pub(super) fn needed_from(&self) -> Vec<u64> {
-        let Mark { events, balances } = &self.mark;
-        events.published.iter().zip(&balances.published).map(|(event, balance)| event.min(balance) + 1).collect()
+        self.mark.published().map(|sequence| sequence + 1).collect()
     }
 }
 
@@ -387,35 +386,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use meed_schemas::event::{Documents, write_balance, write_data, write_key};
     use meed_schemas::program::{BUILT_IN_DOCUMENT, Document};
-    use meed_schemas::record::{Balances, Detail, RENDERING, RecordKind};
-    use meed_schemas::time::NEVER;
+    use meed_schemas::record::Balances;
 
     use super::*;
+    use crate::test_record::earn;
 
     fn record(sequence: u64) -> Record {
-        Record {
-            kind: RecordKind::Earn,
-            rendering: RENDERING,
-            position: Position::new(0, sequence),
-            identity: Identity::member("p", "m-0"),
-            sequence,
-            previous: 0,
-            previous_of_kind: 0,
-            recorded_at: 1_000,
-            occurred_at: 1_000,
-            program_version: 1,
-            newest_version: 1,
-            points: 1,
-            balances: Balances { total: sequence as i64, ..Balances::default() },
-            tier: 0,
-            moves: Default::default(),
-            spend: None,
-            keys: Default::default(),
-            fingerprint: 0,
-            references: None,
-            detail: Detail::Earn { expires_at: NEVER, activates_at: None, award: None, redemption: None },
-            extensions: Vec::new(),
-        }
+        earn(Position::new(0, sequence), Identity::member("p", "m-0"))
     }
 
     fn document() -> Document {

@@ -179,12 +179,7 @@ impl World {
         let Some(damage) = self.disk.rot(kind, seed) else { return Ok(()) };
         let damaged = self.disk.snapshot();
         let is_torn = rot::is_torn(&self.disk, &ends);
-        self.disk.end_process();
-        self.store.end_process();
-        let times = Times { wall_ms: self.wall_ms, elapsed_ms: 0 };
-        let own = Store::Simulated(self.store.clone());
-        let started = Node::start(self.disk.disk(), own, Broker::default(), &self.profile, times, seed);
-        let fate = match started {
+        let fate = match self.start_on_trial(seed) {
             // A checkpoint may have what the journal has lost.
             Err(_) if is_torn => Ok(Fate::Known),
             started => rot::trial(self.disk.disk(), started, &damage, &ends, &self.auditor),
@@ -209,7 +204,10 @@ impl World {
         let end = rot::ends(&self.disk).map_or_else(|| vec![0; usize::from(self.profile.shards)], |[last, _]| last);
         self.disk.end_process();
         let judged = match store_ahead::is_of_this_history(self.disk.disk(), &self.auditor) {
-            true => self.start_beside(&end),
+            true => store_ahead::is_ahead(&Store::Simulated(self.store.clone()), &end).and_then(|is_ahead| {
+                let started = self.start_on_trial(self.profile.seed);
+                store_ahead::judge(&self.disk.disk(), started, is_ahead)
+            }),
             false => Ok(()),
         };
         self.disk.restore(&disk);
@@ -217,14 +215,13 @@ impl World {
         judged.map_err(|found| format!("{found}, with a journal that ends at {end:?}"))
     }
 
-    fn start_beside(&mut self, end: &[u64]) -> Result<(), String> {
+    /// Starts a node on the medium as it is, which the caller puts right again; it publishes nowhere.
+    fn start_on_trial(&self, seed: u64) -> crate::error::Result<Node> {
         self.disk.end_process();
         self.store.end_process();
-        let own = Store::Simulated(self.store.clone());
-        let is_ahead = store_ahead::is_ahead(&own, end)?;
+        let store = Store::Simulated(self.store.clone());
         let times = Times { wall_ms: self.wall_ms, elapsed_ms: 0 };
-        let started = Node::start(self.disk.disk(), own, Broker::default(), &self.profile, times, self.profile.seed);
-        store_ahead::judge(&self.disk.disk(), started, is_ahead)
+        Node::start(self.disk.disk(), store, Broker::default(), &self.profile, times, seed)
     }
 
     fn calm(&mut self) {
