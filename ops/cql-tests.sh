@@ -13,6 +13,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 EXIT_UNAVAILABLE=69
 part=${1:-all}
+# Tests run in their package's folder.
+if [[ -n ${MEED_BINARY:-} ]]; then MEED_BINARY=$(realpath "$MEED_BINARY") && export MEED_BINARY; fi
 
 # Files of the contract of the HTTP interface, each on a keyspace of its own.
 CONTRACT=(accounts corners earn holds idempotency input programs reversals tills)

@@ -309,6 +309,8 @@ impl Work {
             self.programs = map.programs;
         }
         self.set_map(map, has_announced);
+        // Their commands wait, so the nodes are looked at after that.
+        self.begin_own();
         let asked_ms = boot_ms();
         let rows = registry.nodes()?;
         let came_ms = boot_ms();
@@ -355,17 +357,21 @@ impl Work {
         Ok(changed)
     }
 
+    /// Begins the shards that the map gives to this node: they were given to it, or an earlier try to take them had an
+    /// effect.
+    fn begin_own(&mut self) {
+        for shard in 0..self.parts.node.shards() {
+            if self.at[usize::from(shard)] == At::Elsewhere && self.map.is_owner(shard, self.own.incarnation) {
+                self.begin(shard);
+            }
+        }
+    }
+
     fn act(&mut self) -> Result<()> {
         let own = self.own.incarnation;
-        for shard in 0..self.parts.node.shards() {
-            match (self.at[usize::from(shard)], self.map.is_owner(shard, own)) {
-                // It was given to this node, or an earlier try to take it had an effect.
-                (At::Elsewhere, true) => self.begin(shard),
-                (At::Here | At::Coming, false) => {
-                    return Err(Error::Stopped(format!("another node owns shard {shard}")));
-                }
-                _ => {}
-            }
+        let is_lost = |shard: &u16| self.at[usize::from(*shard)] != At::Elsewhere && !self.map.is_owner(*shard, own);
+        if let Some(shard) = (0..self.parts.node.shards()).find(is_lost) {
+            return Err(Error::Stopped(format!("another node owns shard {shard}")));
         }
         let next = plan(&self.map, &self.live, own);
         if next.take.is_empty() && !self.at.contains(&At::Coming) {

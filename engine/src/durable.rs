@@ -83,8 +83,8 @@ pub struct Cluster {
     pub extents: Arc<Extents>,
     /// A second hand on the state, for recoveries.
     store: Option<Store>,
-    /// Renews the lease.
-    keeping: JoinHandle<Result<()>>,
+    /// Renews the lease, once the node has it.
+    keeping: Option<JoinHandle<Result<()>>>,
 }
 
 impl Cluster {
@@ -108,10 +108,20 @@ impl Cluster {
         })
     }
 
+    /// Waits until this node holds the lease of its name, and keeps it. The others give it shards from then on, so
+    /// whatever takes time is done before.
+    ///
+    /// # Errors
+    /// The node stops.
+    pub fn join(&mut self) -> Result<()> {
+        self.registry.register(&self.ownership)?;
+        self.keeping = Some(self.cql.spawn(Arc::clone(&self.registry).keep(Arc::clone(&self.ownership))));
+        Ok(())
+    }
+
     /// Calls `on_lost` when another node has the lease, or it cannot be renewed for good.
     pub fn watch_lease(&mut self, on_lost: impl FnOnce(Error) + Send + 'static) {
-        let watched = self.cql.spawn(std::future::ready(Ok(())));
-        let keeping = std::mem::replace(&mut self.keeping, watched);
+        let Some(keeping) = self.keeping.take() else { return };
         self.cql.spawn(async move {
             let kept = keeping.await;
             if let Err(error) = kept.unwrap_or_else(|_| Err(Error::Stopped("the task of the lease panicked".into()))) {
@@ -149,7 +159,7 @@ impl Cluster {
     }
 }
 
-/// Opens what the node keeps; in a cluster, waits until this node may.
+/// Opens what the node keeps; a node of a cluster has no lease yet.
 ///
 /// # Errors
 /// Held by another process, damaged, of a newer format, not permitted.
@@ -217,8 +227,6 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
     let keyspace = cql::open_keyspace(&cql, settings, config.shards)?;
     let registry = Arc::new(Registry::open(&cql, settings, now)?);
     let ownership = Arc::new(Ownership::of(registry.own().incarnation, keyspace.shards));
-    registry.register(&ownership)?;
-    let keeping = cql.spawn(Arc::clone(&registry).keep(Arc::clone(&ownership)));
     let began = Instant::now();
     let statements = Arc::new(Statements::prepare(&cql)?);
     let extents = Arc::new(Extents::new(keyspace.shards));
@@ -241,7 +249,7 @@ fn open_cluster(config: &EngineConfig, settings: &CqlConfig, now: Millis) -> Res
     let (store, second) = (open_store()?, open_store()?);
     let (aliases, alias_owner) = Aliases::open_shared(&cql, &keyspace.secrets.alias, &AliasOptions::default())?;
     let config = settings.clone();
-    let cluster = Cluster { config, registry, ownership, keeping, statements, extents, store: Some(second), cql };
+    let cluster = Cluster { config, registry, ownership, keeping: None, statements, extents, store: Some(second), cql };
     Ok(Durable {
         shards: keyspace.shards,
         secrets: keyspace.secrets,

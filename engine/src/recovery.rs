@@ -15,6 +15,7 @@ use crate::journal::Records;
 use crate::node::with_version;
 use crate::planted::{Fault, planted};
 use crate::program::Programs;
+use crate::shard::table::Live;
 use crate::shard::{ShardStart, decode_state};
 use crate::store::Store;
 
@@ -55,6 +56,12 @@ pub struct ShardRecovery {
 
 /// States that are loaded together.
 const LOADS_AT_ONCE: usize = 256;
+
+/// About how long a record of the tail is.
+const RECORD_BYTES: usize = 128;
+
+/// Records of a shard's tail for which place is made at once.
+const RESERVED_RECORDS_MAX: usize = 1 << 20;
 
 /// A record of the tail: its shard sequence and where its bytes are.
 type Kept = (u64, std::ops::Range<usize>);
@@ -123,6 +130,14 @@ impl Replay {
         })
     }
 
+    /// Makes place for so many records. A buffer that doubles touches three times the memory, and memory that was never
+    /// touched is dear on a virtual machine.
+    fn reserve(&mut self, records: u64) {
+        let records = usize::try_from(records).unwrap_or(usize::MAX).min(RESERVED_RECORDS_MAX);
+        self.bytes.reserve(records * RECORD_BYTES);
+        self.tail.reserve(records.min(self.accounts as usize));
+    }
+
     /// Takes one record of the tail.
     fn take(&mut self, record: Record, payload: &[u8]) {
         let sequence = record.position.sequence();
@@ -137,24 +152,20 @@ impl Replay {
         self.tail.entry(record.identity).or_default().push((sequence, begin..self.bytes.len()));
     }
 
-    /// An account with its part of the tail applied to what the store has of it; with the first sequence that the store lacks, 0 when it
-    /// lacks none, and the due instant that the store has.
-    fn account(
-        &self,
-        identity: &Identity,
-        blob: Option<&[u8]>,
-        tail: &[Kept],
-    ) -> Result<(Account, u64, Option<Millis>)> {
-        let mut account = self.decode(identity, blob)?;
+    /// An account with its part of the tail applied to what the store has of it, dirty since the first sequence that
+    /// the store lacks; 0 when it lacks none.
+    fn account(&self, identity: &Identity, blob: Option<&[u8]>, tail: &[Kept]) -> Result<Box<Live>> {
+        let account = self.decode(identity, blob)?;
         let due_in_store = account.next_due();
-        let mut since = 0;
+        let mut live = Live::new(account, due_in_store);
         for (sequence, range) in tail {
-            if *sequence > account.applied() || planted(Fault::ApplyTwiceOnReplay) {
-                account.apply(&decode(Position::new(self.shard, *sequence), &self.bytes[range.clone()])?);
-                since = if since == 0 { *sequence } else { since };
+            if *sequence > live.account.applied() || planted(Fault::ApplyTwiceOnReplay) {
+                live.account.apply(&decode(Position::new(self.shard, *sequence), &self.bytes[range.clone()])?);
+                live.dirty_since = if live.dirty_since == 0 { *sequence } else { live.dirty_since };
             }
         }
-        Ok((account, since, due_in_store))
+        live.recount();
+        Ok(live)
     }
 
     fn decode(&self, identity: &Identity, blob: Option<&[u8]>) -> Result<Account> {
@@ -172,21 +183,21 @@ impl Replay {
         let shard = self.shard;
         let mut tail: Vec<_> = std::mem::take(&mut self.tail).into_iter().collect();
         tail.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let mut replayed = Vec::new();
+        let mut replayed = Vec::with_capacity(tail.len());
         for some in tail.chunks(LOADS_AT_ONCE) {
             let wanted: Vec<_> = some.iter().map(|(identity, _)| (shard, identity.clone())).collect();
             let blobs = if self.has_store { store.load_many(&wanted)? } else { vec![None; some.len()] };
             for ((identity, records), blob) in some.iter().zip(blobs) {
-                let (account, since, due_in_store) = self.account(identity, blob.as_deref(), records)?;
-                if account.applied() > last_sequence {
+                let live = self.account(identity, blob.as_deref(), records)?;
+                if live.account.applied() > last_sequence {
                     return Err(Error::Damaged {
                         file: "state".into(),
                         offset: 0,
                         detail: format!("the state of account {identity:?} in shard {shard} is ahead of the journal"),
                     });
                 }
-                if since > 0 {
-                    replayed.push((identity.clone(), account, since, due_in_store));
+                if live.dirty_since > 0 {
+                    replayed.push((identity.clone(), live));
                 }
             }
         }
@@ -345,8 +356,10 @@ fn replay_some(
     mut own: Vec<Replay>,
 ) -> Result<Vec<ShardRecovery>> {
     let mut place = vec![None; from.len()];
-    for (index, replay) in own.iter().enumerate() {
-        place[replay.shard as usize] = Some(index);
+    for (index, replay) in own.iter_mut().enumerate() {
+        let shard = replay.shard as usize;
+        place[shard] = Some(index);
+        replay.reserve(last_sequence[shard].saturating_sub(from[shard]));
     }
     reader.scan(from, &|shard| place[shard as usize].is_some(), &mut |position, payload| {
         if let Some(index) = place[position.shard() as usize] {
@@ -383,9 +396,9 @@ fn programs(store: &Store, shards: &[ShardRecovery]) -> Result<Programs> {
         Ok(())
     };
     for shard in shards {
-        for (identity, account, ..) in &shard.start.replayed {
+        for (identity, live) in &shard.start.replayed {
             if identity.kind() == AccountKind::Program {
-                add(identity, account)?;
+                add(identity, &live.account)?;
             }
         }
         store.accounts(shard.start.id, Some(AccountKind::Program), &mut |identity, blob| {

@@ -108,7 +108,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
     let wall = times.wall_ms();
     let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
     let last_sequence = durable.recovered.last_sequence.clone();
-    let (seed, recovery) = match &durable.journal {
+    let (seed, recovery) = match &mut durable.journal {
         OpenJournal::Embedded(_) => {
             let recovery = recovery::recover(
                 &mut durable.store,
@@ -124,6 +124,7 @@ pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Resul
         // Its shards come while the node runs.
         OpenJournal::Cql(cluster) => {
             let (seed, settles_until) = recovery::prepare(&mut durable.store, durable.shards, gap, wall, &random_seed)?;
+            cluster.join()?;
             (seed, Recovery { shards: Vec::new(), programs: cluster.programs()?, settles_until })
         }
     };

@@ -49,6 +49,7 @@ impl Work {
         let Some(giving) = self.giving.take_if(|giving| giving.shard == shard) else { return Ok(()) };
         let Giving { to, chosen, drained, .. } = giving;
         let (since, left_accounts) = drained.unwrap_or((chosen, 0));
+        let quiet_ms = since.elapsed().as_millis();
         loop {
             if self.change(shard, Seat { member: Arc::clone(&to), epoch: 0 })? == Changed::Done {
                 break;
@@ -76,7 +77,7 @@ impl Work {
         self.parts.tell(shard, Tenure::Release);
         self.metrics.given(since.elapsed());
         let pause_ms = since.elapsed().as_millis();
-        tracing::info!(shard, to = &*to.name, pause_ms, left_accounts, "a shard was given away");
+        tracing::info!(shard, to = &*to.name, pause_ms, quiet_ms, left_accounts, "a shard was given away");
         self.stale = true;
         Ok(())
     }

@@ -8,7 +8,8 @@ use meed_schemas::outcome::Reply;
 use meed_schemas::record::Record;
 use meed_schemas::time::Millis;
 
-use crate::account::{Account, FactKey, Totals};
+use super::table::Live;
+use crate::account::{FactKey, Totals};
 use crate::program::Programs;
 use crate::store::{FactQuery, KeyPlace, ShardCheckpoint};
 
@@ -211,9 +212,8 @@ pub struct ShardStart {
     pub totals: Totals,
     /// Accounts that exist, in the store or only in the journal.
     pub accounts: u64,
-    /// Accounts that replay changed, each with the first sequence that the store lacks and the due instant
-    /// that it has.
-    pub replayed: Vec<(Identity, Account, u64, Option<Millis>)>,
+    /// Accounts that replay changed, each dirty since the first sequence that the store lacks.
+    pub replayed: Vec<(Identity, Box<Live>)>,
     /// Whether the store holds no spilled keys of this shard.
     pub no_spilled_keys: bool,
     /// Seed of the hashes of accounts, secret; as long as the store lives the same, since keys are spilled

@@ -90,18 +90,17 @@ impl Shard {
             waiting: 0,
         };
         let mut replayed = start.replayed;
-        replayed.sort_by_key(|(_, _, since, _)| *since);
-        for (identity, account, since, due_in_store) in replayed {
+        replayed.sort_unstable_by_key(|(_, live)| live.dirty_since);
+        shard.table.reserve(replayed.len());
+        for (identity, live) in replayed {
             let hash = shard.table.hash(&identity);
             let scope = scope(&identity, start.seed);
-            for spilled in account.overlay() {
+            for spilled in live.account.overlay() {
                 if let FactKey::Key { hash: key, .. } = spilled.fact {
                     shard.filter.insert(key ^ scope);
                 }
             }
-            let mut live = Live::new(account, due_in_store);
-            live.dirty_since = since;
-            shard.dirty.push_back((since, hash));
+            shard.dirty.push_back((live.dirty_since, hash));
             shard.resident_accounts += u64::from(live.account.exists());
             shard.add_resident(hash, identity, Resident::Live(live));
         }

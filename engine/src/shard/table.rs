@@ -134,6 +134,12 @@ impl Table {
             .insert_unique(hash, Entry { identity, resident }, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed));
     }
 
+    /// Makes place for so many more accounts.
+    pub fn reserve(&mut self, additional: usize) {
+        let seed = self.seed;
+        self.entries.reserve(additional, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed));
+    }
+
     /// Forgets an account.
     pub fn remove(&mut self, hash: u64, identity: &Identity) {
         if let Ok(entry) = self.entries.find_entry(hash, |e| e.identity == *identity) {

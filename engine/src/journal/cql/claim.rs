@@ -74,12 +74,21 @@ pub async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, sh
             // It is not new: its chain may go on elsewhere.
             continue;
         }
-        let Some(tail) = statements.tail(cql, number, claimed.bucket).await? else {
+        // After the claim nobody changes them.
+        let (tail, mut buckets) =
+            tokio::try_join!(statements.tail(cql, number, claimed.bucket), statements.buckets(cql, number))?;
+        let Some(tail) = tail else {
             return Err(damaged(shard, claimed.bucket, "the bucket that was claimed is not there"));
         };
         debug_assert!(first_sequence.is_none_or(|first| first == tail.first_sequence));
-        statements.note_bucket(cql, number, claimed.bucket, tail.first_sequence).await?;
-        let mut buckets = statements.buckets(cql, number).await?;
+        let is_noted = buckets.iter().any(|(_, bucket)| *bucket == claimed.bucket);
+        if !is_noted || hint != claimed.bucket {
+            statements.note_bucket(cql, number, claimed.bucket, tail.first_sequence).await?;
+        }
+        if !is_noted {
+            buckets.push((tail.first_sequence, claimed.bucket));
+            buckets.sort_unstable();
+        }
         // Those before the first one are about to be removed.
         buckets.retain(|(_, bucket)| row.is_none_or(|(first, _)| *bucket >= first));
         extents.set(shard, buckets, tail.last_sequence, claimed.epoch);

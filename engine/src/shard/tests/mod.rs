@@ -392,7 +392,12 @@ impl Bench {
                 entry.1 = if entry.1 == 0 { *sequence } else { entry.1 };
             }
         }
-        let replayed = touched.into_iter().filter(|(_, t)| t.1 > 0).map(|(i, t)| (i, t.0, t.1, t.2)).collect();
+        let begun = |(identity, (account, since, due_in_store))| {
+            let mut live = Live::new(account, due_in_store);
+            live.dirty_since = since;
+            (identity, live)
+        };
+        let replayed = touched.into_iter().filter(|(_, t)| t.1 > 0).map(begun).collect();
         let last_sequence = self.journal.last_key_value().map_or(0, |(sequence, _)| *sequence);
         let start = ShardStart {
             id: SHARD,
