@@ -164,6 +164,34 @@ fn owners_follow_each_other_over_many_buckets() {
     cql.close();
 }
 
+/// An owner that ends between opening a bucket and noting it, or between making a shard and noting its first one.
+#[test]
+fn a_bucket_that_its_owner_did_not_note_is_noted_by_the_next() {
+    let config = config("unnoted");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let mut owner = own(&cql, &config);
+    for sequence in 1..=20 {
+        owner.append(&cql, sequence, &format!("old {sequence}")).unwrap();
+    }
+    let all = owner.all(0);
+    let noted =
+        || cql.block_on(cql.rows::<(i64, i64)>("SELECT bucket, first_sequence FROM buckets WHERE shard = 1")).unwrap();
+    let before = noted();
+    let (before_last, last) = (before[before.len() - 2].0, before[before.len() - 1].0);
+    for is_hinted in [true, false] {
+        cql.block_on(cql.create(&format!("DELETE FROM buckets WHERE shard = 1 AND bucket = {last}"))).unwrap();
+        if !is_hinted {
+            let text = format!("UPDATE shards SET head_hint = {before_last} WHERE shard = 1 IF EXISTS");
+            cql.block_on(cql.create(&text)).unwrap();
+        }
+        let next = own(&cql, &config);
+        assert_eq!((noted(), next.last), (before.clone(), 20), "hinted: {is_hinted}");
+        assert_eq!(next.all(0), all);
+    }
+    cql.close();
+}
+
 #[test]
 fn old_buckets_go_up_to_the_last_that_is_sealed() {
     let config = config("removed");
