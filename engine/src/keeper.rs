@@ -23,7 +23,7 @@ const QUESTIONS_PER_CHECKPOINT: usize = 256;
 /// Spilled keys read at once for a shard's filter; a cold account may wait for one such read per shard.
 const KEYS_PER_QUESTION: usize = 4_096;
 
-type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
+pub(crate) type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
 
 /// What the store is asked to do, without its thread; the simulator takes the same rounds from it.
 #[derive(Debug, Default)]
@@ -81,6 +81,11 @@ pub struct Round {
 impl Round {
     fn is_empty(&self) -> bool {
         self.questions.is_empty() && self.checkpoint.is_none() && self.sync.is_none()
+    }
+
+    /// The questions and the checkpoint, for a store that takes time to answer.
+    pub(crate) fn into_parts(self) -> (Vec<StoreJob>, Option<Checkpoint>) {
+        (self.questions, self.checkpoint)
     }
 
     /// Does it. `deliver` gets what comes of it for the shards; true when everything before is synced.

@@ -64,17 +64,29 @@ pub enum Fault {
     AnswerBeyondLease,
     /// A node counts as dead when its lease was not renewed between two looks.
     TakeFromTheLiving,
+    /// A bucket goes although a start has to replay it.
+    RemoveUncheckpointed,
+    /// A checkpoint's rows count as the newest whenever they come.
+    CheckpointAsNewest,
+    /// The row that says from where to replay is written before the states.
+    RowBeforeStates,
+    /// Whoever takes a shard relies on what its due index has.
+    TrustFoundDue,
 }
 
 impl Fault {
     /// Those of several nodes on one cluster.
-    pub const NODES: [Self; 6] = [
+    pub const NODES: [Self; 10] = [
         Self::ClaimWithoutRaise,
         Self::OpenWithoutLookingBack,
         Self::TakeUnknownForDone,
         Self::PublishPastGap,
         Self::AnswerBeyondLease,
         Self::TakeFromTheLiving,
+        Self::RemoveUncheckpointed,
+        Self::CheckpointAsNewest,
+        Self::RowBeforeStates,
+        Self::TrustFoundDue,
     ];
 
     /// Those of one node; one of the stream is in both lists.

@@ -138,6 +138,15 @@ impl Replay {
         self.tail.reserve(records.min(self.accounts as usize));
     }
 
+    /// Passes over what is removed, where checkpoints have it whatever the newest of them says: an owner that had slept
+    /// may have finished one after this shard's owner had read an older one, and then removed the records. Every later
+    /// checkpoint has totals with them; one that has not is not of this journal.
+    fn pass_removed(&mut self, removed: u64) {
+        if self.totals_sequence >= removed {
+            self.replay_start = self.replay_start.max(removed + 1);
+        }
+    }
+
     /// Takes one record of the tail.
     fn take(&mut self, record: Record, payload: &[u8]) {
         let sequence = record.position.sequence();
@@ -181,6 +190,13 @@ impl Replay {
 
     fn finish(mut self, store: &Store, last_sequence: u64) -> Result<ShardRecovery> {
         let shard = self.shard;
+        if self.records < (last_sequence + 1).saturating_sub(self.replay_start) {
+            return Err(Error::Damaged {
+                file: "journal".into(),
+                offset: 0,
+                detail: format!("records of shard {shard} from {} on went while they were replayed", self.replay_start),
+            });
+        }
         let mut tail: Vec<_> = std::mem::take(&mut self.tail).into_iter().collect();
         tail.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut replayed = Vec::with_capacity(tail.len());
@@ -273,13 +289,21 @@ pub fn recover_shard(
     seed: u64,
 ) -> Result<(ShardRecovery, Programs)> {
     let removed = reader.removed_sequence()?.get(usize::from(shard)).copied().unwrap_or(0);
-    let replay = Replay::begin(store, shard, last_sequence)?;
+    let mut replay = Replay::begin(store, shard, last_sequence)?;
+    replay.pass_removed(removed);
     replay.check_begin(removed + 1)?;
     let mut from = vec![0; usize::from(reader.shards())];
     let mut last = from.clone();
     (from[usize::from(shard)], last[usize::from(shard)]) = (replay.replay_start - 1, last_sequence);
     let mut recovered = replay_some(store, reader, &from, &last, vec![replay])?;
-    recovered.iter_mut().for_each(|recovery| recovery.start.seed = seed);
+    for start in recovered.iter_mut().map(|recovery| &mut recovery.start) {
+        start.seed = seed;
+        // The owner before, if it has slept, may yet finish a checkpoint and take away what the due index has of these
+        // accounts now. So their next checkpoints write it anew, whatever is there; what is there besides is passed over.
+        if !planted(Fault::TrustFoundDue) {
+            start.replayed.iter_mut().for_each(|(_, live)| live.due_in_store = None);
+        }
+    }
     let programs = programs(store, &recovered)?;
     let missing = || Error::Stopped(format!("nothing came of the replay of shard {shard}"));
     Ok((recovered.pop().ok_or_else(missing)?, programs))
@@ -412,3 +436,7 @@ fn programs(store: &Store, shards: &[ShardRecovery]) -> Result<Programs> {
     }
     Ok(programs)
 }
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

@@ -17,6 +17,7 @@ use crate::clock::{Clock, SystemTimes};
 use crate::error::{Error, Result};
 use crate::journal::cql::{SpareBucket, Trimmer};
 use crate::metrics::UpkeepMetrics;
+use crate::planted::{Fault, planted};
 use crate::retention::NeededFrom;
 
 /// Rest between two removals: they are work for the servers.
@@ -70,6 +71,12 @@ impl Trimming {
     }
 }
 
+/// Whether nobody needs what lies up to a sequence: who needs records from where on, and up to where a start replays
+/// nothing.
+pub(crate) fn may_go(up_to: u64, mut needed_from: impl Iterator<Item = u64>, checkpointed: u64) -> bool {
+    needed_from.all(|needed| needed > up_to) && (checkpointed >= up_to || planted(Fault::RemoveUncheckpointed))
+}
+
 impl Trim {
     fn run(self, stop: &(Mutex<bool>, Condvar)) {
         let (times, jump_ms) = self.times;
@@ -109,8 +116,10 @@ impl Trim {
         let needed = self.needed_from.iter().map(|needed_from| needed_from()).collect::<Result<Vec<_>>>()?;
         let mut any = false;
         for spare in (0..epochs.len()).filter_map(|shard| self.trimmer.oldest(shard as u16)) {
-            let is_needed = needed.iter().any(|needed| needed[usize::from(spare.shard)] <= spare.up_to);
-            if is_needed || self.trimmer.checkpointed(spare.shard)? < spare.up_to || !self.is_older(&spare, cutoff)? {
+            let needed = needed.iter().map(|needed| needed[usize::from(spare.shard)]);
+            if !may_go(spare.up_to, needed, self.trimmer.checkpointed(spare.shard)?)
+                || !self.is_older(&spare, cutoff)?
+            {
                 continue;
             }
             self.trimmer.remove(&spare)?;

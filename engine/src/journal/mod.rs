@@ -18,6 +18,8 @@ use std::time::Duration;
 
 pub mod cql;
 
+mod memory;
+
 mod writer;
 
 mod recovery;
@@ -60,6 +62,7 @@ mod tests;
 pub use batch::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchSequence, FORMAT_VERSION, Part, RUN_BYTES, Run,
 };
+pub use memory::MemoryRecords;
 pub use reader::{BatchView, JournalReader, RecordView};
 pub use upkeep::{ClosedSegment, JournalUpkeep, Pace};
 pub use writer::Journal;
@@ -82,6 +85,8 @@ pub enum Records {
     Embedded(JournalReader),
     /// The journal in CQL.
     Cql(cql::CqlReader),
+    /// What the simulator has read.
+    Memory(MemoryRecords),
 }
 
 impl Records {
@@ -90,6 +95,7 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.last_sequence(),
             Self::Cql(reader) => reader.last_sequence(),
+            Self::Memory(records) => records.last_sequence(),
         }
     }
 
@@ -98,6 +104,7 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.journal_id(),
             Self::Cql(reader) => reader.journal_id(),
+            Self::Memory(_) => 0,
         }
     }
 
@@ -106,6 +113,7 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.shards(),
             Self::Cql(reader) => reader.shards(),
+            Self::Memory(records) => records.last_sequence().len() as u16,
         }
     }
 
@@ -117,13 +125,14 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.removed_sequence(),
             Self::Cql(reader) => Ok(reader.removed_sequence()),
+            Self::Memory(records) => Ok(records.removed_sequence()),
         }
     }
 
     /// By shard, the epoch that this node owns it under, 0 where it does not; `None` where the journal has one owner.
     pub fn epochs(&self) -> Option<Vec<i64>> {
         match self {
-            Self::Embedded(_) => None,
+            Self::Embedded(_) | Self::Memory(_) => None,
             Self::Cql(reader) => Some(reader.epochs()),
         }
     }
@@ -133,13 +142,14 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.last_batch(),
             Self::Cql(reader) => reader.last_sequence().iter().sum(),
+            Self::Memory(records) => records.last_sequence().iter().sum(),
         }
     }
 
     /// The same for who reads the journals of all nodes that append.
     pub fn of_all_nodes(&self) -> Self {
         match self {
-            Self::Embedded(_) => self.clone(),
+            Self::Embedded(_) | Self::Memory(_) => self.clone(),
             Self::Cql(reader) => Self::Cql(reader.of_all_nodes()),
         }
     }
@@ -150,7 +160,7 @@ impl Records {
     /// The node stops.
     pub async fn refresh(&self, age_max: Duration) -> Result<()> {
         match self {
-            Self::Embedded(_) => Ok(()),
+            Self::Embedded(_) | Self::Memory(_) => Ok(()),
             Self::Cql(reader) => reader.refresh(age_max).await,
         }
     }
@@ -163,6 +173,7 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.read(position),
             Self::Cql(reader) => reader.read(position),
+            Self::Memory(records) => Ok(records.read(position)),
         }
     }
 
@@ -200,6 +211,7 @@ impl Records {
         match self {
             Self::Embedded(reader) => reader.scan(from, shards, visit),
             Self::Cql(reader) => reader.scan(from, shards, visit),
+            Self::Memory(records) => records.scan(from, shards, visit),
         }
     }
 }

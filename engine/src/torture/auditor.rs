@@ -1,6 +1,8 @@
 //! Who knows what every answer has to be, and what has to be there after every crash. It sees what clients see, and
 //! besides the records in the order in which they were decided; it asks the node for nothing.
 
+mod fork;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -34,7 +36,7 @@ pub(super) fn decode(frames: &[u8]) -> Result<Vec<Written>, String> {
 }
 
 /// A shard's records in the order in which they were decided.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Log {
     records: Vec<Written>,
     /// Highest sequence that an answer saw which has left.
@@ -332,6 +334,11 @@ impl Auditor {
                 }
             } else {
                 let before = account.applied;
+                account.settle(&mut turn, true).map_err(in_ask)?;
+                if account.applied > before {
+                    // What was due may have been settled by a decision of its own.
+                    past.push(account.clone());
+                }
                 account.decided(request, *what, &mut turn).map_err(in_ask)?;
                 saw = account.applied;
                 // A crash may lose what comes after this decision.

@@ -189,6 +189,12 @@ impl Account {
         Ok(())
     }
 
+    /// What is due up to an instant and was not settled.
+    pub(super) fn due_by(&self, shard: u16, until: Millis, versions: &[(Millis, Rules)]) -> Option<Effect> {
+        let given = Given { versions, now: until, next: Position::new(shard, self.applied + 1) };
+        self.model.clone().settle_one(until, &mut Millis::MIN.clone(), given)
+    }
+
     /// Everything that happened is explained, and the last record shows what there is.
     pub(super) fn check_end(&self, turn: &Turn<'_>) -> Check {
         if let Some(record) = turn.records.get(turn.at) {

@@ -8,6 +8,7 @@
 mod ask;
 mod auditor;
 mod books;
+mod clients;
 mod event;
 mod expect;
 mod generate;

@@ -108,6 +108,36 @@ impl<T: Clone> Chain<T> {
         old.iter().filter_map(|number| self.buckets.remove(number)).flat_map(|bucket| bucket.rows).collect()
     }
 
+    /// The buckets that are kept, oldest first.
+    pub fn kept(&self) -> impl Iterator<Item = i64> {
+        self.buckets.range(self.first..).map(|(number, _)| *number)
+    }
+
+    /// The rows of a bucket, if it is there.
+    pub fn rows_of(&self, bucket: i64) -> Option<&BTreeMap<u64, Row<T>>> {
+        self.buckets.get(&bucket).map(|bucket| &bucket.rows)
+    }
+
+    /// The first bucket that is kept.
+    pub fn first(&self) -> i64 {
+        self.first
+    }
+
+    /// Nobody looks before this bucket any more; false when that was so.
+    pub fn begin_later(&mut self, bucket: i64) -> bool {
+        let is_later = self.first < bucket;
+        if is_later {
+            self.advance_hint(bucket);
+            self.first = bucket;
+        }
+        is_later
+    }
+
+    /// A bucket goes with its rows.
+    pub fn remove(&mut self, bucket: i64) {
+        self.buckets.remove(&bucket);
+    }
+
     /// Whether a bucket is kept.
     pub fn has(&self, bucket: i64) -> bool {
         self.buckets.contains_key(&bucket)

@@ -143,9 +143,31 @@ impl Extents {
         }
     }
 
+    /// The shard begins with this bucket: somebody else has removed those before it.
+    pub(super) fn begin_with(&self, shard: u16, first: i64) {
+        let mut buckets = self.of(shard).buckets.write().unwrap_or_else(PoisonError::into_inner);
+        buckets.retain(|(_, bucket)| *bucket >= first);
+    }
+
     /// A bucket, the oldest, is to go: from now on nobody looks for its records.
     pub(super) fn remove(&self, shard: u16, bucket: i64) {
         let mut buckets = self.of(shard).buckets.write().unwrap_or_else(PoisonError::into_inner);
         buckets.retain(|(_, other)| *other != bucket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_node_has_removed_is_removed() {
+        let extents = Extents::new(1);
+        extents.set(0, vec![(1, 4), (10, 5), (20, 6)], 25, 3);
+        assert_eq!(extents.removed(0), 0);
+        extents.begin_with(0, 4);
+        assert_eq!((extents.removed(0), extents.after(0, 0)), (0, vec![4, 5, 6]));
+        extents.begin_with(0, 6);
+        assert_eq!((extents.removed(0), extents.after(0, 0)), (19, vec![6]));
     }
 }

@@ -184,10 +184,19 @@ impl CqlReader {
             }
         }
         // It may have gone since it was looked for.
-        match sequence <= self.at(shard).removed(shard) {
+        match sequence <= self.removed_by_now(shard)? {
             true => Ok(None),
             false => Err(damaged(shard, bucket, &format!("record {position} is missing"))),
         }
+    }
+
+    /// Up to which sequence a shard's records are no longer kept, as the cluster says: an owner that slept may have
+    /// removed buckets that it had found spare before another owned the shard.
+    fn removed_by_now(&self, shard: u16) -> Result<u64> {
+        if let Some((first, _)) = self.cql.block_on(self.statements.shard(&self.cql, i32::from(shard)))? {
+            self.at(shard).begin_with(shard, first);
+        }
+        Ok(self.at(shard).removed(shard))
     }
 
     /// Every durable record of the chosen shards with a sequence greater than `from[shard]`, shard by shard in order,
@@ -208,7 +217,7 @@ impl CqlReader {
                 let mut visitor = Visitor { shard, next: from + 1, last, has_gap: false, visit: &mut *visit };
                 while let Err(missing) = self.scan_shard(&mut visitor)? {
                     // It may have gone since it was looked for.
-                    let removed = self.at(shard).removed(shard);
+                    let removed = self.removed_by_now(shard)?;
                     if visitor.next > removed {
                         return Err(missing);
                     }

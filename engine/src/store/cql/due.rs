@@ -28,7 +28,8 @@ pub(super) struct DueIndex {
     known_days: HashMap<u16, BTreeMap<i32, Millis>>,
 }
 
-fn day_of(at: Millis) -> i32 {
+/// The day under which the index has an instant.
+pub(crate) fn day_of(at: Millis) -> i32 {
     i32::try_from(at.div_euclid(DAY_MS)).unwrap_or(if at < 0 { i32::MIN } else { i32::MAX })
 }
 

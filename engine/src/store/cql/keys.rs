@@ -33,7 +33,7 @@ pub(super) struct SpilledKeys {
     known: Mutex<HashMap<u16, Weeks>>,
 }
 
-fn class_number(class: KeyClass) -> i32 {
+pub(crate) fn class_number(class: KeyClass) -> i32 {
     match class {
         KeyClass::Idempotency => 0,
         KeyClass::Business => 1,
@@ -44,7 +44,8 @@ fn class_of(number: i32) -> KeyClass {
     if number == 0 { KeyClass::Idempotency } else { KeyClass::Business }
 }
 
-fn part(hash: u128) -> i32 {
+/// The partition of a key, of its class and week.
+pub(crate) fn part(hash: u128) -> i32 {
     // Not the highest bits: they are the order within a partition.
     (hash as u32 % PARTS) as i32
 }

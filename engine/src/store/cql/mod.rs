@@ -28,7 +28,9 @@ use crate::error::{Error, Result};
 use crate::journal::cql::Cql;
 pub use aliases::{AliasRow, CqlAliases};
 use due::DueIndex;
+pub(crate) use due::day_of;
 use keys::SpilledKeys;
+pub(crate) use keys::{class_number, part as key_part};
 pub use published::PublishedRows;
 
 /// Partitions of a shard's states, and of its facts. A constant of the tables' version 1.
@@ -56,7 +58,28 @@ pub struct CqlStore {
     setting: PreparedStatement,
 }
 
-fn part(identity: &Identity) -> i32 {
+/// A part of a checkpoint. Whatever makes one goes through [`Stage::ORDER`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Facts,
+    Keys,
+    NewDue,
+    States,
+    OldDue,
+    Row,
+}
+
+impl Stage {
+    /// See the module. A part begins when the one before it is written.
+    pub(crate) const ORDER: [Self; 6] = [Self::Facts, Self::Keys, Self::NewDue, Self::States, Self::OldDue, Self::Row];
+}
+
+/// The timestamp of all rows of a checkpoint.
+pub(crate) fn timestamp(checkpoint: &ShardCheckpoint) -> i64 {
+    signed(checkpoint.state.totals_sequence)
+}
+
+pub(crate) fn part(identity: &Identity) -> i32 {
     match identity.kind() {
         AccountKind::Program => PROGRAM_PART,
         // The remainder is below 64.
@@ -73,7 +96,7 @@ fn unsigned(number: i64) -> u64 {
 }
 
 /// The name of a fact within its account.
-fn fact_name(shard: u16, identity: &Identity, fact: &FactKey) -> Vec<u8> {
+pub(crate) fn fact_name(shard: u16, identity: &Identity, fact: &FactKey) -> Vec<u8> {
     rows::fact(shard, identity, fact)[rows::account(shard, identity).len()..].to_vec()
 }
 
@@ -163,7 +186,7 @@ impl CqlStore {
 
     pub(super) fn checkpoint(&mut self, checkpoint: &ShardCheckpoint) -> Result<()> {
         let shard = i32::from(checkpoint.shard);
-        let at = signed(checkpoint.state.totals_sequence);
+        let at = timestamp(checkpoint);
         let (mut facts, mut states) = (Vec::new(), Vec::new());
         for account in &checkpoint.accounts {
             let identity = account.identity.as_bytes();
@@ -183,14 +206,22 @@ impl CqlStore {
         }
         let cql = Arc::clone(&self.cql);
         cql.block_on(async {
-            write(&cql, "write facts of accounts", &self.put_fact, &facts).await?;
-            self.spilled.add(checkpoint, at).await?;
-            self.due.add(checkpoint, at).await?;
-            write(&cql, "write states of accounts", &self.put_state, &states).await?;
-            self.due.remove(checkpoint, at).await?;
-            let state = &checkpoint.state;
-            let values = (shard, signed(state.replay_start), at, signed(state.accounts), state.totals.as_slice(), at);
-            cql.write("write a checkpoint", &self.put_checkpoint, values).await
+            for stage in Stage::ORDER {
+                match stage {
+                    Stage::Facts => write(&cql, "write facts of accounts", &self.put_fact, &facts).await?,
+                    Stage::Keys => self.spilled.add(checkpoint, at).await?,
+                    Stage::NewDue => self.due.add(checkpoint, at).await?,
+                    Stage::States => write(&cql, "write states of accounts", &self.put_state, &states).await?,
+                    Stage::OldDue => self.due.remove(checkpoint, at).await?,
+                    Stage::Row => {
+                        let ShardState { replay_start, totals, totals_sequence, accounts } = &checkpoint.state;
+                        let (begin, last, count) = (signed(*replay_start), signed(*totals_sequence), signed(*accounts));
+                        let values = (shard, begin, last, count, totals.as_slice(), at);
+                        cql.write("write a checkpoint", &self.put_checkpoint, values).await?;
+                    }
+                }
+            }
+            Ok(())
         })
     }
 

@@ -4,20 +4,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::journal::cql::chain::{Chain, Row};
+use super::rows::{Found, Row, Tables, Value, Write};
+use crate::journal::cql::chain::{self, Chain};
 use crate::journal::cql::machine::{Answer, Ask};
 use crate::ownership::{LeaseRow, Member, OwnerMap, Seat};
+use crate::planted::{Fault, planted};
 
-/// A record: what a client's key did to an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) key: u64,
-    pub(super) account: u64,
-    /// Dense per account, from 1.
-    pub(super) number: u64,
+/// A batch of records.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    pub(super) frames: Arc<[u8]>,
+    pub(super) records: u64,
 }
-
-pub(super) type Entries = Arc<[Entry]>;
 
 /// A node's row in the registry.
 #[derive(Debug, Clone)]
@@ -33,7 +31,7 @@ pub(super) enum Statement {
         shard: u16,
         ask: Ask,
         sequence: u64,
-        row: Option<Row<Entries>>,
+        row: Option<chain::Row<Batch>>,
     },
     Hint {
         shard: u16,
@@ -42,8 +40,38 @@ pub(super) enum Statement {
         shard: u16,
         bucket: i64,
     },
-    /// Everything that a claimant reads: records and the watermark of the stream.
-    Records {
+    /// Where the records of a shard are.
+    Tail {
+        shard: u16,
+    },
+    /// The rows of a bucket.
+    Batches {
+        shard: u16,
+        bucket: i64,
+    },
+    /// Where a shard begins.
+    First {
+        shard: u16,
+    },
+    /// Nobody is to look before this bucket.
+    BeginLater {
+        shard: u16,
+        bucket: i64,
+    },
+    /// The rows of a bucket go.
+    Drop {
+        shard: u16,
+        bucket: i64,
+    },
+    Get(Row),
+    Range {
+        from: Row,
+        to: Row,
+        limit: usize,
+    },
+    /// Rows of one partition.
+    Write(Vec<Write>),
+    ReadPublished {
         shard: u16,
     },
     Published {
@@ -79,7 +107,11 @@ pub(super) enum Statement {
 pub(super) enum Answered {
     Journal(Answer),
     Hint(Option<i64>),
-    Records { records: BTreeMap<u64, Entry>, published: u64 },
+    Tail { buckets: Vec<(u64, i64)>, last: u64, has_rows: bool },
+    Batches(Option<Vec<(u64, Batch)>>),
+    Row(Option<(i64, Value)>),
+    Rows(Vec<Found>),
+    Published(u64),
     Map(OwnerMap),
     Nodes(Vec<NodeRow>),
     Changed(bool),
@@ -88,30 +120,33 @@ pub(super) enum Answered {
 
 #[derive(Debug, Default)]
 pub(super) struct ShardTables {
-    chain: Chain<Entries>,
-    /// Records of buckets that were cleared away: checkpoints have them.
-    cleared: BTreeMap<u64, Entry>,
+    chain: Chain<Batch>,
     published: u64,
 }
 
 impl ShardTables {
-    fn records(&self) -> BTreeMap<u64, Entry> {
-        let mut records = self.cleared.clone();
-        for (first, (_, entries)) in self.chain.rows() {
-            records.extend((first..).zip(entries.iter().copied()));
+    /// The buckets that are kept with their first sequences, the last sequence, and whether the last bucket has rows.
+    fn tail(&self) -> Answered {
+        let (mut buckets, mut last, mut has_rows) = (Vec::new(), 0, false);
+        for bucket in self.chain.kept() {
+            let rows = self.chain.rows_of(bucket);
+            let mut rows = rows.into_iter().flatten();
+            let first = rows.next();
+            has_rows = first.is_some();
+            buckets.push((first.map_or(last + 1, |(sequence, _)| *sequence), bucket));
+            if let Some((sequence, (_, batch))) = rows.next_back().or(first) {
+                last = sequence + batch.records - 1;
+            }
         }
-        records
-    }
-
-    /// The records of all rows in the order of the chain, with what was cleared away before them.
-    fn in_order(&self) -> impl Iterator<Item = (u64, Entry)> {
-        let rows = self.chain.rows().flat_map(|(first, (_, entries))| (first..).zip(entries.iter().copied()));
-        self.cleared.iter().map(|(sequence, entry)| (*sequence, *entry)).chain(rows)
+        Answered::Tail { buckets, last, has_rows }
     }
 }
 
 pub(super) struct Keyspace {
     shards: Vec<ShardTables>,
+    tables: Tables,
+    /// The cluster's clock.
+    clock: i64,
     map: OwnerMap,
     nodes: BTreeMap<Box<str>, NodeRow>,
     /// As it was some time ago: what a read without a quorum of the newest may still see.
@@ -122,6 +157,8 @@ impl Keyspace {
     pub(super) fn new(shards: u16) -> Self {
         Self {
             shards: (0..shards).map(|_| ShardTables::default()).collect(),
+            tables: Tables::default(),
+            clock: 0,
             map: OwnerMap { version: 0, programs: 0, ..OwnerMap::unknown(shards) },
             nodes: BTreeMap::new(),
             old_nodes: BTreeMap::new(),
@@ -137,14 +174,44 @@ impl Keyspace {
             Statement::Register { shard, bucket } => {
                 Answered::Changed(self.shards[usize::from(*shard)].chain.register(*bucket))
             }
-            Statement::Records { shard } => {
-                let tables = &self.shards[usize::from(*shard)];
-                Answered::Records { records: tables.records(), published: tables.published }
+            Statement::Tail { shard } => self.shards[usize::from(*shard)].tail(),
+            Statement::Batches { shard, bucket } => {
+                let rows = self.shards[usize::from(*shard)].chain.rows_of(*bucket);
+                let rows = rows.map(|rows| rows.iter().map(|(first, (_, batch))| (*first, batch.clone())));
+                Answered::Batches(rows.map(Iterator::collect))
             }
-            Statement::Published { shard, up_to } => {
-                self.shards[usize::from(*shard)].published = *up_to;
+            Statement::First { shard } => Answered::Hint(Some(self.shards[usize::from(*shard)].chain.first())),
+            Statement::BeginLater { shard, bucket } => {
+                Answered::Changed(self.shards[usize::from(*shard)].chain.begin_later(*bucket))
+            }
+            Statement::Drop { shard, bucket } => {
+                self.shards[usize::from(*shard)].chain.remove(*bucket);
                 Answered::Changed(true)
             }
+            Statement::Get(row) => Answered::Row(self.tables.get(row)),
+            Statement::Range { from, to, limit } => Answered::Rows(self.tables.range(from, to, *limit)),
+            Statement::Write(rows) => {
+                for row in rows {
+                    self.clock += 1;
+                    let timestamp = if planted(Fault::CheckpointAsNewest) { self.clock } else { row.timestamp };
+                    self.tables.write(Write { timestamp, ..row.clone() });
+                }
+                Answered::Changed(true)
+            }
+            Statement::ReadPublished { shard } => Answered::Published(self.shards[usize::from(*shard)].published),
+            // Its timestamp is its sequence.
+            Statement::Published { shard, up_to } => {
+                let tables = &mut self.shards[usize::from(*shard)];
+                tables.published = tables.published.max(*up_to);
+                Answered::Changed(true)
+            }
+            _ => self.look_up(statement, stale),
+        }
+    }
+
+    /// The same for the map of owners and the registry of nodes.
+    fn look_up(&mut self, statement: &Statement, stale: bool) -> Answered {
+        match statement {
             Statement::Map => Answered::Map(self.map.clone()),
             Statement::Seat { version, shard, seat } => {
                 let holds = self.map.version == *version;
@@ -180,6 +247,7 @@ impl Keyspace {
                 }
                 Answered::Changed(holds)
             }
+            _ => Answered::Unknown,
         }
     }
 
@@ -190,48 +258,25 @@ impl Keyspace {
         }
     }
 
-    /// Clears old buckets away.
-    pub(super) fn trim(&mut self, shard: u16) {
-        let tables = &mut self.shards[usize::from(shard)];
-        for (first, (_, entries)) in tables.chain.trim() {
-            tables.cleared.extend((first..).zip(entries.iter().copied()));
-        }
-    }
-
     pub(super) fn map(&self) -> &OwnerMap {
         &self.map
     }
 
-    /// The record at a sequence, if it is durable.
-    pub(super) fn record(&self, shard: u16, sequence: u64) -> Option<Entry> {
-        let tables = &self.shards[usize::from(shard)];
-        tables.cleared.get(&sequence).copied().or_else(|| {
-            let rows = tables.chain.rows().filter(|(first, _)| *first <= sequence);
-            let found = rows.filter_map(|(first, (_, entries))| entries.get((sequence - first) as usize).copied());
-            found.last()
-        })
+    /// Whether anybody looks in a bucket: one that was removed can come to be again, by statements that come very late.
+    pub(super) fn is_kept(&self, shard: u16, bucket: i64) -> bool {
+        self.shards[usize::from(shard)].chain.kept().any(|kept| kept == bucket)
     }
 
-    /// Checks that the records of every shard are one dense sequence, and those of each account too.
-    pub(super) fn check(&self) -> Result<(), String> {
-        for (shard, tables) in self.shards.iter().enumerate() {
-            let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
-            for (expected, (sequence, entry)) in (1..).zip(tables.in_order()) {
-                if sequence != expected {
-                    return Err(format!("shard {shard} has record {sequence} where {expected} belongs"));
-                }
-                let number = numbers.entry(entry.account).or_default();
-                *number += 1;
-                if entry.number != *number {
-                    return Err(format!("shard {shard}, account {}: {entry:?} is its record {number}", entry.account));
-                }
-            }
+    /// Where the kept records of a shard begin, less 1.
+    pub(super) fn removed(&self, shard: u16) -> u64 {
+        match self.shards[usize::from(shard)].tail() {
+            Answered::Tail { buckets, .. } => buckets.first().map_or(0, |(first, _)| first - 1),
+            _ => 0,
         }
-        Ok(())
     }
 
-    /// How many records a shard has.
-    pub(super) fn count(&self, shard: u16) -> u64 {
-        self.shards[usize::from(shard)].in_order().count() as u64
+    /// The tables of the state store.
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
     }
 }

@@ -1,40 +1,57 @@
 //! What clients, nodes and the broker say to each other.
 
-use super::keyspace::{Entry, Statement};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use meed_schemas::command;
+use meed_schemas::ids::Identity;
+use meed_schemas::outcome;
+
+use super::keyspace::Statement;
 
 /// Who of a node waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Task {
     Lease,
     Manager,
+    /// The appends of a shard.
     Shard(u16),
     Watermark(u16),
+    /// Time passes for the shards.
+    Tick,
+    /// One of the tasks that share a [`super::line::Line`].
+    Line,
 }
 
 /// What a client asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Request {
     pub(super) client: usize,
     /// Of this try.
     pub(super) number: u64,
     pub(super) shard: u16,
-    pub(super) what: What,
+    /// What it is called by the clients.
+    pub(super) ask: u32,
+    pub(super) command: Rc<command::Request>,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) enum What {
-    Write { key: u64, account: u64 },
-    Read,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// The sequence of the key's record.
-    Written(u64),
-    /// The last sequence that the shard had decided.
-    Seen(u64),
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    /// By an owner whose records were durable up to a sequence, and who has shown them up to another.
+    Decided { reply: Box<outcome::Reply>, durable: u64, shown: u64 },
     /// Not decided here.
     Refused,
+}
+
+/// An event of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Counts the events of a sender.
+    pub(super) nth: u64,
+    pub(super) identity: Identity,
+    /// Dense per account, from 1.
+    pub(super) number: u64,
+    pub(super) record: Arc<[u8]>,
 }
 
 /// An event on its way to the broker and its confirmation back.
@@ -51,7 +68,7 @@ pub(super) enum Effect {
     Ask(Task, u64, Statement),
     /// Wakes the task after so long, unless something else has happened to it.
     Wake(Task, u64, i64),
-    Reply(Request, Reply),
+    Reply(Request, Answer),
     /// An event goes to the broker.
     Produce(Sent, Entry),
     /// The process ends.

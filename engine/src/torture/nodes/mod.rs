@@ -1,20 +1,32 @@
 //! Several nodes on one simulated CQL cluster and one simulated broker, with clocks that drift, networks that lose and
 //! delay, and processes that are killed or stand still.
 //!
-//! Real: how a shard's journal is claimed and appended to ([`crate::journal::cql::machine`]), leases and the plan of
-//! who owns what ([`crate::ownership`]), and how far the stream is ([`crate::publish::outbox`]). Simulated is the rest:
-//! the statements of the database, the broker, and a shard whose records are keys.
+//! Real: shards and lanes, what is released when, checkpoints and in which order their rows are written
+//! ([`crate::store::cql`]), recovery, programs, how a shard's journal is claimed and appended to
+//! ([`crate::journal::cql::machine`]), which buckets may go ([`crate::trim`]), leases and the plan of who owns what
+//! ([`crate::ownership`]), and how far the stream is ([`crate::publish::outbox`]). Simulated: the statements of the
+//! database and what is in its tables, the broker, clocks, network, threads. What stands between the two, as
+//! [`crate::cluster`], the reads of [`crate::store::cql`] and [`crate::journal::cql`], is written anew here, statement by
+//! statement. There is one program, which does not change.
 //!
-//! Checked: nothing acknowledged is lost or has two effects, whoever owns the shard when; records are dense; a read
-//! sees all that was shown to anybody before it was asked; the stream, read by its rules, has no gap and all records;
-//! and once nothing breaks any more, every operation gets its answer and every shard its owner.
+//! Checked: every record and every answer of every owner is what a naive model has it; nothing acknowledged is lost or
+//! has two effects, whoever owns the shard when; records are dense; a read sees all that was shown to anybody before it
+//! was asked; a recovery comes to what a replay of all records gives, whatever was removed; the stream, read by its
+//! rules, has no gap and all effects; and once nothing breaks any more, every operation gets its answer, every shard its
+//! owner, what is due is settled, and store and due index are whole.
 
 mod world;
-mod auditor;
 mod node;
 mod owner;
+mod begin;
+mod state;
+mod upkeep;
+mod desk;
+mod ledger;
+mod line;
 mod message;
 mod keyspace;
+mod rows;
 
 use super::{Failure, Run};
 use world::World;

@@ -1,14 +1,31 @@
 //! A node: its lease, its shards and what it is to do about them. It answers each event with effects, which the
-//! network carries out; everything that decides is the product's: [`Claim`], [`Appender`], [`Ownership`], [`Watcher`],
-//! [`plan`] and [`Outbox`].
+//! network carries out; everything that decides is the product's: [`Ownership`], [`Watcher`], [`plan`], and what its
+//! shards and tasks are made of.
 
+mod manager;
+mod shards;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use meed_schemas::ids::Position;
+use meed_schemas::record::Record;
+use meed_schemas::time::Millis;
+
+use manager::Manager;
+
+use super::begin::Begun;
+use super::desk::{Desk, Setup};
 use super::keyspace::{Answered, NodeRow, Statement};
-use super::message::{Effect, Reply, Request, Sent, Task};
-use super::owner::{Next, Owner, OwnerNext, Taking};
-use crate::ownership::{LeaseRow, LiveNode, Member, OwnerMap, Ownership, Seat, Watcher, plan};
+use super::message::{Effect, Request, Task};
+use super::owner::Owner;
+use super::{state, upkeep};
+use crate::clock::Clock;
+use crate::ownership::{LeaseRow, LiveNode, Member, OwnerMap, Ownership, Watcher};
+use crate::shard::{Input, Purpose};
 
 /// Time of a lease.
 pub(super) const LEASE_MS: i64 = 6_000;
@@ -16,6 +33,10 @@ pub(super) const LEASE_MS: i64 = 6_000;
 const WATCH_MS: i64 = 300;
 /// Before a statement without an answer is asked again.
 const AGAIN_MS: i64 = 50;
+/// Between two ticks of the shards.
+const TICK_MS: i64 = 250;
+/// Between two times that it is saved how far the stream is.
+const WATERMARK_MS: i64 = 500;
 
 /// Tells what a task last asked for from what it asked for before.
 #[derive(Debug, Default, Clone, Copy)]
@@ -39,20 +60,35 @@ enum Lease {
     Holding,
 }
 
-#[derive(Debug)]
-enum Manager {
-    Idle,
-    Map,
-    Nodes { asked_ms: i64 },
-    Burying { rest: Vec<NodeRow>, dead: NodeRow },
-    Seating { shard: u16, seat: Seat },
+/// What the clocks of a node show.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Now {
+    pub(super) boot_ms: i64,
+    pub(super) wall_ms: Millis,
 }
 
-pub(super) enum Role {
+enum Role {
     Elsewhere,
-    Taking(Taking),
+    /// It is being taken; these wait for it.
+    Coming(Vec<Request>),
     Owning(Box<Owner>),
 }
+
+/// What a task of a node has come to.
+enum Came {
+    Begun(u16, Result<Option<Box<Begun>>, String>),
+    Read {
+        shard: u16,
+        epoch: i64,
+        position: Position,
+        purpose: Purpose,
+        record: Result<Option<Box<Record>>, String>,
+    },
+    /// One that never ends has.
+    Ended(Result<(), String>),
+}
+
+type Job = Pin<Box<dyn Future<Output = Came>>>;
 
 pub(super) struct Node {
     own: Arc<Member>,
@@ -72,13 +108,25 @@ pub(super) struct Node {
     roles: Vec<Role>,
     shard_tokens: Vec<Token>,
     watermark_tokens: Vec<Token>,
+    tick_token: Token,
     /// Batches of this life, so that no two have the same id.
     batches: u128,
+    desk: Rc<Desk>,
+    jobs: Vec<Job>,
+    clock: Clock,
+    began_ms: i64,
+    now: Now,
     out: Vec<Effect>,
 }
 
 impl Node {
-    pub(super) fn new(name: &str, incarnation: u128, shards: u16) -> Self {
+    pub(super) fn new(name: &str, incarnation: u128, setup: &Rc<Setup>, now: Now) -> Self {
+        let shards = setup.shards;
+        let desk = Desk::new(setup);
+        let keep = state::keep(Rc::clone(&desk));
+        let keep: Job = Box::pin(async move { Came::Ended(keep.await) });
+        let trim = upkeep::trim(Rc::clone(&desk));
+        let trim = Box::pin(async move { Came::Ended(trim.await) });
         let own = Arc::new(Member { name: name.into(), incarnation, address: name.into() });
         let count = usize::from(shards);
         Self {
@@ -98,7 +146,13 @@ impl Node {
             roles: (0..shards).map(|_| Role::Elsewhere).collect(),
             shard_tokens: vec![Token::default(); count],
             watermark_tokens: vec![Token::default(); count],
+            tick_token: Token::default(),
             batches: incarnation << 64,
+            jobs: vec![keep, trim],
+            desk,
+            clock: Clock::new(now.wall_ms, now.boot_ms, i64::MAX / 4),
+            began_ms: now.boot_ms,
+            now,
             out: Vec::new(),
         }
     }
@@ -131,61 +185,105 @@ impl Node {
             Task::Manager => &mut self.manager_token,
             Task::Shard(shard) => &mut self.shard_tokens[usize::from(shard)],
             Task::Watermark(shard) => &mut self.watermark_tokens[usize::from(shard)],
+            Task::Tick | Task::Line => &mut self.tick_token,
         }
     }
 
+    /// The process has begun.
+    ///
+    /// # Errors
+    /// As [`Node::answered`].
+    pub(super) fn start(&mut self) -> Result<(), String> {
+        self.begin();
+        self.wake(Task::Tick, TICK_MS);
+        self.run()
+    }
+
     /// Begins by looking whether its name is free.
-    pub(super) fn begin(&mut self, boot_ms: i64) {
-        self.lease = Lease::Looking { asked_ms: boot_ms };
+    fn begin(&mut self) {
+        self.lease = Lease::Looking { asked_ms: self.now.boot_ms };
         self.ask(Task::Lease, Statement::Node { name: self.own.name.clone() });
     }
 
     /// Time has come for a task.
-    pub(super) fn woken(&mut self, task: Task, token: u64, boot_ms: i64) {
-        if !self.token(task).is(token) {
-            return;
+    ///
+    /// # Errors
+    /// As [`Node::answered`].
+    pub(super) fn woken(&mut self, task: Task, token: u64, now: Now) -> Result<(), String> {
+        self.now = now;
+        if task == Task::Line {
+            self.desk.came(token, Answered::Unknown);
+            return self.run();
         }
-        match task {
-            Task::Lease if self.lease == Lease::Holding => self.renew(boot_ms),
-            Task::Lease => self.begin(boot_ms),
-            Task::Manager => {
-                self.manager = Manager::Map;
-                self.ask(Task::Manager, Statement::Map);
-            }
-            Task::Shard(shard) => self.shard_woken(shard),
-            Task::Watermark(shard) => self.save_watermark(shard),
-        }
-    }
-
-    /// An answer has come, or none in time.
-    pub(super) fn answered(&mut self, task: Task, token: u64, answered: Answered, boot_ms: i64) -> Result<(), String> {
         if !self.token(task).is(token) {
             return Ok(());
         }
         match task {
-            Task::Lease => self.lease_answered(answered, boot_ms),
-            Task::Manager => self.manager_answered(answered, boot_ms),
-            Task::Shard(shard) => return self.shard_answered(shard, answered),
-            Task::Watermark(shard) => self.wake(Task::Watermark(shard), 500),
+            Task::Lease if self.lease == Lease::Holding => self.renew(),
+            Task::Lease => self.begin(),
+            Task::Manager => {
+                self.manager = Manager::Map;
+                self.ask(Task::Manager, Statement::Map);
+            }
+            Task::Shard(shard) => self.append_again(shard),
+            Task::Watermark(shard) => self.save_watermark(shard),
+            Task::Tick | Task::Line => {
+                (0..self.desk.setup.shards).try_for_each(|shard| self.turn(shard, Input::Tick))?;
+                self.wake(Task::Tick, TICK_MS);
+            }
         }
-        Ok(())
+        self.run()
     }
 
-    fn renew(&mut self, boot_ms: i64) {
+    /// An answer has come, or none in time.
+    ///
+    /// # Errors
+    /// Something that no fault of this world explains.
+    pub(super) fn answered(&mut self, task: Task, token: u64, answered: Answered, now: Now) -> Result<(), String> {
+        self.now = now;
+        if task == Task::Line {
+            self.desk.came(token, answered);
+            return self.run();
+        }
+        if !self.token(task).is(token) {
+            return Ok(());
+        }
+        match task {
+            Task::Lease => self.lease_answered(answered),
+            Task::Manager => self.manager_answered(answered)?,
+            Task::Shard(shard) => self.appended(shard, answered)?,
+            Task::Watermark(shard) => self.wake(Task::Watermark(shard), WATERMARK_MS),
+            Task::Tick | Task::Line => {}
+        }
+        self.run()
+    }
+
+    /// A client asks.
+    ///
+    /// # Errors
+    /// As [`Node::answered`].
+    pub(super) fn asked(&mut self, request: Request, now: Now) -> Result<(), String> {
+        self.now = now;
+        self.requested(request)?;
+        self.run()
+    }
+
+    fn renew(&mut self) {
         self.beat += 1;
-        self.sent_ms = boot_ms;
+        self.sent_ms = self.now.boot_ms;
         let (name, holder) = (self.own.name.clone(), self.own.incarnation);
         self.ask(Task::Lease, Statement::Renew { name, holder, beat: self.beat });
     }
 
-    fn lease_answered(&mut self, answered: Answered, boot_ms: i64) {
+    fn lease_answered(&mut self, answered: Answered) {
+        let boot_ms = self.now.boot_ms;
         match (self.lease, answered) {
             (Lease::Looking { asked_ms }, Answered::Nodes(rows)) => {
                 let replaced = rows.first().map(|row| row.lease);
                 match replaced {
                     Some(lease) if lease.holder == self.own.incarnation => {
                         (self.lease, self.beat) = (Lease::Holding, lease.beat);
-                        self.renew(boot_ms);
+                        self.renew();
                     }
                     Some(lease) if !self.watcher.is_dead(&self.own.name, lease, asked_ms, boot_ms) => {
                         self.wake(Task::Lease, LEASE_MS / 20);
@@ -212,240 +310,16 @@ impl Node {
         }
     }
 
-    fn look_again(&mut self) {
-        self.manager = Manager::Idle;
-        self.wake(Task::Manager, AGAIN_MS);
-    }
-
-    fn manager_answered(&mut self, answered: Answered, boot_ms: i64) {
-        match (std::mem::replace(&mut self.manager, Manager::Idle), answered) {
-            (Manager::Map, Answered::Map(map)) => {
-                self.map = map;
-                self.ownership.learn(self.map.clone());
-                self.manager = Manager::Nodes { asked_ms: boot_ms };
-                self.ask(Task::Manager, Statement::Nodes);
-            }
-            (Manager::Nodes { asked_ms }, Answered::Nodes(rows)) => self.nodes(rows, asked_ms, boot_ms),
-            (Manager::Burying { rest, dead }, Answered::Changed(true)) => {
-                self.live.retain(|node| node.member != dead.member);
-                self.bury_next(rest);
-            }
-            (Manager::Burying { rest, .. }, _) => self.bury_next(rest),
-            (Manager::Seating { shard, seat }, Answered::Changed(true)) => {
-                self.map.version += 1;
-                self.map.seats[usize::from(shard)] = Some(seat);
-                self.ownership.learn(self.map.clone());
-                self.act();
-            }
-            _ => self.look_again(),
-        }
-    }
-
-    fn nodes(&mut self, rows: Vec<NodeRow>, asked_ms: i64, came_ms: i64) {
-        self.live.clear();
-        let mut dead = Vec::new();
-        for row in rows {
-            let is_own = row.member.incarnation == self.own.incarnation;
-            if !is_own && self.watcher.is_dead(&row.member.name, row.lease, asked_ms, came_ms) {
-                dead.push(row.clone());
-            }
-            self.live.push(LiveNode { member: row.member, draining: row.draining });
-        }
-        self.bury_next(dead);
-    }
-
-    fn bury_next(&mut self, mut rest: Vec<NodeRow>) {
-        match rest.pop() {
-            None => self.act(),
-            Some(dead) => {
-                self.ask(Task::Manager, Statement::Bury { name: dead.member.name.clone(), lease: dead.lease });
-                self.manager = Manager::Burying { rest, dead };
-            }
-        }
-    }
-
-    fn seat(&mut self, shard: u16, seat: Seat) {
-        let version = self.map.version;
-        self.ask(Task::Manager, Statement::Seat { version, shard, seat: Some(seat.clone()) });
-        self.manager = Manager::Seating { shard, seat };
-    }
-
-    /// Does the next thing that the map and the living nodes ask for.
-    fn act(&mut self) {
-        let own = self.own.incarnation;
-        if let Some(shard) = self.follow_map() {
-            return self.stop(format!("another node owns shard {shard}"));
-        }
-        if let Some((shard, to)) = self.giving.clone() {
-            let is_alive = self.live.iter().any(|node| node.member == to && !node.draining);
-            match &mut self.roles[usize::from(shard)] {
-                Role::Owning(owner) if !is_alive => {
-                    // What asked for the change may still be under way: the next change of the map ends that.
-                    owner.draining = false;
-                    self.giving = None;
-                }
-                Role::Owning(owner) if owner.is_quiet() => return self.seat(shard, Seat { member: to, epoch: 0 }),
-                _ => return self.wake(Task::Manager, AGAIN_MS),
-            }
-        }
-        let begun = self.roles.iter().enumerate().find_map(|(shard, role)| match role {
-            Role::Owning(owner) => {
-                let seat = self.map.seats[shard].as_ref().filter(|seat| seat.epoch != owner.epoch())?;
-                Some((shard as u16, Seat { epoch: owner.epoch(), ..seat.clone() }))
-            }
-            _ => None,
-        });
-        if let Some((shard, seat)) = begun {
-            return self.seat(shard, seat);
-        }
-        let next = plan(&self.map, &self.live, own);
-        if let Some(shard) = next.take.first() {
-            return self.seat(*shard, Seat { member: Arc::clone(&self.own), epoch: 0 });
-        }
-        if let Some((shard, to)) = next.give
-            && let Role::Owning(owner) = &mut self.roles[usize::from(shard)]
-        {
-            owner.draining = true;
-            self.giving = Some((shard, to));
-        }
-        self.wake(Task::Manager, WATCH_MS);
-    }
-
-    /// Begins what the map gives to this node and drops what it gave away; a shard that it lost otherwise.
-    fn follow_map(&mut self) -> Option<u16> {
-        for shard in 0..self.roles.len() as u16 {
-            let is_own = self.map.is_owner(shard, self.own.incarnation);
-            let is_given = self.giving.as_ref().is_some_and(|(given, _)| *given == shard);
-            match &self.roles[usize::from(shard)] {
-                Role::Elsewhere if is_own => {
-                    self.roles[usize::from(shard)] = Role::Taking(Taking::new());
-                    self.ask(Task::Shard(shard), Statement::Hint { shard });
-                }
-                Role::Owning(_) if !is_own && is_given => {
-                    self.roles[usize::from(shard)] = Role::Elsewhere;
-                    // What is under way for it has no one to come back to.
-                    self.shard_tokens[usize::from(shard)].next();
-                    self.watermark_tokens[usize::from(shard)].next();
-                    self.giving = None;
-                }
-                Role::Taking(_) | Role::Owning(_) if !is_own => return Some(shard),
-                _ => {}
-            }
-        }
-        None
-    }
-
-    /// A client asks.
-    pub(super) fn requested(&mut self, request: Request, boot_ms: i64) {
-        let shard = usize::from(request.shard);
-        let may_decide = self.ownership.may_decide(request.shard, boot_ms);
-        match &mut self.roles[shard] {
-            Role::Owning(owner) if may_decide && !owner.draining => {
-                owner.decide(request);
-                self.out.extend(owner.released());
-                self.append_next(request.shard);
-            }
-            _ => self.out.push(Effect::Reply(request, Reply::Refused)),
-        }
-    }
-
-    fn append_next(&mut self, shard: u16) {
-        let Role::Owning(owner) = &mut self.roles[usize::from(shard)] else { return };
-        if let Some(statement) = owner.begin_batch(shard, &mut self.batches) {
-            self.ask(Task::Shard(shard), statement);
-        }
-    }
-
-    fn shard_woken(&mut self, shard: u16) {
-        match &self.roles[usize::from(shard)] {
-            Role::Elsewhere => {}
-            Role::Taking(taking) => {
-                let statement = taking.statement(shard);
-                self.ask(Task::Shard(shard), statement);
-            }
-            Role::Owning(owner) => {
-                if let Some(statement) = owner.statement(shard) {
-                    self.ask(Task::Shard(shard), statement);
-                }
-            }
-        }
-    }
-
-    fn shard_answered(&mut self, shard: u16, answered: Answered) -> Result<(), String> {
-        match &mut self.roles[usize::from(shard)] {
-            Role::Elsewhere => {}
-            Role::Taking(taking) => match taking.answered(answered)? {
-                Next::Ask => self.shard_woken(shard),
-                Next::Pause => self.wake(Task::Shard(shard), AGAIN_MS),
-                Next::Taken(owner) => {
-                    self.roles[usize::from(shard)] = Role::Owning(owner);
-                    self.ownership.set_unresolved(shard, false);
-                    self.send_events(shard);
-                    self.wake(Task::Watermark(shard), 500);
-                }
-            },
-            Role::Owning(owner) => {
-                let next = owner.answered(answered)?;
-                self.ownership.set_unresolved(shard, next == OwnerNext::Pause);
-                match next {
-                    OwnerNext::Ask => self.shard_woken(shard),
-                    OwnerNext::Pause => self.wake(Task::Shard(shard), AGAIN_MS),
-                    OwnerNext::Deposed => self.stop(format!("another node writes shard {shard}")),
-                    OwnerNext::Durable => {
-                        self.out.extend(owner.released());
-                        self.send_events(shard);
-                        self.append_next(shard);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn send_events(&mut self, shard: u16) {
-        let Role::Owning(owner) = &mut self.roles[usize::from(shard)] else { return };
-        let epoch = owner.epoch();
-        for (sequence, entry) in owner.take_unsent() {
-            self.out.push(Effect::Produce(Sent { shard, epoch, sequence }, entry));
-        }
-    }
-
-    fn sender(&mut self, sent: Sent) -> Option<&mut Owner> {
-        match &mut self.roles[usize::from(sent.shard)] {
-            Role::Owning(owner) if owner.epoch() == sent.epoch => Some(owner),
-            _ => None,
-        }
-    }
-
-    /// The broker has an event.
-    pub(super) fn confirmed(&mut self, sent: Sent) {
-        if let Some(owner) = self.sender(sent) {
-            owner.outbox.confirmed(0, sent.sequence);
-            self.send_events(sent.shard);
-        }
-    }
-
-    /// An event that was sent may have no confirmation in time: when it is the oldest, all that wait are sent again, in
-    /// order.
-    pub(super) fn unconfirmed(&mut self, sent: Sent) {
-        let Some(owner) = self.sender(sent).filter(|owner| owner.outbox.waiting_of(0).next() == Some(sent.sequence))
-        else {
-            return;
-        };
-        let waiting = owner.outbox.waiting_of(0).filter_map(|sequence| Some((sequence, owner.entry(sequence)?)));
-        let again: Vec<_> = waiting.collect();
-        self.out.extend(again.into_iter().map(|(sequence, entry)| Effect::Produce(Sent { sequence, ..sent }, entry)));
-    }
-
-    fn save_watermark(&mut self, shard: u16) {
-        if let Role::Owning(owner) = &self.roles[usize::from(shard)] {
-            let up_to = owner.outbox.published().next().unwrap_or(0);
-            self.ask(Task::Watermark(shard), Statement::Published { shard, up_to });
-        }
-    }
-
     /// Whether it has the shard, by what it knows.
     pub(super) fn has(&self, shard: u16) -> bool {
         matches!(self.roles[usize::from(shard)], Role::Owning(_))
+    }
+
+    /// The owner of a shard that is here.
+    pub(super) fn owner_of(&self, shard: u16) -> Option<&Owner> {
+        match &self.roles[usize::from(shard)] {
+            Role::Owning(owner) => Some(owner),
+            _ => None,
+        }
     }
 }

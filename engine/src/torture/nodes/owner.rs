@@ -1,282 +1,362 @@
-//! One shard on a node: how it is taken, and what its owner does.
+//! One shard on its owner: the real shard and lane, what its actor and its worker do with them, and how its batches are
+//! appended.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
-use super::keyspace::{Answered, Entry, Statement};
-use super::message::{Effect, Reply, Request, What};
-use crate::journal::cql::machine::{Answer, Appender, Ask, Claim, Claimed, Step};
+use meed_schemas::ids::Position;
+use meed_schemas::outcome::Reply;
+use meed_schemas::record::Record;
+
+use super::begin::Begun;
+use super::desk::Desk;
+use super::keyspace::{Answered, Batch, Statement};
+use super::message::{Answer, Entry, Request};
+use crate::commit::{Buffer, Lane};
+use crate::error::Error;
+use crate::journal::cql::machine::{self, Appender, Ask, Step};
+use crate::keeper::Checkpoint;
 use crate::publish::outbox::Outbox;
+use crate::release::Outlet;
+use crate::shard::{Envelope, Held, Input, Output, Purpose, ReplyTo, Shard, World};
+use crate::store::ShardCheckpoint;
+use crate::torture::auditor::{self, Auditor};
+use crate::torture::watch::{Seen, Watch, decided};
 
-/// Records of a batch, at most.
-const BATCH_MAX: usize = 4;
-/// Records in a bucket before it is sealed.
-const BUCKET_MAX: u64 = 6;
+/// Batches of one lane that the journal may have at once, as the real worker has it.
+const BATCHES_UNDER_WAY_MAX: usize = 1;
 /// Events that wait for a confirmation.
 const WINDOW: usize = 6;
-/// The first bucket of a new shard.
-const FIRST_BUCKET: i64 = 1;
+/// A command's time to be decided.
+const DEADLINE_MS: i64 = 10_000;
 
-/// What follows from an answer.
-pub(super) enum Next {
-    /// Ask what is to be asked now.
-    Ask,
-    /// The same after a pause.
-    Pause,
-    /// The shard is this node's.
-    Taken(Box<Owner>),
-}
-
-enum Stage {
-    Hint,
-    Walking { claim: Claim, ask: Ask },
-    Registering { claimed: Claimed },
-    Reading { claimed: Claimed },
-}
-
-/// A shard that is being taken.
-pub(super) struct Taking {
-    stage: Stage,
-    hint: Option<i64>,
-}
-
-impl Taking {
-    pub(super) fn new() -> Self {
-        Self { stage: Stage::Hint, hint: None }
-    }
-
-    pub(super) fn statement(&self, shard: u16) -> Statement {
-        match &self.stage {
-            Stage::Hint => Statement::Hint { shard },
-            Stage::Walking { ask, .. } => Statement::Journal { shard, ask: *ask, sequence: 0, row: None },
-            Stage::Registering { claimed } => Statement::Register { shard, bucket: claimed.bucket },
-            Stage::Reading { .. } => Statement::Records { shard },
-        }
-    }
-
-    /// # Errors
-    /// A damaged chain, which no fault of this world explains.
-    pub(super) fn answered(&mut self, answered: Answered) -> Result<Next, String> {
-        match (&mut self.stage, answered) {
-            (Stage::Hint, Answered::Hint(hint)) => {
-                let (claim, ask) = Claim::begin(hint.unwrap_or(FIRST_BUCKET), hint.is_some());
-                (self.hint, self.stage) = (hint, Stage::Walking { claim, ask });
-                Ok(Next::Ask)
-            }
-            (Stage::Walking { .. }, answered) => self.walked(answered),
-            (Stage::Registering { claimed }, Answered::Changed(true)) => {
-                self.stage = Stage::Reading { claimed: *claimed };
-                Ok(Next::Ask)
-            }
-            // It is not new, or an earlier try had an effect: begin again.
-            (Stage::Registering { .. }, _) => {
-                self.stage = Stage::Hint;
-                Ok(Next::Pause)
-            }
-            (Stage::Reading { claimed }, Answered::Records { records, published }) => {
-                Ok(Next::Taken(Box::new(Owner::new(*claimed, records, published))))
-            }
-            _ => Ok(Next::Pause),
-        }
-    }
-
-    fn walked(&mut self, answered: Answered) -> Result<Next, String> {
-        let Stage::Walking { claim, ask } = &mut self.stage else { return Ok(Next::Pause) };
-        let answer = match answered {
-            Answered::Journal(answer) => answer,
-            _ => Answer::Unknown,
-        };
-        match claim.answer(answer) {
-            Step::Ask(next) => {
-                *ask = next;
-                Ok(Next::Ask)
-            }
-            Step::Again(next) => {
-                *ask = next;
-                Ok(Next::Pause)
-            }
-            Step::Done => {
-                let claimed = claim.claimed();
-                self.stage = match claim.is_of_new_shard() {
-                    true => Stage::Registering { claimed },
-                    false => Stage::Reading { claimed },
-                };
-                Ok(Next::Ask)
-            }
-            // The hint is old, or another was quicker.
-            Step::Missing | Step::Deposed(_) => {
-                self.stage = Stage::Hint;
-                Ok(Next::Pause)
-            }
-            Step::Damaged(what) => Err(format!("a claim finds damage: {what}")),
-        }
-    }
-}
-
-struct Batch {
+struct UnderWay {
+    number: u64,
     first: u64,
     bid: u128,
-    entries: Arc<[Entry]>,
+    buffer: Buffer,
+    batch: Batch,
     ask: Ask,
+}
+
+/// How far the stream is.
+struct Stream {
+    outbox: Outbox,
+    sent: u64,
+    /// Records after `published`: those without an event are `None`.
+    entries: BTreeMap<u64, Option<Entry>>,
+    events: u64,
+}
+
+impl Stream {
+    fn add(&mut self, record: &Record, bytes: &[u8]) {
+        let entry = record.kind.is_effect().then(|| Entry {
+            nth: self.events,
+            identity: record.identity.clone(),
+            number: record.sequence,
+            record: bytes.into(),
+        });
+        self.events += u64::from(entry.is_some());
+        self.entries.insert(record.position.sequence(), entry);
+    }
 }
 
 /// A shard and its owner's memory of it.
 pub(super) struct Owner {
+    id: u16,
+    desk: Rc<Desk>,
+    shard: Shard,
+    lane: Lane<Held>,
     appender: Appender,
-    /// Of the account: its last number.
-    numbers: BTreeMap<u64, u64>,
-    keys: BTreeMap<u64, u64>,
-    entries: BTreeMap<u64, Entry>,
-    decided: u64,
-    durable: u64,
-    under_way: Option<Batch>,
-    held: Vec<(u64, Request, Reply)>,
-    released: Vec<Effect>,
-    /// How far the stream is; the shard is its only one.
-    pub(super) outbox: Outbox,
-    sent: u64,
-    /// It is to go: nothing new is decided.
-    pub(super) draining: bool,
+    under_way: Option<UnderWay>,
+    auditor: Rc<RefCell<Auditor>>,
+    /// By the slots of their answers.
+    asked: Vec<Request>,
+    stream: Stream,
+    /// It is to go, and these wait.
+    going: Option<Vec<Input>>,
+    /// Another owns the shard, and this one has read what that one wrote: nothing that it decides from now on may leave.
+    is_astray: bool,
+}
+
+/// What a release lets go.
+#[derive(Default)]
+pub(super) struct Released {
+    pub(super) replies: Vec<(ReplyTo, Reply)>,
+    pub(super) reads: Vec<(Position, Purpose)>,
+    pub(super) checkpoints: Vec<Checkpoint>,
+    pub(super) fault: Option<Error>,
+}
+
+impl Outlet for Released {
+    fn publish_program(&mut self, _: &Record) -> crate::error::Result<()> {
+        Ok(())
+    }
+
+    fn reply(&mut self, to: ReplyTo, _shard: u16, _bytes: u32, reply: Reply) {
+        self.replies.push((to, reply));
+    }
+
+    // Clients of the simulator give up by themselves.
+    fn still_running(&mut self, _: ReplyTo) {}
+
+    fn read(&mut self, position: Position, purpose: Purpose) {
+        self.reads.push((position, purpose));
+    }
+
+    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+        self.checkpoints.push((checkpoint, copied));
+    }
+
+    fn fault(&mut self, error: Error) {
+        self.fault = Some(error);
+    }
 }
 
 impl Owner {
-    fn new(claimed: Claimed, records: BTreeMap<u64, Entry>, published: u64) -> Self {
-        let mut numbers = BTreeMap::new();
-        for entry in records.values() {
-            let number = numbers.entry(entry.account).or_default();
-            *number = entry.number.max(*number);
+    /// # Errors
+    /// What was recovered is not what was decided.
+    pub(super) fn new(desk: &Rc<Desk>, begun: Begun) -> Result<Self, String> {
+        let Begun { claimed, has_rows, start, published, records } = begun;
+        let (id, last) = (start.id, start.last_sequence);
+        let removed = desk.extents.borrow()[usize::from(id)].removed();
+        let auditor = Rc::new(RefCell::new(desk.setup.ledger.borrow().begin(id, last, removed)?));
+        let mut stream =
+            Stream { outbox: Outbox::new(&[published]), sent: published, entries: BTreeMap::new(), events: 0 };
+        for sequence in published + 1..=last {
+            let position = Position::new(id, sequence);
+            let payload = records.read(position).map_err(|error| error.to_string())?;
+            let payload = payload.ok_or_else(|| format!("record {position} is not published and is gone"))?;
+            let record = meed_schemas::codec::decode(position, &payload).map_err(|error| error.to_string())?;
+            stream.add(&record, &payload);
         }
-        let last = records.keys().next_back().copied().unwrap_or(0);
-        Self {
+        desk.extents.borrow_mut()[usize::from(id)].auditor = Some(Rc::clone(&auditor));
+        Ok(Self {
+            id,
+            shard: Shard::new(start, desk.setup.limits),
+            lane: Lane::of_shard(id, last, desk.setup.batch_bytes),
             // What is in a claimed bucket is not counted again, as in the product.
-            appender: Appender::new(claimed, if last > 0 { u64::MAX } else { 0 }, BUCKET_MAX),
-            numbers,
-            keys: records.iter().map(|(sequence, entry)| (entry.key, *sequence)).collect(),
-            entries: records,
-            decided: last,
-            durable: last,
+            appender: Appender::new(claimed, if has_rows { u64::MAX } else { 0 }, desk.setup.bucket_bytes),
             under_way: None,
-            held: Vec::new(),
-            released: Vec::new(),
-            outbox: Outbox::new(&[published]),
-            sent: published,
-            draining: false,
-        }
+            auditor,
+            asked: Vec::new(),
+            stream,
+            going: None,
+            is_astray: false,
+            desk: Rc::clone(desk),
+        })
     }
 
     pub(super) fn epoch(&self) -> i64 {
         self.appender.epoch()
     }
 
-    pub(super) fn entry(&self, sequence: u64) -> Option<Entry> {
-        self.entries.get(&sequence).copied()
+    pub(super) fn is_going(&self) -> bool {
+        self.going.is_some()
     }
 
     /// Whether nothing is under way.
     pub(super) fn is_quiet(&self) -> bool {
-        self.under_way.is_none() && self.durable == self.decided
+        self.shard.is_quiet() && self.lane.is_quiet()
     }
 
-    /// Decides a request; its answer waits until the journal has what it saw.
-    pub(super) fn decide(&mut self, request: Request) {
-        let (saw, reply) = match request.what {
-            What::Read => (self.decided, Reply::Seen(self.decided)),
-            What::Write { key, account } => {
-                let known = self.keys.get(&key).copied();
-                let sequence = known.unwrap_or_else(|| {
-                    self.decided += 1;
-                    let number = self.numbers.entry(account).or_default();
-                    *number += 1;
-                    self.entries.insert(self.decided, Entry { key, account, number: *number });
-                    self.keys.insert(key, self.decided);
-                    self.decided
-                });
-                (sequence, Reply::Written(sequence))
-            }
-        };
-        self.held.push((saw, request, reply));
-        self.release();
+    /// A command has come.
+    pub(super) fn requested(&mut self, request: Request, elapsed_ms: i64) -> Input {
+        let command = (*request.command).clone();
+        let slot = self.auditor.borrow_mut().sent(request.ask, Rc::clone(&request.command));
+        self.asked.push(request);
+        let to = ReplyTo { worker: 0, slot, generation: 0, index: 0 };
+        let deadline_ms = elapsed_ms + DEADLINE_MS;
+        Input::Command(Envelope { request: command, to: Some(to), deadline_ms, bytes: 1 })
     }
 
-    fn release(&mut self) {
-        let durable = self.durable;
-        for (_, request, reply) in self.held.extract_if(.., |held| held.0 <= durable) {
-            self.released.push(Effect::Reply(request, reply));
+    /// Handles an input, as the shard's actor does.
+    ///
+    /// # Errors
+    /// A fault, or what nobody expects of an owner.
+    pub(super) fn handle(&mut self, input: Input, world: &World) -> Result<Output, String> {
+        let mut out = Output::default();
+        match (&mut self.going, input) {
+            (Some(waiting), input @ Input::Due(_)) => waiting.push(input),
+            (Some(_), Input::Tick) => {}
+            (_, input) => self.decide(input, world, &mut out)?,
         }
+        Ok(out)
     }
 
-    pub(super) fn released(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.released)
+    fn decide(&mut self, input: Input, world: &World, out: &mut Output) -> Result<(), String> {
+        let mut watch = self.auditor.borrow_mut();
+        if !self.is_astray {
+            watch.input(&input);
+        }
+        let before = self.lane.place();
+        self.shard.handle(input, world, &mut self.lane, out).map_err(|error| error.to_string())?;
+        if self.is_astray {
+            return Ok(());
+        }
+        let seen = watch.seen(Seen {
+            shard: self.id,
+            now: world.now,
+            elapsed_ms: world.elapsed_ms,
+            settle_until: world.settle_until,
+            versions: 1,
+            records: auditor::decode(&self.lane.decided_since(before))?,
+            held: self.lane.waiting().chain(&out.ready).filter_map(decided).collect(),
+        });
+        match seen {
+            Err(_) if self.desk.is_deposed(self.id, self.epoch()) => self.is_astray = true,
+            seen => seen?,
+        }
+        Ok(())
+    }
+
+    /// It is to go: what comes waits, and everything goes to the store. Asked again and again.
+    ///
+    /// # Errors
+    /// A fault.
+    pub(super) fn drain(&mut self, world: &World) -> Result<Output, String> {
+        self.going.get_or_insert_default();
+        let mut out = Output::default();
+        self.shard.checkpoint_all(world, &mut self.lane, &mut out).map_err(|error| error.to_string())?;
+        Ok(out)
+    }
+
+    /// It stays after all; what has waited.
+    pub(super) fn resume(&mut self) -> Vec<Input> {
+        self.going.take().unwrap_or_default()
+    }
+
+    /// An answer leaves.
+    ///
+    /// # Errors
+    /// It must not.
+    pub(super) fn answered(&mut self, to: ReplyTo, reply: Reply) -> Result<(Request, Answer), String> {
+        let mut auditor = self.auditor.borrow_mut();
+        auditor.answered(to, &reply)?;
+        let (durable, shown) = (self.lane.durable_sequence(self.id), auditor.acknowledged(self.id));
+        let request = self.asked[to.slot as usize].clone();
+        Ok((request, Answer::Decided { reply: Box::new(reply), durable, shown }))
     }
 
     /// The next batch, if there is one and none is under way.
-    pub(super) fn begin_batch(&mut self, shard: u16, batches: &mut u128) -> Option<Statement> {
-        if self.under_way.is_some() || self.durable == self.decided {
+    pub(super) fn begin_batch(&mut self, batches: &mut u128) -> Option<Statement> {
+        if self.lane.batches_under_way() >= BATCHES_UNDER_WAY_MAX {
             return None;
         }
-        let first = self.durable + 1;
-        let entries: Arc<[Entry]> = self.entries.range(first..).take(BATCH_MAX).map(|(_, entry)| *entry).collect();
+        let (number, buffer) = self.lane.submit()?;
+        let first = buffer.first_sequence()?;
         *batches += 1;
-        let ask = self.appender.begin(*batches, entries.len() as u64);
-        self.under_way = Some(Batch { first, bid: *batches, entries, ask });
-        self.statement(shard)
+        self.desk.setup.ledger.borrow_mut().note_batch(*batches, &self.auditor);
+        let batch = Batch { frames: buffer.frames().into(), records: buffer.records() as u64 };
+        let ask = self.appender.begin(*batches, batch.frames.len() as u64);
+        self.under_way = Some(UnderWay { number, first, bid: *batches, buffer, batch, ask });
+        self.statement()
     }
 
-    pub(super) fn statement(&self, shard: u16) -> Option<Statement> {
-        let Batch { first, bid, entries, ask } = self.under_way.as_ref()?;
-        Some(Statement::Journal { shard, ask: *ask, sequence: *first, row: Some((*bid, Arc::clone(entries))) })
+    /// What is asked for the batch under way.
+    pub(super) fn statement(&self) -> Option<Statement> {
+        let UnderWay { first, bid, batch, ask, .. } = self.under_way.as_ref()?;
+        if let Ask::Append { bucket, .. } = ask {
+            let mut extents = self.desk.extents.borrow_mut();
+            let buckets = &mut extents[usize::from(self.id)].buckets;
+            if buckets.last().is_none_or(|last| last.1 < *bucket) {
+                buckets.push((*first, *bucket));
+            }
+        }
+        Some(Statement::Journal { shard: self.id, ask: *ask, sequence: *first, row: Some((*bid, batch.clone())) })
     }
 
     /// # Errors
     /// A damaged chain.
-    pub(super) fn answered(&mut self, answered: Answered) -> Result<OwnerNext, String> {
+    pub(super) fn appended(&mut self, answered: Answered) -> Result<OwnerNext, String> {
         let answer = match answered {
             Answered::Journal(answer) => answer,
-            _ => Answer::Unknown,
+            _ => machine::Answer::Unknown,
         };
-        let Some(batch) = &mut self.under_way else { return Ok(OwnerNext::Durable) };
-        match self.appender.answer(answer) {
+        let Some(mut under_way) = self.under_way.take() else { return Ok(OwnerNext::Ask) };
+        let next = match self.appender.answer(answer) {
             Step::Ask(next) => {
-                batch.ask = next;
-                Ok(OwnerNext::Ask)
+                under_way.ask = next;
+                OwnerNext::Ask
             }
             Step::Again(next) => {
-                batch.ask = next;
-                Ok(OwnerNext::Pause)
+                under_way.ask = next;
+                OwnerNext::Pause
             }
             Step::Done => {
-                self.durable += batch.entries.len() as u64;
-                self.under_way = None;
-                self.release();
-                Ok(OwnerNext::Durable)
+                let UnderWay { number, first, buffer, batch, .. } = under_way;
+                let last = first + batch.records - 1;
+                self.desk.extents.borrow_mut()[usize::from(self.id)].last = last;
+                for (record, bytes) in auditor::decode(&batch.frames)? {
+                    self.stream.add(&record, &bytes);
+                }
+                self.lane.complete(number, buffer);
+                if !self.is_astray {
+                    self.auditor.borrow_mut().durable(self.id, last);
+                }
+                return Ok(OwnerNext::Durable(std::iter::from_fn(|| self.lane.release()).collect()));
             }
-            Step::Deposed(_) => Ok(OwnerNext::Deposed),
-            Step::Missing => Err("an owner's bucket is missing".into()),
-            Step::Damaged(what) => Err(format!("an owner finds damage: {what}")),
-        }
+            Step::Deposed(_) => return Ok(OwnerNext::Deposed),
+            Step::Missing => return Err("an owner's bucket is missing".into()),
+            Step::Damaged(what) => return Err(format!("an owner finds damage: {what}")),
+        };
+        self.under_way = Some(under_way);
+        Ok(next)
     }
 
     /// Events that are durable and fit the window.
     pub(super) fn take_unsent(&mut self) -> Vec<(u64, Entry)> {
+        let durable = self.lane.durable_sequence(self.id);
+        let Stream { outbox, sent, entries, .. } = &mut self.stream;
         let mut found = Vec::new();
-        while self.sent < self.durable && self.outbox.waiting() < WINDOW {
-            self.sent += 1;
-            self.outbox.sent(0, self.sent, 0);
-            found.extend(self.entry(self.sent).map(|entry| (self.sent, entry)));
+        while *sent < durable && outbox.waiting() < WINDOW {
+            *sent += 1;
+            match entries.get(sent).cloned().flatten() {
+                Some(entry) => {
+                    outbox.sent(0, *sent, 0);
+                    found.push((*sent, entry));
+                }
+                None => outbox.passed(0, *sent),
+            }
         }
         found
+    }
+
+    /// The broker has an event.
+    pub(super) fn confirmed(&mut self, sequence: u64) {
+        self.stream.outbox.confirmed(0, sequence);
+    }
+
+    /// All events that wait for a confirmation, when this is the oldest.
+    pub(super) fn waiting_since(&self, sequence: u64) -> Vec<(u64, Entry)> {
+        let Stream { outbox, entries, .. } = &self.stream;
+        if outbox.waiting_of(0).next() != Some(sequence) {
+            return Vec::new();
+        }
+        outbox.waiting_of(0).filter_map(|sequence| Some((sequence, entries.get(&sequence)?.clone()?))).collect()
+    }
+
+    /// How far the stream is.
+    pub(super) fn published(&self) -> u64 {
+        self.stream.outbox.published().next().unwrap_or(0)
+    }
+
+    /// What it has to have decided.
+    pub(super) fn auditor(&self) -> std::cell::Ref<'_, Auditor> {
+        self.auditor.borrow()
     }
 }
 
 /// What follows from an answer to an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum OwnerNext {
     /// Ask what is to be asked now.
     Ask,
     /// The same after a pause; the outcome is unknown till then.
     Pause,
-    /// The batch is durable.
-    Durable,
+    /// The batch is durable, and this is released.
+    Durable(Vec<Held>),
     /// Another node has the shard.
     Deposed,
 }

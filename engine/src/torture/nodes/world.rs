@@ -1,17 +1,34 @@
 //! The world of one seed: nodes, clients, network, clocks, broker, and what breaks.
 
-use std::collections::BTreeMap;
+mod clients;
+mod ends;
 
-use super::auditor::Auditor;
-use super::keyspace::{Answered, Entry, Keyspace, Statement};
-use super::message::{Effect, Reply, Request, Sent, Task, What};
-use super::node::{LEASE_MS, Node};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use meed_schemas::time::{DAY_MS, Millis};
+
+use clients::Client;
+
+use super::desk::Setup;
+use super::keyspace::{Answered, Keyspace, Statement};
+use super::ledger::Ledger;
+use super::message::{Answer, Effect, Entry, Request, Sent, Task};
+use super::node::{LEASE_MS, Node, Now};
+use crate::journal::cql::machine;
+use crate::node::with_version;
+use crate::program::Programs;
 use crate::random::{Random, mix};
+use crate::torture::ask::PROGRAM;
+use crate::torture::auditor::Auditor;
+use crate::torture::clients::Clients;
+use crate::torture::profile;
+use crate::torture::world::Asked;
 
 /// A statement without an answer within this has an unknown outcome.
 const TIMEOUT_MS: i64 = 800;
-/// A client gives a try up after this.
-const PATIENCE_MS: i64 = 2_500;
 /// An event without a confirmation within this is sent again.
 const RESEND_MS: i64 = 1_000;
 /// Things break until then.
@@ -20,7 +37,6 @@ const STORM_MS: i64 = 40_000;
 const CALM_MS: i64 = 60_000;
 /// From a sender to the broker.
 const PRODUCE_MS: i64 = 4;
-const ACCOUNTS: u64 = 3;
 
 /// What of a world its seed says.
 #[derive(Debug)]
@@ -36,15 +52,18 @@ struct Profile {
     pace_ms: i64,
     /// Of a thousand answers to an owner, before how many it falls asleep for longer than its lease.
     naps: usize,
-    /// Milliseconds between two times that old buckets are cleared away.
-    trim_ms: i64,
+    /// Percent of the owners that have just sealed a bucket that fall asleep so before they open the next.
+    long_naps: u64,
+    /// Milliseconds of the wall clock in one of the others, so that points expire and keys are spilled and forgotten.
+    haste: i64,
+    /// Milliseconds between two requests of a client, at most.
+    pause_ms: i64,
 }
 
 struct Process {
-    node: Node,
+    node: Option<Box<Node>>,
     /// Counts its starts.
     life: u32,
-    alive: bool,
     /// Stopped until then; what reaches it meanwhile waits.
     paused_until: i64,
     /// The database does not hear it until then.
@@ -52,11 +71,13 @@ struct Process {
     /// Of its clock, in thousandths.
     drift: i64,
     offset_ms: i64,
+    wall_skew_ms: i64,
 }
 
 impl Process {
-    fn boot_ms(&self, now: i64) -> i64 {
-        self.offset_ms + now + now * self.drift / 1_000
+    fn now(&self, now: i64, start_ms: Millis, haste: i64) -> Now {
+        let boot_ms = self.offset_ms + now + now * self.drift / 1_000;
+        Now { boot_ms, wall_ms: start_ms + now * haste + self.wall_skew_ms }
     }
 
     /// How long something takes that lasts so long by its clock.
@@ -78,22 +99,41 @@ enum Event {
     Answered(Place, Task, u64, Answered),
     Wake(Place, Task, u64),
     Request(usize, Request),
-    Reply(Request, Reply),
+    Reply(Request, Answer),
     Client(usize),
     GiveUp(usize, u64),
     Produce(Place, Sent, Entry),
     Confirmed(Place, Sent),
     Resend(Place, Sent),
     Break,
-    Trim,
 }
 
-/// A client: one operation at a time, tried until it has an answer.
-#[derive(Debug, Clone, Copy)]
-struct Client {
-    what: Option<(u16, What)>,
-    number: u64,
-    shown_before: u64,
+/// The program of a world, and what bounds its shards.
+fn program(seed: u64, profile: &Profile, random: &mut Random) -> profile::Profile {
+    profile::Profile {
+        shards: profile.shards,
+        accounts: *random.pick(&[2, 4, 8]),
+        checkpoint_interval_ms: *random.pick(&[200, 1_000, 5_000]),
+        stride_ms: profile.haste.saturating_mul(5_000).clamp(10_000, 20 * DAY_MS),
+        ..profile::Profile::of(seed)
+    }
+}
+
+fn setup(program: &profile::Profile, random: &mut Random) -> Rc<Setup> {
+    // From before the first record on, and known to every node.
+    let since = program.start_ms - 400 * DAY_MS;
+    let blank = Auditor::with_program(program, since, program.rules.clone());
+    let programs = with_version(&Programs::default(), PROGRAM, 1, since, &program.rules.document());
+    Rc::new(Setup {
+        shards: program.shards,
+        limits: program.limits(),
+        programs: Arc::new(programs.expect("the documents of the simulator are valid")),
+        seed: random.bits(),
+        batch_bytes: *random.pick(&[100, 300, 1_000]),
+        bucket_bytes: *random.pick(&[200, 600, 2_000]),
+        trim_ms: *random.pick(&[100, 500, 5_000]),
+        ledger: Rc::new(RefCell::new(Ledger::new(program.shards, blank))),
+    })
 }
 
 pub(super) struct World {
@@ -104,9 +144,14 @@ pub(super) struct World {
     events: BTreeMap<(i64, u64), Event>,
     keyspace: Keyspace,
     processes: Vec<Process>,
+    setup: Rc<Setup>,
+    ledger: Rc<RefCell<Ledger>>,
+    program: profile::Profile,
     clients: Vec<Client>,
-    next_key: u64,
-    auditor: Auditor,
+    asker: Clients,
+    asked: BTreeMap<u32, Asked>,
+    /// Of the newest try of any client.
+    next_try: u64,
     broker_down_until: i64,
     /// What is to be told beside the events.
     told: Vec<String>,
@@ -124,35 +169,42 @@ impl World {
         let profile = Profile {
             nodes: *random.pick(&[2, 3, 3, 4]),
             shards: *random.pick(&[1, 2, 4]),
-            clients: *random.pick(&[2, 4, 6]),
+            clients: *random.pick(&[3, 6, 9]),
             lost: *random.pick(&[0, 1, 4, 10]),
             late: *random.pick(&[0, 1, 4]),
             pace_ms: *random.pick(&[700, 2_000, 5_000]),
-            naps: *random.pick(&[0, 0, 4]),
-            trim_ms: *random.pick(&[300, 2_000, 20_000]),
+            naps: *random.pick(&[0, 2, 8]),
+            long_naps: *random.pick(&[0, 0, 20]),
+            haste: *random.pick(&[1, 1_000, 30_000, 300_000]),
+            pause_ms: *random.pick(&[60, 200, 600]),
         };
+        let program = program(seed, &profile, &mut random);
+        let setup = setup(&program, &mut random);
         let processes = (0..profile.nodes).map(|index| Process {
-            node: Node::new("", 0, 0),
+            node: None,
             life: 0,
-            alive: false,
             paused_until: 0,
             cut_off_until: 0,
             // The lease's margin is a sixth, which two clocks share.
             drift: random.between(-50, 50),
             offset_ms: 1_000_000 * (index as i64 + 1),
+            wall_skew_ms: random.between(-200, 200) * profile.haste,
         });
-        let processes = processes.collect();
         let mut world = Self {
             keyspace: Keyspace::new(profile.shards),
-            clients: vec![Client { what: None, number: 0, shown_before: 0 }; profile.clients],
-            processes,
+            clients: vec![Client::default(); profile.clients],
+            processes: processes.collect(),
+            asker: Clients::new(Random(mix(seed ^ 0x6173_6b65_7273))),
+            asked: BTreeMap::new(),
+            next_try: 1,
+            ledger: Rc::clone(&setup.ledger),
+            setup,
+            program,
             profile,
             random,
             now: 0,
             order: 0,
             events: BTreeMap::new(),
-            next_key: 1,
-            auditor: Auditor::default(),
             broker_down_until: 0,
             told: Vec::new(),
             sessions: BTreeMap::new(),
@@ -167,8 +219,12 @@ impl World {
             world.after(500, Event::Client(client));
         }
         world.after(1_000, Event::Break);
-        world.after(1_000, Event::Trim);
         world
+    }
+
+    /// What the clocks of a node show.
+    fn clocks(&self, node: usize) -> Now {
+        self.processes[node].now(self.now, self.program.start_ms, self.profile.haste)
     }
 
     fn after(&mut self, time_ms: i64, event: Event) {
@@ -203,26 +259,18 @@ impl World {
             self.happen(event)?;
             self.told.drain(..).for_each(|line| tell(&line));
         }
-        if let Some(client) = self.clients.iter().find(|client| client.what.is_some()) {
-            return Err(format!("nothing breaks for a minute, and {client:?} has no answer"));
-        }
-        let map = self.keyspace.map();
-        let alive = |member: u128| self.processes.iter().any(|process| process.node.incarnation() == member);
-        if let Some(shard) =
-            (0..self.profile.shards).find(|shard| !map.owner(*shard).is_some_and(|m| alive(m.incarnation)))
-        {
-            return Err(format!("nothing breaks for a minute, and nobody owns shard {shard}: {map:?}"));
-        }
-        self.auditor.check(&self.keyspace, self.profile.shards)
+        self.check_end()
     }
 
     fn happen(&mut self, event: Event) -> Result<(), String> {
         self.fingerprint = mix(self.fingerprint ^ self.now as u64 ^ self.order << 32);
-        if let Event::Answered(place, Task::Shard(_), _, Answered::Journal(_)) = &event
+        // An owner falls asleep between an append or a part of a checkpoint and what follows from it.
+        if let Event::Answered(place, Task::Shard(_) | Task::Line, _, Answered::Journal(_) | Answered::Changed(_)) =
+            &event
             && self.is_storm()
             && self.random.below(1_000) < self.profile.naps
         {
-            self.processes[place.node].paused_until = self.now + self.random.between(LEASE_MS, 2 * LEASE_MS);
+            self.processes[place.node].paused_until = self.now + self.random.between(LEASE_MS, 3 * LEASE_MS);
         }
         if let Some((place, at)) = self.waits(&event) {
             if place.is_some() {
@@ -232,49 +280,74 @@ impl World {
             return Ok(());
         }
         match event {
-            Event::Begin(node) => self.start(node),
+            Event::Begin(node) => self.start(node)?,
             Event::Statement(place, task, token, statement, is_answer_lost) => {
                 let stale = self.random.chance(10);
                 let answered = self.keyspace.carry_out(&statement, stale);
+                self.note(&statement, &answered)?;
+                if let Statement::Journal { ask: machine::Ask::Seal { .. }, .. } = statement
+                    && self.is_storm()
+                    && self.random.chance(self.profile.long_naps)
+                {
+                    let until = self.now + self.random.between(2 * LEASE_MS, 4 * LEASE_MS);
+                    self.processes[place.node].paused_until = until;
+                }
                 if !is_answer_lost {
                     let delay = self.delay();
                     self.after(delay, Event::Answered(place, task, token, answered));
                 }
             }
             Event::Answered(place, task, token, answered) => {
-                let boot_ms = self.processes[place.node].boot_ms(self.now);
-                self.processes[place.node].node.answered(task, token, answered, boot_ms)?;
-                self.carry_out(place);
+                self.with(place.node, |node, now| node.answered(task, token, answered, now))?;
             }
-            Event::Wake(place, task, token) => {
-                let boot_ms = self.processes[place.node].boot_ms(self.now);
-                self.processes[place.node].node.woken(task, token, boot_ms);
-                self.carry_out(place);
-            }
-            Event::Request(node, request) => {
-                let process = &mut self.processes[node];
-                let boot_ms = process.boot_ms(self.now);
-                process.node.requested(request, boot_ms);
-                let life = process.life;
-                self.carry_out(Place { node, life });
-            }
-            Event::Reply(request, reply) => self.replied(request, reply)?,
+            Event::Wake(place, task, token) => self.with(place.node, |node, now| node.woken(task, token, now))?,
+            Event::Request(node, request) => self.with(node, |node, now| node.asked(request, now))?,
+            Event::Reply(request, answer) => self.replied(&request, &answer)?,
             Event::Client(client) => self.ask(client),
             Event::GiveUp(client, number) if self.clients[client].number == number => self.ask_again(client),
             Event::GiveUp(..) => {}
-            Event::Produce(place, sent, entry) => self.produced(place, sent, entry)?,
-            Event::Confirmed(place, sent) => {
-                self.processes[place.node].node.confirmed(sent);
-                self.carry_out(place);
-            }
-            Event::Resend(place, sent) => {
-                self.processes[place.node].node.unconfirmed(sent);
-                self.carry_out(place);
-            }
+            Event::Produce(place, sent, entry) => self.produced(place, sent, &entry)?,
+            Event::Confirmed(place, sent) => self.with(place.node, |node, _| {
+                node.confirmed(sent);
+                Ok(())
+            })?,
+            Event::Resend(place, sent) => self.with(place.node, |node, _| {
+                node.unconfirmed(sent);
+                Ok(())
+            })?,
             Event::Break => self.break_something(),
-            Event::Trim => self.trim(),
         }
         Ok(())
+    }
+
+    /// Lets a node do something, and carries out what it wants.
+    fn with(&mut self, node: usize, act: impl FnOnce(&mut Node, Now) -> Result<(), String>) -> Result<(), String> {
+        let now = self.clocks(node);
+        let process = &mut self.processes[node];
+        let place = Place { node, life: process.life };
+        let Some(running) = &mut process.node else { return Ok(()) };
+        act(running, now)?;
+        let effects = running.effects();
+        self.carry_out(place, effects);
+        Ok(())
+    }
+
+    /// Tells the ledger what became durable.
+    fn note(&mut self, statement: &Statement, answered: &Answered) -> Result<(), String> {
+        let mut ledger = self.ledger.borrow_mut();
+        match (statement, answered) {
+            (
+                Statement::Journal {
+                    shard,
+                    ask: machine::Ask::Append { bucket, .. },
+                    sequence,
+                    row: Some((bid, batch)),
+                },
+                Answered::Journal(machine::Answer::Applied),
+            ) if self.keyspace.is_kept(*shard, *bucket) => ledger.appended(*shard, *sequence, *bid, batch),
+            (Statement::Tail { shard }, Answered::Tail { last, .. }) => ledger.check_end(*shard, *last),
+            _ => Ok(()),
+        }
     }
 
     /// Of an event that a process cannot take now: until when it waits, or that it is for nobody.
@@ -288,51 +361,48 @@ impl World {
             _ => return None,
         };
         let process = &self.processes[place.node];
-        if !process.alive || process.life != place.life {
+        if process.node.is_none() || process.life != place.life {
             return Some((None, 0));
         }
         (process.paused_until > self.now).then_some((Some(place), process.paused_until))
     }
 
-    fn start(&mut self, node: usize) {
-        if self.processes[node].alive {
-            return;
+    fn start(&mut self, node: usize) -> Result<(), String> {
+        if self.processes[node].node.is_some() {
+            return Ok(());
         }
         let incarnation = u128::from(self.random.bits()) | 1;
-        let now = self.now;
+        let running = Node::new(&format!("n{node}"), incarnation, &self.setup, self.clocks(node));
         let process = &mut self.processes[node];
         process.life += 1;
-        process.alive = true;
         process.paused_until = 0;
-        process.node = Node::new(&format!("n{node}"), incarnation, self.profile.shards);
-        process.node.begin(process.boot_ms(now));
-        let life = process.life;
+        process.node = Some(Box::new(running));
         self.recoveries += 1;
-        self.carry_out(Place { node, life });
+        self.with(node, |node, _| node.start())
     }
 
     fn kill(&mut self, node: usize, restart_ms: i64) {
-        if std::mem::take(&mut self.processes[node].alive) {
+        if self.processes[node].node.take().is_some() {
             self.after(restart_ms, Event::Begin(node));
         }
     }
 
-    fn carry_out(&mut self, place: Place) {
-        for effect in self.processes[place.node].node.effects() {
+    fn carry_out(&mut self, place: Place, effects: Vec<Effect>) {
+        for effect in effects {
             match effect {
                 Effect::Ask(task, token, statement) => self.send(place, task, token, statement),
                 Effect::Wake(task, token, after_ms) => {
                     let after_ms = self.processes[place.node].real_ms(after_ms);
                     self.after(after_ms, Event::Wake(place, task, token));
                 }
-                Effect::Reply(request, reply) => {
+                Effect::Reply(request, answer) => {
                     if !self.is_lost() {
                         let delay = self.delay();
-                        self.after(delay, Event::Reply(request, reply));
+                        self.after(delay, Event::Reply(request, answer));
                     }
                 }
                 Effect::Produce(sent, entry) => {
-                    self.sessions.entry((place.node, place.life, sent.shard, sent.epoch)).or_insert(sent.sequence);
+                    self.sessions.entry((place.node, place.life, sent.shard, sent.epoch)).or_insert(0);
                     // One connection: what is not lost comes in order.
                     if !self.is_lost() {
                         self.after(PRODUCE_MS, Event::Produce(place, sent, entry));
@@ -361,93 +431,22 @@ impl World {
         self.after(delay, Event::Statement(place, task, token, statement, is_answer_lost));
     }
 
-    fn ask(&mut self, client: usize) {
-        // It stops when the storm is over.
-        if !self.is_storm() {
-            return;
-        }
-        let shard = self.random.below(usize::from(self.profile.shards)) as u16;
-        let what = if self.random.chance(30) {
-            What::Read
-        } else {
-            self.next_key += 1;
-            What::Write { key: self.next_key, account: self.random.bits() % ACCOUNTS }
-        };
-        self.clients[client].what = Some((shard, what));
-        self.ask_again(client);
-    }
-
-    /// Sends what a client wants, under the same key as before.
-    fn ask_again(&mut self, client: usize) {
-        let Some((shard, what)) = self.clients[client].what else { return };
-        self.next_key += 1;
-        let number = self.next_key;
-        self.clients[client].number = number;
-        self.clients[client].shown_before = self.auditor.shown(shard);
-        let request = Request { client, number, shard, what };
-        let owns = |process: &Process| process.alive && process.node.has(shard);
-        let owners: Vec<usize> = (0..self.processes.len()).filter(|node| owns(&self.processes[*node])).collect();
-        let node = match owners.is_empty() || self.random.chance(10) {
-            true => self.random.below(self.processes.len()),
-            false => *self.random.pick(&owners),
-        };
-        if !self.is_lost() {
-            // Some come when the client has long asked somebody else.
-            let is_late = self.is_storm() && self.random.chance(self.profile.late);
-            let delay = if is_late { self.random.between(1_000, 10_000) } else { self.delay() };
-            self.after(delay, Event::Request(node, request));
-        }
-        self.after(PATIENCE_MS, Event::GiveUp(client, number));
-    }
-
-    fn replied(&mut self, request: Request, reply: Reply) -> Result<(), String> {
-        let client = self.clients[request.client];
-        if client.number != request.number {
-            // Nobody waits for it any more; what it says must be right all the same, but a read of long ago is old.
-            if matches!(request.what, What::Write { .. }) {
-                self.auditor.replied(request, reply, 0, &self.keyspace)?;
-            }
-            return Ok(());
-        }
-        self.auditor.replied(request, reply, client.shown_before, &self.keyspace)?;
-        self.clients[request.client].number = 0;
-        if reply == Reply::Refused {
-            let (client, number) = (request.client, self.next_key + 1);
-            self.next_key += 1;
-            self.clients[client].number = number;
-            let pause = self.random.between(20, 200);
-            self.after(pause, Event::GiveUp(client, number));
-        } else {
-            self.clients[request.client].what = None;
-            let pause = self.random.between(1, 60);
-            self.after(pause, Event::Client(request.client));
-        }
-        Ok(())
-    }
-
     /// An event comes to the broker, which takes those of one sender in their order, without a gap, once.
-    fn produced(&mut self, place: Place, sent: Sent, entry: Entry) -> Result<(), String> {
+    fn produced(&mut self, place: Place, sent: Sent, entry: &Entry) -> Result<(), String> {
         if self.broker_down_until > self.now {
             return Ok(());
         }
         let session = (place.node, place.life, sent.shard, sent.epoch);
-        let Some(next) = self.sessions.get_mut(&session).filter(|next| sent.sequence <= **next) else { return Ok(()) };
-        if sent.sequence == *next {
+        let Some(next) = self.sessions.get_mut(&session).filter(|next| entry.nth <= **next) else { return Ok(()) };
+        if entry.nth == *next {
             *next += 1;
-            self.auditor.consumer.takes(sent.shard, sent.sequence, entry)?;
+            self.ledger.borrow_mut().consumer.takes(sent.shard, sent.sequence, entry)?;
         }
         if !self.is_lost() {
             let delay = self.delay();
             self.after(delay, Event::Confirmed(place, sent));
         }
         Ok(())
-    }
-
-    fn trim(&mut self) {
-        (0..self.profile.shards).for_each(|shard| self.keyspace.trim(shard));
-        if self.is_storm() {
-            self.after(self.profile.trim_ms, Event::Trim);
-        }
     }
 
     fn break_something(&mut self) {
