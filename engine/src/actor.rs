@@ -233,7 +233,10 @@ impl Tenancy {
         self.place = place;
         for input in waiting {
             match (&mut self.place, input) {
-                (Place::Here(shard), input) if may_decide => shard.handle(input, world, lane, out)?,
+                // What the store has answered is never asked for again: it counts whatever the clock says.
+                (Place::Here(shard), input) if may_decide || !matches!(input, Input::Command(_)) => {
+                    shard.handle(input, world, lane, out)?;
+                }
                 (Place::Here(_), Input::Command(envelope)) => {
                     out.ready.extend(refused(self.id, &envelope, Refusal::NotReady));
                 }

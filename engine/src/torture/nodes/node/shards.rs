@@ -86,10 +86,9 @@ impl Node {
 
     /// It stays after all.
     pub(super) fn resume(&mut self, shard: u16) -> Result<(), String> {
-        let may_decide = self.ownership.may_decide(shard, self.now.boot_ms);
         let waiting = self.owner(shard).map(Owner::resume).unwrap_or_default();
-        // As the shard's actor does.
-        waiting.into_iter().filter(|_| may_decide).try_for_each(|input| self.turn(shard, input))
+        // No commands are among them.
+        waiting.into_iter().try_for_each(|input| self.turn(shard, input))
     }
 
     /// A fault of an owner stops its node; it needs a cause.
