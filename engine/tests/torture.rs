@@ -9,6 +9,9 @@ const SEEDS: u64 = 1500;
 const ONCE_WRONG: [u64; 3] = [1_006_886, 257_509, 185_521];
 /// Clusters of every test run.
 const CLUSTER_SEEDS: u64 = 300;
+/// Clusters beyond those that were wrong once: a sweep of due accounts that ended for ever with what the store answered
+/// while a shard was to go.
+const CLUSTERS_ONCE_WRONG: [u64; 2] = [3_854, 10_536];
 
 #[test]
 fn a_fixed_set_of_worlds_has_no_violation() {
@@ -26,7 +29,7 @@ fn a_fixed_set_of_worlds_has_no_violation() {
 
 #[test]
 fn a_fixed_set_of_clusters_has_no_violation() {
-    for seed in 0..CLUSTER_SEEDS {
+    for seed in (0..CLUSTER_SEEDS).chain(CLUSTERS_ONCE_WRONG) {
         if let Some(failure) = nodes::run_small(seed).failure {
             panic!("seed {seed}: {}\n  {}", failure.what, failure.events.join("\n  "));
         }

@@ -152,7 +152,9 @@ impl Node {
     /// Waits until it answers.
     pub(crate) fn ready(mut self) -> Self {
         let ready = BufReader::new(self.child.stdout.take().unwrap()).lines().next();
-        assert!(ready.is_some_and(|line| line.unwrap().starts_with("listening")), "the node ended while it started");
+        let logged = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        let is_ready = ready.is_some_and(|line| line.unwrap().starts_with("listening"));
+        assert!(is_ready, "the node ended while it started: {}", logged());
         self
     }
 
