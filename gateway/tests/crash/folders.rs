@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use meed_engine::journal::{BATCH_HEADER_BYTES, BLOCK_BYTES, RUN_BYTES};
+
 use crate::load::{Load, check_all, under_load};
 use crate::node::{Node, SMALL, copy, restore, segments, verified, verify};
 
@@ -234,12 +236,23 @@ fn a_write_that_was_torn_by_a_power_cut_is_cut_off() {
     verified(&data);
 }
 
-/// The segment being written when the node was killed, and where its last written block ends.
+/// The segment being written when the node was killed, and where its last batch ends. That may be behind a block of
+/// zeros: records end with zeros.
 fn journal_end(data: &Path) -> (std::path::PathBuf, usize) {
     let used = segments(data).into_iter().rev().find_map(|file| {
         let bytes = fs::read(&file).unwrap();
         let last = bytes.iter().rposition(|byte| *byte != 0)?;
-        Some((file, (last + 1).next_multiple_of(512)))
+        let is_batch = |at: usize| bytes[at..].starts_with(b"mBAT");
+        let Some(mut end) = (0..bytes.len()).step_by(BLOCK_BYTES).find(|at| is_batch(*at)) else {
+            return Some((file, (last + 1).next_multiple_of(BLOCK_BYTES)));
+        };
+        while is_batch(end) {
+            // Of its header: the length of its frames, and the number of runs.
+            let [body, runs] =
+                [52, 60].map(|at| u32::from_le_bytes(bytes[end + at..][..4].try_into().unwrap()) as usize);
+            end += (BATCH_HEADER_BYTES + RUN_BYTES * runs + body).next_multiple_of(BLOCK_BYTES);
+        }
+        Some((file, end))
     });
     used.unwrap()
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc::sync_channel;
 use std::task::Poll;
 
 use meed_schemas::codec;
-use meed_schemas::ids::Identity;
+use meed_schemas::ids::{Identity, Position};
 
 use super::desk::{Desk, Extent};
 use super::keyspace::{Answered, Statement};
@@ -166,6 +166,17 @@ pub(super) async fn begin(desk: Rc<Desk>, shard: u16) -> Result<Option<Begun>, S
     }
 }
 
+/// `published`, or behind the last record after it that is gone: an owner that had slept may have published more, saved
+/// that, and removed it since this was read. Whoever publishes passes over it.
+fn first_kept(records: &Records, shard: u16, published: u64, last: u64) -> Result<u64, String> {
+    for sequence in (published + 1..=last).rev() {
+        if records.read(Position::new(shard, sequence)).map_err(|error| error.to_string())?.is_none() {
+            return Ok(sequence);
+        }
+    }
+    Ok(published)
+}
+
 async fn recover(desk: &Desk, shard: u16, claimed: Claimed, tail: Tail) -> Result<Begun, String> {
     let line = &desk.line;
     let published = match line.ask(Statement::ReadPublished { shard }).await {
@@ -185,6 +196,13 @@ async fn recover(desk: &Desk, shard: u16, claimed: Claimed, tail: Tail) -> Resul
     let recovered = recover_shard(&store, &records, shard, tail.last, desk.setup.seed);
     let (recovery, _) = recovered.map_err(|error| error.to_string())?;
     desk.setup.ledger.borrow().check_recovered(&recovery, None)?;
+    let published = match first_kept(&records, shard, published, tail.last)? {
+        kept if kept == published => published,
+        kept => match line.ask(Statement::Tail { shard }).await {
+            Answered::Tail { buckets, .. } if buckets.first().is_some_and(|(first, _)| *first > kept) => kept,
+            _ => return Err(format!("record {} is not published and is gone", Position::new(shard, kept))),
+        },
+    };
     let has_rows = tail.has_rows;
     Ok(Begun { claimed, has_rows, start: recovery.start, published, records })
 }
