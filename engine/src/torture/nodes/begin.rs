@@ -196,13 +196,17 @@ async fn recover(desk: &Desk, shard: u16, claimed: Claimed, tail: Tail) -> Resul
     let recovered = recover_shard(&store, &records, shard, tail.last, desk.setup.seed);
     let (recovery, _) = recovered.map_err(|error| error.to_string())?;
     desk.setup.ledger.borrow().check_recovered(&recovery, None)?;
-    let published = match first_kept(&records, shard, published, tail.last)? {
-        kept if kept == published => published,
-        kept => match line.ask(Statement::Tail { shard }).await {
-            Answered::Tail { buckets, .. } if buckets.first().is_some_and(|(first, _)| *first > kept) => kept,
-            _ => return Err(format!("record {} is not published and is gone", Position::new(shard, kept))),
-        },
-    };
+    let kept = first_kept(&records, shard, published, tail.last)?;
+    if kept > published {
+        let now = line.ask(Statement::ReadPublished { shard }).await;
+        let is_published = matches!(now, Answered::Published(up_to) if up_to >= kept);
+        let now = line.ask(Statement::Tail { shard }).await;
+        let is_removed = matches!(now, Answered::Tail { buckets, .. } if buckets.first().is_some_and(|b| b.0 > kept));
+        if !is_published || !is_removed {
+            return Err(format!("record {} is not published and is gone", Position::new(shard, kept)));
+        }
+    }
+    let published = kept;
     let has_rows = tail.has_rows;
     Ok(Begun { claimed, has_rows, start: recovery.start, published, records })
 }
