@@ -17,8 +17,10 @@ use meed_engine::trim::{Trim, Trimming};
 use meed_schemas::codec;
 use meed_schemas::command::References;
 use meed_schemas::ids::{Identity, Position};
-use meed_schemas::record::{Balances, Detail, RENDERING, Record, RecordKind};
-use meed_schemas::time::NEVER;
+use meed_schemas::record::{Detail, Record, RecordKind};
+
+#[path = "../src/test_record.rs"]
+mod test_record;
 
 fn config(keyspace: &str) -> CqlConfig {
     let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run ops/cql-tests.sh"));
@@ -49,30 +51,14 @@ fn frames(shard: u16, sequence: u64, payload: &[u8]) -> Vec<u8> {
 }
 
 fn record(sequence: u64, account: &str) -> Record {
-    let kind = if sequence.is_multiple_of(3) { RecordKind::Expire } else { RecordKind::Earn };
-    let earned = Detail::Earn { expires_at: NEVER, activates_at: None, award: None, redemption: None };
+    let earn = test_record::earn(Position::new(1, sequence), Identity::member("default", account));
+    let is_expiry = sequence.is_multiple_of(3);
     Record {
-        kind,
-        rendering: RENDERING,
-        position: Position::new(1, sequence),
-        identity: Identity::member("default", account),
-        sequence,
+        kind: if is_expiry { RecordKind::Expire } else { earn.kind },
         previous: sequence - 1,
-        previous_of_kind: 0,
-        recorded_at: 1_000 + sequence as i64,
-        occurred_at: 1_000,
-        program_version: 1,
-        newest_version: 1,
-        points: 1,
-        balances: Balances { total: sequence as i64, ..Balances::default() },
-        tier: 0,
-        moves: Default::default(),
-        spend: None,
-        keys: Default::default(),
-        fingerprint: 0,
         references: Some(Box::new(References { reference_id: Some("r".into()), ..References::default() })),
-        detail: if kind == RecordKind::Earn { earned } else { Detail::None },
-        extensions: Vec::new(),
+        detail: if is_expiry { Detail::None } else { earn.detail },
+        ..earn
     }
 }
 
@@ -100,6 +86,11 @@ fn own(cql: &Arc<Cql>, config: &CqlConfig) -> Owner {
         ShardJournal::new(cql, statements, Arc::clone(&extents), Arc::clone(&ownership), one, config).unwrap()
     });
     Owner { journals: journals.collect(), reader, last }
+}
+
+/// The buckets of shard 1 that are noted, with their first sequences.
+fn noted(cql: &Cql) -> Vec<(i64, i64)> {
+    cql.block_on(cql.rows("SELECT bucket, first_sequence FROM buckets WHERE shard = 1")).unwrap()
 }
 
 impl Owner {
@@ -175,9 +166,7 @@ fn a_bucket_that_its_owner_did_not_note_is_noted_by_the_next() {
         owner.append(&cql, sequence, &format!("old {sequence}")).unwrap();
     }
     let all = owner.all(0);
-    let noted =
-        || cql.block_on(cql.rows::<(i64, i64)>("SELECT bucket, first_sequence FROM buckets WHERE shard = 1")).unwrap();
-    let before = noted();
+    let before = noted(&cql);
     let (before_last, last) = (before[before.len() - 2].0, before[before.len() - 1].0);
     for is_hinted in [true, false] {
         cql.block_on(cql.create(&format!("DELETE FROM buckets WHERE shard = 1 AND bucket = {last}"))).unwrap();
@@ -186,7 +175,7 @@ fn a_bucket_that_its_owner_did_not_note_is_noted_by_the_next() {
             cql.block_on(cql.create(&text)).unwrap();
         }
         let next = own(&cql, &config);
-        assert_eq!((noted(), next.last), (before.clone(), 20), "hinted: {is_hinted}");
+        assert_eq!((noted(&cql), next.last), (before.clone(), 20), "hinted: {is_hinted}");
         assert_eq!(next.all(0), all);
     }
     cql.close();
@@ -226,17 +215,15 @@ fn old_buckets_go_up_to_the_last_that_is_sealed() {
     assert_eq!(last.all(0)[..kept.len()], kept);
     // A removal that a crash cut short after its first step is finished.
     let first = last.removed() + 1;
-    let statement = "SELECT bucket, first_sequence FROM buckets WHERE shard = 1";
-    let noted = || cql.block_on(cql.rows::<(i64, i64)>(statement)).unwrap();
-    let before = noted();
+    let before = noted(&cql);
     let bucket = before.iter().find(|(_, sequence)| *sequence as u64 == first).unwrap().0;
     let text = format!("UPDATE shards SET first_bucket = {} WHERE shard = 1 IF EXISTS", bucket + 1);
     cql.block_on(cql.create(&text)).unwrap();
     let after = own(&cql, &config);
     assert!(after.removed() > last.removed());
-    assert_eq!(noted().len(), before.len());
+    assert_eq!(noted(&cql).len(), before.len());
     Trimmer::prepare(&cql, after.reader.clone()).unwrap().finish_removals(1).unwrap();
-    assert_eq!(noted().len(), before.len() - 1);
+    assert_eq!(noted(&cql).len(), before.len() - 1);
     cql.close();
 }
 
