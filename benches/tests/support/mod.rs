@@ -23,7 +23,7 @@ const ACCOUNTS: u64 = 500;
 /// Pace of looking at something.
 const POLL: Duration = Duration::from_millis(20);
 
-pub(crate) fn free_port() -> u16 {
+fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -130,15 +130,10 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// On these ports, with what it says at the end of a file.
+    /// On these ports, 0 for any, with what it says at the end of a file; returns when it answers.
     pub(crate) fn start(log: PathBuf, arguments: Vec<String>, ports: [u16; 2]) -> Self {
-        Self::starting(log, arguments, ports).ready()
-    }
-
-    /// As [`Node::start`], without waiting until it answers.
-    pub(crate) fn starting(log: PathBuf, arguments: Vec<String>, ports: [u16; 2]) -> Self {
         let file = std::fs::File::options().create(true).append(true).open(&log).unwrap();
-        let child = Command::new(binary())
+        let mut child = Command::new(binary())
             .args(["--listen", &format!("127.0.0.1:{}", ports[0])])
             .args(["--metrics-listen", &format!("127.0.0.1:{}", ports[1])])
             .args(&arguments)
@@ -146,16 +141,14 @@ impl Node {
             .stderr(file)
             .spawn()
             .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let ports = ["listening on ", "metrics on "].map(|what| {
+            let line = lines.next().and_then(Result::ok);
+            let port = line.as_deref().and_then(|line| line.strip_prefix(what)?.rsplit(':').next()?.parse().ok());
+            let logged = || std::fs::read_to_string(&log).unwrap_or_default();
+            port.unwrap_or_else(|| panic!("the node ended while it started: {}", logged()))
+        });
         Self { child, log, arguments, ports }
-    }
-
-    /// Waits until it answers.
-    pub(crate) fn ready(mut self) -> Self {
-        let ready = BufReader::new(self.child.stdout.take().unwrap()).lines().next();
-        let logged = || std::fs::read_to_string(&self.log).unwrap_or_default();
-        let is_ready = ready.is_some_and(|line| line.unwrap().starts_with("listening"));
-        assert!(is_ready, "the node ended while it started: {}", logged());
-        self
     }
 
     /// With its data in a folder.
@@ -164,7 +157,7 @@ impl Node {
         let arguments = ["--kafka", &broker.address(), "--kafka-balances-interval-ms", "500", "--data"];
         let mut arguments = arguments.map(str::to_owned).to_vec();
         arguments.push(data.to_str().unwrap().to_owned());
-        Self::start(data.with_extension("log"), arguments, [free_port(), free_port()])
+        Self::start(data.with_extension("log"), arguments, [0, 0])
     }
 
     /// Kills it; what the next one is started with.

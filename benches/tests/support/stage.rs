@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Broker, Node, binary, free_port};
+use super::{Broker, Node, binary};
 
 const LEASE_MS: &str = "2000";
 
@@ -58,16 +58,11 @@ impl Stage {
         flags.map(str::to_owned).to_vec()
     }
 
-    /// A node that is not waited for.
-    pub(crate) fn starting(&self, name: &str) -> Node {
+    pub(crate) fn start(&self, name: &str) -> Node {
         let mut arguments = self.flags(name);
         let stream = ["--kafka", &self.broker.address(), "--kafka-balances-interval-ms", "300"];
         arguments.extend(stream.map(str::to_owned));
-        Node::starting(Path::new(self.folder.path()).join(name), arguments, [free_port(), free_port()])
-    }
-
-    pub(crate) fn start(&self, name: &str) -> Node {
-        self.starting(name).ready()
+        Node::start(Path::new(self.folder.path()).join(name), arguments, [0, 0])
     }
 
     /// Runs `meed cluster` with these arguments.

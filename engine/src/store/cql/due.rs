@@ -1,13 +1,14 @@
 //! The due index in CQL: rows by day, so that what was due long ago is not passed again and again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use meed_schemas::ids::Identity;
-use meed_schemas::time::{DAY_MS, Millis};
+use meed_schemas::time::Millis;
 use scylla::statement::prepared::PreparedStatement;
 
+use super::sweep::{Days, day_of};
 use super::{AT_ONCE, Rows, gather, part, write};
 use crate::error::{Error, Result};
 use crate::journal::cql::Cql;
@@ -24,13 +25,7 @@ pub(super) struct DueIndex {
     days: PreparedStatement,
     rows: PreparedStatement,
     confirm: PreparedStatement,
-    /// Per shard, the days that have rows.
-    known_days: HashMap<u16, BTreeMap<i32, Millis>>,
-}
-
-/// The day under which the index has an instant.
-pub(crate) fn day_of(at: Millis) -> i32 {
-    i32::try_from(at.div_euclid(DAY_MS)).unwrap_or(if at < 0 { i32::MIN } else { i32::MAX })
+    known_days: HashMap<u16, Days>,
 }
 
 impl DueIndex {
@@ -63,14 +58,13 @@ impl DueIndex {
         self.known_days.remove(&shard);
     }
 
-    async fn days_of(&mut self, shard: u16) -> Result<&mut BTreeMap<i32, Millis>> {
+    async fn days_of(&mut self, shard: u16) -> Result<&mut Days> {
         if !self.known_days.contains_key(&shard) {
             let rows: Vec<(i32,)> =
                 self.cql.read("read the days of the due index", &self.days, (i32::from(shard),)).await?;
-            // Of a day that was not looked at yet, nothing is known to be gone.
-            self.known_days.insert(shard, rows.into_iter().map(|(day,)| (day, Millis::MIN)).collect());
+            self.known_days.insert(shard, Days::unswept(rows.into_iter().map(|(day,)| day)));
         }
-        Ok(self.known_days.entry(shard).or_default())
+        Ok(self.known_days.entry(shard).or_insert_with(|| Days::unswept([])))
     }
 
     /// The new due rows of a checkpoint.
@@ -80,12 +74,7 @@ impl DueIndex {
         let changed = checkpoint.accounts.iter().filter(|a| a.due != a.due_before);
         for (account, at) in changed.filter_map(|account| Some((account, account.due?))) {
             let day = day_of(at);
-            let days = self.days_of(checkpoint.shard).await?;
-            let is_new = !days.contains_key(&day);
-            // What was swept of that day is looked at again.
-            let swept = days.entry(day).or_insert(Millis::MIN);
-            *swept = (*swept).min(at - 1);
-            if is_new {
+            if self.days_of(checkpoint.shard).await?.add(at) {
                 self.cql.write("note a day of the due index", &self.put_day, (shard, day)).await?;
             }
             let identity = account.identity.as_bytes();
@@ -115,49 +104,21 @@ impl DueIndex {
         after: Option<&(Millis, Identity)>,
         limit: usize,
     ) -> Result<Vec<(Millis, Identity)>> {
-        let mut found: Vec<(Millis, Identity)> = Vec::new();
-        let first = after.map_or(i32::MIN, |(at, _)| day_of(*at));
-        let days: Vec<(i32, Millis)> =
-            self.days_of(shard).await?.range(first..=day_of(up_to)).map(|(day, swept)| (*day, *swept)).collect();
-        for (day, swept) in days {
-            // The day's end, when all of it has been due and nothing was left: it is not asked again.
-            if swept >= (i64::from(day) + 1).saturating_mul(DAY_MS) - 1 {
-                continue;
-            }
-            let (mut at, mut identity) = match after {
-                Some((at, identity)) if day_of(*at) == day => (*at, identity.as_bytes().to_vec()),
-                _ => (swept, vec![u8::MAX]),
-            };
-            let from_swept = at == swept;
-            let mut first_left = None;
-            loop {
-                let values = (i32::from(shard), day, at, identity, up_to, ROWS_AT_ONCE);
-                let rows: Vec<(i64, Vec<u8>)> = self.cql.read("read the due index", &self.rows, values).await?;
-                let is_last = rows.len() < ROWS_AT_ONCE as usize;
-                for some in rows.chunks(AT_ONCE) {
-                    let confirmed = some.iter().map(|(row_at, bytes)| self.confirmed(shard, day, *row_at, bytes));
-                    for account in try_join_all(confirmed).await?.into_iter().flatten() {
-                        first_left = first_left.or(Some(account.0));
-                        found.push(account);
-                        if found.len() == limit {
-                            return Ok(found);
-                        }
-                    }
-                }
-                match rows.into_iter().next_back() {
-                    Some(last) if !is_last => (at, identity) = last,
-                    _ => break,
+        let mut sweep = self.days_of(shard).await?.sweep(up_to, after, limit);
+        while let Some(page) = sweep.page().cloned() {
+            let values = (i32::from(shard), page.day, page.at, page.identity, up_to, ROWS_AT_ONCE);
+            let rows: Vec<(i64, Vec<u8>)> = self.cql.read("read the due index", &self.rows, values).await?;
+            for some in rows.chunks(AT_ONCE) {
+                let confirmed = some.iter().map(|(row_at, bytes)| self.confirmed(shard, page.day, *row_at, bytes));
+                try_join_all(confirmed).await?.into_iter().flatten().for_each(|account| sweep.find(account));
+                if sweep.is_full() {
+                    break;
                 }
             }
-            if from_swept {
-                let end =
-                    first_left.map_or(up_to, |left| left - 1).min((i64::from(day) + 1).saturating_mul(DAY_MS) - 1);
-                if let Some(swept) = self.days_of(shard).await?.get_mut(&day) {
-                    *swept = (*swept).max(end);
-                }
-            }
+            let is_last = rows.len() < ROWS_AT_ONCE as usize;
+            sweep.turn(rows.into_iter().next_back().filter(|_| !is_last));
         }
-        Ok(found)
+        Ok(self.days_of(shard).await?.finish(sweep))
     }
 
     /// The row, if the account's state says that it is due then. A row that it does not confirm is one of a checkpoint

@@ -12,6 +12,7 @@ mod aliases;
 mod due;
 mod keys;
 mod published;
+mod sweep;
 
 use std::sync::Arc;
 
@@ -28,10 +29,10 @@ use crate::error::{Error, Result};
 use crate::journal::cql::Cql;
 pub use aliases::{AliasRow, CqlAliases};
 use due::DueIndex;
-pub(crate) use due::day_of;
 use keys::SpilledKeys;
 pub(crate) use keys::{class_number, part as key_part};
 pub use published::PublishedRows;
+pub(crate) use sweep::{Days, day_of};
 
 /// Partitions of a shard's states, and of its facts. A constant of the tables' version 1.
 const PARTS: u64 = 64;

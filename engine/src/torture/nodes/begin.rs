@@ -166,9 +166,9 @@ pub(super) async fn begin(desk: Rc<Desk>, shard: u16) -> Result<Option<Begun>, S
     }
 }
 
-/// `published`, or behind the last record after it that is gone: an owner that had slept may have published more, saved
-/// that, and removed it since this was read. Whoever publishes passes over it.
-fn first_kept(records: &Records, shard: u16, published: u64, last: u64) -> Result<u64, String> {
+/// The last record after `published` that is gone, else `published`: an owner that had slept may have published more,
+/// saved that, and removed it since this was read. Whoever publishes passes over it.
+fn last_passed(records: &Records, shard: u16, published: u64, last: u64) -> Result<u64, String> {
     for sequence in (published + 1..=last).rev() {
         if records.read(Position::new(shard, sequence)).map_err(|error| error.to_string())?.is_none() {
             return Ok(sequence);
@@ -196,17 +196,16 @@ async fn recover(desk: &Desk, shard: u16, claimed: Claimed, tail: Tail) -> Resul
     let recovered = recover_shard(&store, &records, shard, tail.last, desk.setup.seed);
     let (recovery, _) = recovered.map_err(|error| error.to_string())?;
     desk.setup.ledger.borrow().check_recovered(&recovery, None)?;
-    let kept = first_kept(&records, shard, published, tail.last)?;
-    if kept > published {
+    let passed = last_passed(&records, shard, published, tail.last)?;
+    if passed > published {
         let now = line.ask(Statement::ReadPublished { shard }).await;
-        let is_published = matches!(now, Answered::Published(up_to) if up_to >= kept);
+        let is_published = matches!(now, Answered::Published(up_to) if up_to >= passed);
         let now = line.ask(Statement::Tail { shard }).await;
-        let is_removed = matches!(now, Answered::Tail { buckets, .. } if buckets.first().is_some_and(|b| b.0 > kept));
+        let is_removed = matches!(now, Answered::Tail { buckets, .. } if buckets.first().is_some_and(|b| b.0 > passed));
         if !is_published || !is_removed {
-            return Err(format!("record {} is not published and is gone", Position::new(shard, kept)));
+            return Err(format!("record {} is not published and is gone", Position::new(shard, passed)));
         }
     }
-    let published = kept;
     let has_rows = tail.has_rows;
-    Ok(Begun { claimed, has_rows, start: recovery.start, published, records })
+    Ok(Begun { claimed, has_rows, start: recovery.start, published: passed, records })
 }

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use meed_schemas::ids::Identity;
-use meed_schemas::time::{DAY_MS, Millis};
+use meed_schemas::time::Millis;
 
 use super::desk::Desk;
 use super::keyspace::{Answered, Statement};
 use super::rows::{Row, Value, Write};
 use crate::planted::{Fault, planted};
 use crate::shard::{Input, StoreJob};
-use crate::store::cql::{Stage, class_number, day_of, fact_name, key_part, part, timestamp};
+use crate::store::cql::{Days, Stage, class_number, day_of, fact_name, key_part, part, timestamp};
 use crate::store::{FactKey, FactQuery, ShardCheckpoint};
 
 /// Rows of the due index that are read at once.
@@ -25,8 +25,7 @@ type Due = Vec<(Millis, Identity)>;
 /// What the thread remembers of the tables.
 struct Keeper {
     desk: Rc<Desk>,
-    /// Per shard, the days that have rows, and up to where each was swept.
-    days: BTreeMap<u16, BTreeMap<i32, Millis>>,
+    days: BTreeMap<u16, Days>,
     /// Per shard, the classes and weeks that have keys.
     weeks: BTreeMap<u16, BTreeSet<(i32, i32)>>,
 }
@@ -161,67 +160,43 @@ impl Keeper {
         hashes
     }
 
-    async fn days_of(&mut self, shard: u16) -> &mut BTreeMap<i32, Millis> {
+    async fn days_of(&mut self, shard: u16) -> &mut Days {
         if !self.days.contains_key(&shard) {
             let (from, to) = (Row::Day { shard, day: i32::MIN }, Row::Day { shard, day: i32::MAX });
             let found = self.range(from, to, usize::MAX).await;
             let days = found.into_iter().filter_map(|(row, ..)| match row {
-                Row::Day { day, .. } => Some((day, Millis::MIN)),
+                Row::Day { day, .. } => Some(day),
                 _ => None,
             });
-            self.days.insert(shard, days.collect());
+            self.days.insert(shard, Days::unswept(days));
         }
-        self.days.entry(shard).or_default()
+        self.days.entry(shard).or_insert_with(|| Days::unswept([]))
     }
 
     async fn due(&mut self, shard: u16, up_to: Millis, after: Option<&(Millis, Identity)>, limit: usize) -> Due {
-        let mut found = Vec::new();
-        let first = after.map_or(i32::MIN, |(at, _)| day_of(*at));
-        let days: Vec<(i32, Millis)> =
-            self.days_of(shard).await.range(first..=day_of(up_to)).map(|(day, swept)| (*day, *swept)).collect();
-        for (day, swept) in days {
-            let day_end = (i64::from(day) + 1).saturating_mul(DAY_MS) - 1;
-            if swept >= day_end {
-                continue;
-            }
-            let (mut at, mut identity) = match after {
-                Some((at, identity)) if day_of(*at) == day => (*at, identity.as_bytes().to_vec()),
-                _ => (swept, vec![u8::MAX]),
-            };
-            let from_swept = at == swept;
-            let mut first_left = None;
-            loop {
-                // The names after this one, which is not included.
-                identity.push(0);
-                let from = Row::Due { shard, day, at, identity };
-                let to = Row::Due { shard, day, at: up_to, identity: vec![u8::MAX; 64] };
-                let rows = self.range(from, to, ROWS_AT_ONCE).await;
-                let is_last = rows.len() < ROWS_AT_ONCE;
-                let mut last = None;
-                for (row, ..) in rows {
-                    let Row::Due { at, identity, .. } = row else { continue };
-                    last = Some((at, identity.clone()));
-                    if let Some(account) = self.confirmed(shard, day, at, identity).await {
-                        first_left = first_left.or(Some(account.0));
-                        found.push(account);
-                        if found.len() == limit {
-                            return found;
-                        }
-                    }
+        let mut sweep = self.days_of(shard).await.sweep(up_to, after, limit);
+        while let Some(page) = sweep.page().cloned() {
+            let (day, at, mut identity) = (page.day, page.at, page.identity);
+            // The names after this one, which is not included.
+            identity.push(0);
+            let from = Row::Due { shard, day, at, identity };
+            let to = Row::Due { shard, day, at: up_to, identity: vec![u8::MAX; 64] };
+            let rows = self.range(from, to, ROWS_AT_ONCE).await;
+            let is_last = rows.len() < ROWS_AT_ONCE;
+            let mut last = None;
+            for (row, ..) in rows {
+                let Row::Due { at, identity, .. } = row else { continue };
+                last = Some((at, identity.clone()));
+                if let Some(account) = self.confirmed(shard, day, at, identity).await {
+                    sweep.find(account);
                 }
-                match last {
-                    Some(last) if !is_last => (at, identity) = last,
-                    _ => break,
+                if sweep.is_full() {
+                    break;
                 }
             }
-            if from_swept {
-                let end = first_left.map_or(up_to, |left| left - 1).min(day_end);
-                if let Some(swept) = self.days_of(shard).await.get_mut(&day) {
-                    *swept = (*swept).max(end);
-                }
-            }
+            sweep.turn(last.filter(|_| !is_last));
         }
-        found
+        self.days_of(shard).await.finish(sweep)
     }
 
     async fn confirmed(&self, shard: u16, day: i32, at: Millis, identity: Vec<u8>) -> Option<(Millis, Identity)> {
@@ -288,11 +263,7 @@ impl Keeper {
         let changed = checkpoint.accounts.iter().filter(|a| a.due != a.due_before);
         for (account, at) in changed.filter_map(|account| Some((account, account.due?))) {
             let day = day_of(at);
-            let days = self.days_of(shard).await;
-            let is_new = !days.contains_key(&day);
-            let swept = days.entry(day).or_insert(Millis::MIN);
-            *swept = (*swept).min(at - 1);
-            if is_new {
+            if self.days_of(shard).await.add(at) {
                 self.note(Row::Day { shard, day }).await;
             }
             let row = Row::Due { shard, day, at, identity: account.identity.as_bytes().to_vec() };
