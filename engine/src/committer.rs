@@ -158,21 +158,21 @@ pub struct EmbeddedCommitter {
 
 impl EmbeddedCommitter {
     /// Starts the thread. `on_durable` has one entry per lane.
+    ///
+    /// # Errors
+    /// The system gives no thread.
     pub fn start(
         journal: Journal,
         on_durable: Vec<OnDurable>,
         on_fault: OnFault,
         metrics: JournalMetrics,
-    ) -> (Self, std::thread::JoinHandle<Option<Journal>>) {
+    ) -> Result<(Self, std::thread::JoinHandle<Option<Journal>>)> {
         let slots = on_durable.iter().map(|_| None).collect();
         let shared = Arc::new((Mutex::new(Shared { slots, ..Shared::default() }), Condvar::new()));
         let committer = Self { shared: Arc::clone(&shared) };
         let body = move || run(journal, &shared, &on_durable, on_fault, &metrics);
         let thread = std::thread::Builder::new().name("journal".into()).spawn(body);
-        match thread {
-            Ok(thread) => (committer, thread),
-            Err(error) => panic!("cannot start the journal thread: {error}"),
-        }
+        Ok((committer, thread.map_err(|error| Error::io("start a thread of", "the journal", error))?))
     }
 
     /// Puts a batch into the lane's slot, which is free: a lane has one batch under way.

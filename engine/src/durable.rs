@@ -93,7 +93,7 @@ impl Cluster {
     /// # Errors
     /// It was taken before.
     pub fn take_store(&mut self) -> Result<Store> {
-        self.store.take().ok_or_else(|| Error::Stopped("the store for recoveries was taken twice".into()))
+        self.store.take().ok_or_else(|| Error::Internal("the store for recoveries was taken twice".into()))
     }
 
     /// Every program that was announced so far.

@@ -50,6 +50,14 @@ pub enum Error {
         /// What differs, and what to do.
         detail: String,
     },
+    /// A folder that no node has made.
+    #[error("{} is no data folder of meed: it has no {file}", path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What every data folder has.
+        file: &'static str,
+    },
     /// The state store failed.
     #[error("cannot {action} in the state store: {detail}")]
     Store {
@@ -66,6 +74,12 @@ pub enum Error {
         /// What the cluster or the driver said.
         detail: String,
     },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes: {0}")]
+    NoRandomness(#[from] getrandom::Error),
+    /// Something that a rule of this program excludes.
+    #[error("a rule inside the node is broken: {0}; the next start recovers from the journal")]
+    Internal(String),
     /// A setting or document that cannot be used.
     #[error("{0}")]
     Setting(String),
@@ -83,15 +97,6 @@ impl Error {
     /// Wraps what the cluster or the driver said.
     pub fn cql(action: &'static str, detail: impl ToString) -> Self {
         Self::Cql { action, detail: detail.to_string() }
-    }
-
-    /// The exit code that the command line documents for this fault: 3 damaged data, 4 locked, else 1.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Damaged { .. } => 3,
-            Self::Locked { .. } => 4,
-            _ => 1,
-        }
     }
 }
 

@@ -54,7 +54,7 @@ impl FolderIdentity {
             return Err(Error::Setting(format!("shards is {shards}; it must be 1 to {SHARDS_MAX}")));
         }
         let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|e| Error::Setting(format!("the system gives no random bytes: {e}")))?;
+        getrandom::fill(&mut id)?;
         let made = Self { journal_id: u128::from_le_bytes(id), shards };
         let document = Document {
             format: FORMAT,
@@ -79,8 +79,7 @@ impl FolderIdentity {
     /// No such file, or one of another form.
     pub fn read(disk: &Disk, folder: &Path) -> Result<Self> {
         if !disk.exists(&folder.join(FILE))? {
-            let detail = format!("{} is no data folder of meed: it has no {FILE}", folder.display());
-            return Err(Error::Setting(detail));
+            return Err(Error::NoFolder { path: folder.into(), file: FILE });
         }
         Self::read_as(disk, &folder.join(FILE), None)
     }

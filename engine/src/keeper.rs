@@ -138,12 +138,15 @@ pub struct Keeper {
 
 impl Keeper {
     /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system gives no thread.
     pub fn start(
         store: Store,
         deliver: Deliver,
         on_synced: Box<dyn Fn() + Send>,
         on_fault: OnFault,
-    ) -> (Self, std::thread::JoinHandle<()>) {
+    ) -> Result<(Self, std::thread::JoinHandle<()>)> {
         let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
         let keeper = Self { shared: Arc::clone(&shared) };
         let body = move || {
@@ -151,10 +154,8 @@ impl Keeper {
                 on_fault(error);
             }
         };
-        match std::thread::Builder::new().name("store".into()).spawn(body) {
-            Ok(thread) => (keeper, thread),
-            Err(error) => panic!("cannot start the store thread: {error}"),
-        }
+        let thread = std::thread::Builder::new().name("store".into()).spawn(body);
+        Ok((keeper, thread.map_err(|error| Error::io("start a thread of", "the state store", error))?))
     }
 
     /// Asks the store.

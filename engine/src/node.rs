@@ -258,7 +258,7 @@ impl Node {
         let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
         let known = programs.get(name).map_or(0, |program| program.newest().number);
         if number > known + 1 {
-            return Err(Error::Setting(format!("version {number} of program {name} came after version {known}")));
+            return Err(Error::Internal(format!("version {number} of program {name} came after version {known}")));
         }
         *programs = Arc::new(with_version(&programs, name, number, effective_from, document)?);
         self.programs_number.fetch_add(1, Ordering::Release);

@@ -57,16 +57,23 @@ pub struct Reader {
 
 impl Reader {
     /// Starts `threads` threads of this name. `on_fault` is called when a record that exists cannot be read: that is damage.
-    pub fn start(journal: Records, name: &str, threads: usize, on_fault: Arc<dyn Fn(Error) + Send + Sync>) -> Self {
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
+        journal: Records,
+        name: &str,
+        threads: usize,
+        on_fault: Arc<dyn Fn(Error) + Send + Sync>,
+    ) -> Result<Self> {
         let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
         for index in 0..threads {
             let (shared, journal, on_fault) = (Arc::clone(&shared), journal.clone(), Arc::clone(&on_fault));
             let body = move || run(&shared, &journal, &*on_fault);
-            if let Err(error) = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(body) {
-                panic!("cannot start a reading thread: {error}");
-            }
+            let spawned = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(body);
+            spawned.map_err(|error| Error::io("start a thread of", name, error))?;
         }
-        Self { shared, journal }
+        Ok(Self { shared, journal })
     }
 
     /// Queues reads of records. Their number is bounded by the permits of the commands that wait for them; one
@@ -210,7 +217,7 @@ mod tests {
         let options = JournalOptions { segment_bytes: 16 << 10, ..JournalOptions::new(4) };
         let (_journal, records, _) = Journal::open(Disk::default(), folder.path(), options, Floor::default()).unwrap();
         let fault = Arc::new(|error: Error| panic!("{error}"));
-        let reader = Reader::start(Records::Embedded(records), "reader", 1, fault);
+        let reader = Reader::start(Records::Embedded(records), "reader", 1, fault).unwrap();
         let (release, released) = mpsc::channel::<()>();
         let blocked = ReadJob::Feed(Box::new(move |_| released.recv_timeout(PATIENCE).unwrap()));
         let (answer, answers) = mpsc::channel();

@@ -305,7 +305,7 @@ pub fn recover_shard(
         }
     }
     let programs = programs(store, &recovered)?;
-    let missing = || Error::Stopped(format!("nothing came of the replay of shard {shard}"));
+    let missing = || Error::Internal(format!("nothing came of the replay of shard {shard}"));
     Ok((recovered.pop().ok_or_else(missing)?, programs))
 }
 

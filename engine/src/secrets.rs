@@ -90,8 +90,7 @@ impl Secrets {
     pub fn create(dir: &Path, journal_id: u128) -> Result<Self> {
         let path = dir.join(SECRETS_FILE);
         let mut random = [0; PAYLOAD_BYTES];
-        getrandom::fill(&mut random)
-            .map_err(|e| Error::io("get randomness for", &path, std::io::Error::other(e.to_string())))?;
+        getrandom::fill(&mut random)?;
         let secrets = Self::from_random(&random);
         let temporary = dir.join("secrets.new");
         match fs::remove_file(&temporary) {

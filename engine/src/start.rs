@@ -182,11 +182,11 @@ fn worker_count(config: &EngineConfig) -> usize {
 }
 
 fn random_seed() -> Result<u64> {
-    getrandom::u64().map_err(|error| Error::Stopped(format!("the system gives no random bytes: {error}")))
+    Ok(getrandom::u64()?)
 }
 
 /// Starts the thread or tasks that write the journal.
-fn start_committer(node: &Arc<Node>, journal: OpenJournal) -> (Committer, CommitterThread, Option<Cluster>) {
+fn start_committer(node: &Arc<Node>, journal: OpenJournal) -> Result<(Committer, CommitterThread, Option<Cluster>)> {
     let on_fault = {
         let node = Arc::clone(node);
         Box::new(move |error| node.fault(error))
@@ -198,8 +198,8 @@ fn start_committer(node: &Arc<Node>, journal: OpenJournal) -> (Committer, Commit
                 Box::new(move |number, buffer| exchange.send([Message::Durable(0, number, buffer)])) as OnDurable
             });
             let (committer, thread) =
-                EmbeddedCommitter::start(*journal, on_durable.collect(), on_fault, JournalMetrics::register());
-            (Committer::Embedded(committer), CommitterThread::Embedded(thread), None)
+                EmbeddedCommitter::start(*journal, on_durable.collect(), on_fault, JournalMetrics::register())?;
+            Ok((Committer::Embedded(committer), CommitterThread::Embedded(thread), None))
         }
         OpenJournal::Cql(mut cluster) => {
             let workers = node.exchanges().len();
@@ -216,7 +216,7 @@ fn start_committer(node: &Arc<Node>, journal: OpenJournal) -> (Committer, Commit
                 CqlCommitter::new(&cluster.cql, shards, workers, appends, on_durable, on_fault, metrics);
             let lost = Arc::clone(node);
             cluster.watch_lease(move |error| lost.fault(error));
-            (Committer::Cql(committer), CommitterThread::Cql(tasks), Some(*cluster))
+            Ok((Committer::Cql(committer), CommitterThread::Cql(tasks), Some(*cluster)))
         }
     }
 }
@@ -239,7 +239,7 @@ fn run(
         OpenJournal::Embedded(journal) => Some(journal.upkeep()),
         OpenJournal::Cql(_) => None,
     };
-    let (committer, journal, mut cluster) = start_committer(&node, journal);
+    let (committer, journal, mut cluster) = start_committer(&node, journal)?;
     let deliver = {
         let node = Arc::clone(&node);
         move |inputs: Vec<(u16, Input)>| {
@@ -256,10 +256,10 @@ fn run(
         let committer = committer.clone();
         move || committer.mark_durable()
     };
-    let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)));
-    let feed = Reader::start(reader.of_all_nodes(), "feed", FEED_READERS, Arc::new(fault(&node)));
+    let (keeper, store) = Keeper::start(store, Box::new(deliver), Box::new(on_synced), Box::new(fault(&node)))?;
+    let feed = Reader::start(reader.of_all_nodes(), "feed", FEED_READERS, Arc::new(fault(&node)))?;
     let records = reader.clone();
-    let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)));
+    let reader = Reader::start(reader, "reader", READERS, Arc::new(fault(&node)))?;
     // Registered in any case: the metrics page has the same measures on every node.
     let _ = ClusterMetrics::register();
     let (events, announcer) = (cluster::Events::default(), cluster::Announcer::new());

@@ -27,6 +27,7 @@ use crate::cluster::{Cluster, Peers};
 use crate::config::{JournalKind, SettingError, Settings};
 use crate::connection::serve_worker;
 use crate::context::{Context, Shared};
+use crate::exit::exit_code;
 use crate::forward::Unanswered;
 use crate::link::{Known, LinkLimits};
 use crate::owner::{Door, serve_fronts};
@@ -259,7 +260,7 @@ async fn load_programs(backend: &Backend, programs: &[ProgramFile]) -> Result<()
             if program.only_new && backend.programs().get(&program.name).is_some() {
                 break None;
             }
-            match backend.ask(request.clone(), bytes, PATIENCE).await {
+            match backend.ask(request.clone(), bytes, PATIENCE, Duration::MAX).await {
                 Ok(Reply::Refused(Refusal::NotReady | Refusal::Draining | Refusal::OutcomeUnknown)) => {}
                 // In a cluster another node may have to begin the program's shard first; a document may be put twice.
                 Err(Unanswered::NotReady | Unanswered::Unknown) => {}
@@ -320,5 +321,5 @@ pub fn log_recovery(engine: &Engine) {
 /// the next start recovers.
 fn stop_at_once(error: &Error) {
     tracing::error!(%error, "the node stops: nothing more can be acknowledged");
-    std::process::exit(i32::from(error.exit_code()));
+    std::process::exit(i32::from(exit_code(&error)));
 }

@@ -372,6 +372,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::Source;
+    use crate::peer::Peer;
 
     fn run(line: &str, environment: &[(&str, &str)]) -> Result<Command, Exit> {
         let arguments = std::iter::once("meed").chain(line.split_whitespace()).map(OsString::from);
@@ -422,7 +423,10 @@ mod tests {
             let rest = command.replace(['"', ',', ']'], "").replace("/etc/meed.toml", "compose.toml");
             let line = format!("serve --config {rest}");
             let Ok(Command::Serve(loaded)) = run(&line, &[]) else { panic!("{line}") };
-            assert!(loaded.settings.node.starts_with("meed-") && loaded.settings.cql_nodes.len() == 3);
+            let settings = &loaded.settings;
+            assert!(settings.node.starts_with("meed-") && settings.cql_nodes.len() == 3);
+            // Where each is in a container of its own, the others do not reach it at 127.0.0.1.
+            assert_eq!(settings.owner_listen.0, Some(Peer::Tcp(format!("{}:7000", settings.node))));
         }
     }
 

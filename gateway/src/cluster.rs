@@ -173,9 +173,10 @@ impl Cluster {
     }
 
     /// What time a request has from now on.
-    fn time(&self) -> Time {
+    /// The time for a request of which at most `left` is left.
+    fn time(&self, left: Duration) -> Time {
         let deadline_ms = self.inner.peers.limits.request_deadline_ms;
-        Time::start(Duration::from_millis(u64::try_from(deadline_ms).unwrap_or(0)))
+        Time::start(left.min(Duration::from_millis(u64::try_from(deadline_ms).unwrap_or(0))))
     }
 
     fn shard(&self, identity: &Identity) -> Result<u16, Unanswered> {
@@ -264,9 +265,10 @@ impl Cluster {
     async fn at_owner<T>(
         &self,
         identity: &Identity,
+        left: Duration,
         ask: impl AsyncFn(Place, Duration) -> Result<T, Unanswered>,
     ) -> Result<T, Unanswered> {
-        let time = self.time();
+        let time = self.time(left);
         let mut route = Route::new(self, self.shard(identity)?, time);
         let mut failed = Unanswered::NotReady;
         loop {
@@ -282,8 +284,14 @@ impl Cluster {
     }
 
     /// As [`crate::reach::Backend::ask`].
-    pub(crate) async fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Result<Reply, Unanswered> {
-        self.at_owner(&request.identity, async |place, left| {
+    pub(crate) async fn ask(
+        &self,
+        request: Request,
+        bytes: u32,
+        wait: Duration,
+        left: Duration,
+    ) -> Result<Reply, Unanswered> {
+        self.at_owner(&request.identity, left, async |place, left| {
             let answer = match place {
                 Place::Here(local) => local.ask(request.clone(), bytes, wait, left).await,
                 Place::There(link) => link.ask(&request, bytes, wait, left).await,
@@ -298,15 +306,26 @@ impl Cluster {
     }
 
     /// Sends requests to their owners; those of one owner get their permits together.
-    pub(crate) async fn send_window(&self, requests: Vec<Request>, bytes: u32, wait: Duration) -> Window {
-        Window::send(self, requests, bytes, wait).await
+    pub(crate) async fn send_window(
+        &self,
+        requests: Vec<Request>,
+        bytes: u32,
+        wait: Duration,
+        left: Duration,
+    ) -> Window {
+        Window::send(self, requests, bytes, wait, left).await
     }
 
     /// As [`crate::reach::Backend::resolve`].
-    pub(crate) async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
+    pub(crate) async fn resolve(
+        &self,
+        program: &str,
+        alias: &Alias,
+        left: Duration,
+    ) -> Result<Option<String>, Unanswered> {
         match &self.inner.local {
-            Some(local) => local.resolve(program, alias).await,
-            None => self.any_link()?.resolve(program, alias.as_str(), self.time().left()).await,
+            Some(local) => local.resolve(program, alias, left).await,
+            None => self.any_link()?.resolve(program, alias.as_str(), left).await,
         }
     }
 
@@ -316,36 +335,48 @@ impl Cluster {
         program: &str,
         alias: &Alias,
         account: &str,
+        left: Duration,
     ) -> Result<PutOutcome, Unanswered> {
-        self.at_owner(&Identity::member(program, account), async |place, left| match place {
-            Place::Here(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
+        self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
+            Place::Here(local) => local.put_alias(program, alias, account, left).await,
             Place::There(link) => link.put_alias(program, alias.as_str(), account, left).await,
         })
         .await
     }
 
     /// As [`crate::reach::Backend::delete_alias`].
-    pub(crate) async fn delete_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<bool, Unanswered> {
-        self.at_owner(&Identity::member(program, account), async |place, left| match place {
-            Place::Here(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
+    pub(crate) async fn delete_alias(
+        &self,
+        program: &str,
+        alias: &Alias,
+        account: &str,
+        left: Duration,
+    ) -> Result<bool, Unanswered> {
+        self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
+            Place::Here(local) => local.delete_alias(program, alias, account, left).await,
             Place::There(link) => link.delete_alias(program, alias.as_str(), account, left).await,
         })
         .await
     }
 
     /// As [`crate::reach::Backend::aliases`].
-    pub(crate) async fn aliases(&self, program: &str, account: &str) -> Result<Vec<String>, Unanswered> {
-        self.at_owner(&Identity::member(program, account), async |place, left| match place {
-            Place::Here(local) => local.of_aliases(local.aliases.list(program, account).await),
+    pub(crate) async fn aliases(
+        &self,
+        program: &str,
+        account: &str,
+        left: Duration,
+    ) -> Result<Vec<String>, Unanswered> {
+        self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
+            Place::Here(local) => local.aliases_of(program, account, left).await,
             Place::There(link) => link.aliases(program, account, left).await,
         })
         .await
     }
 
     /// As [`crate::reach::Backend::page`].
-    pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
-        self.at_owner(&query.identity, async |place, left| match place {
-            Place::Here(local) => local.page(query.clone()).await,
+    pub(crate) async fn page(&self, query: PageQuery, left: Duration) -> Result<Vec<Record>, Unanswered> {
+        self.at_owner(&query.identity, left, async |place, left| match place {
+            Place::Here(local) => local.page(query.clone(), left).await,
             Place::There(link) => link.page(&query, left).await,
         })
         .await

@@ -65,7 +65,7 @@ pub struct Call<'a> {
 pub fn begin<'a>(context: &'a Context, call: &Call<'_>) -> Result<Option<Operating<'a>>, Problem> {
     let Some((operation, account, named)) = operation_of(&call.route) else { return Ok(None) };
     let Some(backend) = &context.backend else { return Err(Problem::of(Kind::NotReady)) };
-    let desk = Desk::new(context, backend, call)?;
+    let desk = Desk::new(context, backend, call, None)?;
     backend.has_room().map_err(unanswered)?;
     let Some((asked, program)) = desk.begin(operation, account, named)? else { return Ok(None) };
     let secrets = backend.secrets().map_err(unanswered)?;
@@ -75,7 +75,7 @@ pub fn begin<'a>(context: &'a Context, call: &Call<'_>) -> Result<Option<Operati
 /// Answers a business route. A refusal is a problem; both are values.
 pub async fn handle(context: &Rc<Context>, call: Call<'_>) -> Result<Reply, Problem> {
     let Some(backend) = &context.backend else { return Err(Problem::of(Kind::NotReady)) };
-    let desk = Desk::new(context, backend, &call)?;
+    let desk = Desk::new(context, backend, &call, Some(Instant::now()))?;
     backend.has_room().map_err(unanswered)?;
     if let Some((operation, account, named)) = operation_of(&call.route) {
         return desk.operate(operation, account, named).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meed_engine::aliases::{Alias, Aliases, Answer};
+use meed_engine::aliases::{Alias, Aliases, Answer, PutOutcome};
 use meed_engine::error::Error;
 use meed_engine::reader::PageQuery;
 use meed_engine::worker::{CallMany, Worker};
@@ -65,17 +65,61 @@ impl Local {
     }
 
     /// A page of an account's history.
-    pub(crate) async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
+    pub(crate) async fn page(&self, query: PageQuery, left: Duration) -> Result<Vec<Record>, Unanswered> {
         let node = self.worker.node();
         let shard = query.identity.shard(node.shards());
-        let page = node.reader().page(query).await.ok_or(Unanswered::Overloaded);
+        let page = self.within(left, node.reader().page(query)).await?.ok_or(Unanswered::Overloaded);
         // Of a shard that went meanwhile, records may have been missed.
         if node.owns(shard) { page } else { Err(Unanswered::NotOwner) }
     }
 
     /// The account of an alias.
-    pub(crate) async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
-        let found = self.of_aliases(self.aliases.resolve(program, alias).await)?;
+    pub(crate) async fn resolve(
+        &self,
+        program: &str,
+        alias: &Alias,
+        left: Duration,
+    ) -> Result<Option<String>, Unanswered> {
+        let found = self.of_aliases(self.within(left, self.aliases.resolve(program, alias)).await?)?;
         Ok(found.map(|account| account.as_ref().to_owned()))
+    }
+
+    /// Gives an account an alias.
+    pub(crate) async fn put_alias(
+        &self,
+        program: &str,
+        alias: &Alias,
+        account: &str,
+        left: Duration,
+    ) -> Result<PutOutcome, Unanswered> {
+        self.of_aliases(self.within(left, self.aliases.put(program, alias, account)).await?)
+    }
+
+    /// Takes an alias from an account.
+    pub(crate) async fn delete_alias(
+        &self,
+        program: &str,
+        alias: &Alias,
+        account: &str,
+        left: Duration,
+    ) -> Result<bool, Unanswered> {
+        self.of_aliases(self.within(left, self.aliases.delete(program, account, alias)).await?)
+    }
+
+    /// The aliases of an account.
+    pub(crate) async fn aliases_of(
+        &self,
+        program: &str,
+        account: &str,
+        left: Duration,
+    ) -> Result<Vec<String>, Unanswered> {
+        self.of_aliases(self.within(left, self.aliases.list(program, account)).await?)
+    }
+
+    /// Waits at most for `left` or the time that a request has. What is asked for may be done nevertheless.
+    async fn within<T>(&self, left: Duration, answer: impl Future<Output = T>) -> Result<T, Unanswered> {
+        let deadline_ms = self.worker.node().config().request_deadline_ms;
+        let left = left.min(Duration::from_millis(deadline_ms.unsigned_abs()));
+        tokio::time::timeout(left, answer).await.map_err(|_| Unanswered::Unknown)
     }
 }

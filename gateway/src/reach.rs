@@ -113,23 +113,24 @@ impl Backend {
         }
     }
 
-    /// Sends one request. `bytes` is what its permit counts; `wait` how long it may wait for one.
-    pub fn ask(&self, request: Request, bytes: u32, wait: Duration) -> Asked {
+    /// Sends one request. `bytes` is what its permit counts; `wait` how long it may wait for one; `left` what is left of
+    /// the time for the request.
+    pub fn ask(&self, request: Request, bytes: u32, wait: Duration, left: Duration) -> Asked {
         match self {
             Self::Local(local) => {
                 if let Ok(admitted) = local.worker.try_admit(std::slice::from_ref(&request), bytes) {
-                    return Asked::Here(local.worker.call(request, &admitted));
+                    return Asked::Here(local.worker.call_within(request, &admitted, left));
                 }
                 let local = local.clone();
-                Asked::Waits(Box::pin(async move { local.ask(request, bytes, wait, Duration::MAX).await }))
+                Asked::Waits(Box::pin(async move { local.ask(request, bytes, wait, left).await }))
             }
             Self::Owner(link) => {
                 let link = link.clone();
-                Asked::Waits(Box::pin(async move { link.ask(&request, bytes, wait, Duration::MAX).await }))
+                Asked::Waits(Box::pin(async move { link.ask(&request, bytes, wait, left).await }))
             }
             Self::Cluster(cluster) => {
                 let cluster = cluster.clone();
-                Asked::Waits(Box::pin(async move { cluster.ask(request, bytes, wait).await }))
+                Asked::Waits(Box::pin(async move { cluster.ask(request, bytes, wait, left).await }))
             }
         }
     }
@@ -148,11 +149,17 @@ impl Backend {
     ///
     /// # Errors
     /// There are no permits: nothing was executed.
-    pub async fn send_window(&self, requests: Vec<Request>, bytes: u32, wait: Duration) -> Result<Window, Unanswered> {
+    pub async fn send_window(
+        &self,
+        requests: Vec<Request>,
+        bytes: u32,
+        wait: Duration,
+        left: Duration,
+    ) -> Result<Window, Unanswered> {
         match self {
-            Self::Local(local) => Ok(Window::Local(local.send(requests, bytes, wait, Duration::MAX).await?)),
-            Self::Owner(link) => Ok(Window::Owner(link.send_window(&requests, bytes, wait, Duration::MAX).await?)),
-            Self::Cluster(cluster) => Ok(Window::Cluster(cluster.send_window(requests, bytes, wait).await)),
+            Self::Local(local) => Ok(Window::Local(local.send(requests, bytes, wait, left).await?)),
+            Self::Owner(link) => Ok(Window::Owner(link.send_window(&requests, bytes, wait, left).await?)),
+            Self::Cluster(cluster) => Ok(Window::Cluster(cluster.send_window(requests, bytes, wait, left).await)),
         }
     }
 
@@ -160,11 +167,11 @@ impl Backend {
     ///
     /// # Errors
     /// It cannot be asked now.
-    pub async fn resolve(&self, program: &str, alias: &Alias) -> Result<Option<String>, Unanswered> {
+    pub async fn resolve(&self, program: &str, alias: &Alias, left: Duration) -> Result<Option<String>, Unanswered> {
         match self {
-            Self::Local(local) => local.resolve(program, alias).await,
-            Self::Owner(link) => link.resolve(program, alias.as_str(), Duration::MAX).await,
-            Self::Cluster(cluster) => cluster.resolve(program, alias).await,
+            Self::Local(local) => local.resolve(program, alias, left).await,
+            Self::Owner(link) => link.resolve(program, alias.as_str(), left).await,
+            Self::Cluster(cluster) => cluster.resolve(program, alias, left).await,
         }
     }
 
@@ -172,11 +179,17 @@ impl Backend {
     ///
     /// # Errors
     /// It cannot be asked now.
-    pub async fn put_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<PutOutcome, Unanswered> {
+    pub async fn put_alias(
+        &self,
+        program: &str,
+        alias: &Alias,
+        account: &str,
+        left: Duration,
+    ) -> Result<PutOutcome, Unanswered> {
         match self {
-            Self::Local(local) => local.of_aliases(local.aliases.put(program, alias, account).await),
-            Self::Owner(link) => link.put_alias(program, alias.as_str(), account, Duration::MAX).await,
-            Self::Cluster(cluster) => cluster.put_alias(program, alias, account).await,
+            Self::Local(local) => local.put_alias(program, alias, account, left).await,
+            Self::Owner(link) => link.put_alias(program, alias.as_str(), account, left).await,
+            Self::Cluster(cluster) => cluster.put_alias(program, alias, account, left).await,
         }
     }
 
@@ -184,11 +197,17 @@ impl Backend {
     ///
     /// # Errors
     /// It cannot be asked now.
-    pub async fn delete_alias(&self, program: &str, alias: &Alias, account: &str) -> Result<bool, Unanswered> {
+    pub async fn delete_alias(
+        &self,
+        program: &str,
+        alias: &Alias,
+        account: &str,
+        left: Duration,
+    ) -> Result<bool, Unanswered> {
         match self {
-            Self::Local(local) => local.of_aliases(local.aliases.delete(program, account, alias).await),
-            Self::Owner(link) => link.delete_alias(program, alias.as_str(), account, Duration::MAX).await,
-            Self::Cluster(cluster) => cluster.delete_alias(program, alias, account).await,
+            Self::Local(local) => local.delete_alias(program, alias, account, left).await,
+            Self::Owner(link) => link.delete_alias(program, alias.as_str(), account, left).await,
+            Self::Cluster(cluster) => cluster.delete_alias(program, alias, account, left).await,
         }
     }
 
@@ -196,11 +215,11 @@ impl Backend {
     ///
     /// # Errors
     /// It cannot be asked now.
-    pub async fn aliases(&self, program: &str, account: &str) -> Result<Vec<String>, Unanswered> {
+    pub async fn aliases(&self, program: &str, account: &str, left: Duration) -> Result<Vec<String>, Unanswered> {
         match self {
-            Self::Local(local) => local.of_aliases(local.aliases.list(program, account).await),
-            Self::Owner(link) => link.aliases(program, account, Duration::MAX).await,
-            Self::Cluster(cluster) => cluster.aliases(program, account).await,
+            Self::Local(local) => local.aliases_of(program, account, left).await,
+            Self::Owner(link) => link.aliases(program, account, left).await,
+            Self::Cluster(cluster) => cluster.aliases(program, account, left).await,
         }
     }
 
@@ -233,11 +252,11 @@ impl Backend {
     ///
     /// # Errors
     /// It cannot be asked now.
-    pub async fn page(&self, query: PageQuery) -> Result<Vec<Record>, Unanswered> {
+    pub async fn page(&self, query: PageQuery, left: Duration) -> Result<Vec<Record>, Unanswered> {
         match self {
-            Self::Local(local) => local.page(query).await,
-            Self::Owner(link) => link.page(&query, Duration::MAX).await,
-            Self::Cluster(cluster) => cluster.page(query).await,
+            Self::Local(local) => local.page(query, left).await,
+            Self::Owner(link) => link.page(&query, left).await,
+            Self::Cluster(cluster) => cluster.page(query, left).await,
         }
     }
 }

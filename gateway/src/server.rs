@@ -1,7 +1,7 @@
 //! Starting and stopping a node: listeners, worker threads, signals.
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -25,7 +25,7 @@ use crate::exit::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
 use crate::link::LinkError;
 use crate::owner::{Door, DoorError};
 use crate::peer::Peer;
-use crate::{backend, front, logging, metrics, operations};
+use crate::{backend, exit, front, logging, metrics, operations};
 
 /// File descriptors that connections may not take: journal, store, listeners, log.
 const FILES_RESERVED: u64 = 512;
@@ -70,7 +70,7 @@ impl StartError {
             Self::Setting(_) => EXIT_USAGE,
             Self::Door(DoorError::Secret(_)) => EXIT_USAGE,
             Self::System { .. } | Self::Door(_) | Self::Link(_) => EXIT_FAILED,
-            Self::Engine(error) => error.exit_code(),
+            Self::Engine(error) => exit::exit_code(error),
         }
     }
 
@@ -362,9 +362,17 @@ async fn give_away(
     }
 }
 
+/// Whether `HOST:PORT` is on this machine, as far as its text says.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|host| host.is_loopback())
+}
+
 async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, StartError> {
     let in_cluster = settings.journal == JournalKind::Cql;
-    // Other nodes on this machine reach it so; those on others need an address.
+    if in_cluster && settings.owner_listen.0.is_none() && !settings.cql_nodes.iter().all(|node| is_loopback(node)) {
+        tracing::warn!("only nodes on this machine reach this one: give it an address of its own with --owner-listen");
+    }
     let local = in_cluster.then(|| Peer::Tcp("127.0.0.1:0".to_owned()));
     let Some(peer) = settings.owner_listen.0.clone().or(local) else { return Ok(None) };
     let secret = settings.owner_secret.0.as_deref();

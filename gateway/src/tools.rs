@@ -14,7 +14,7 @@ use meed_engine::verify::{VerifyReport, verify as verify_folder};
 
 use crate::backend::{cql_config, kafka_options};
 use crate::config::Settings;
-use crate::exit::{EXIT_DONE, EXIT_FAILED};
+use crate::exit::{EXIT_DONE, EXIT_FAILED, exit_code};
 
 /// Checks a data folder and says what was checked; exit code 1 on the first violation.
 pub fn verify(data: &Path, snapshot: Option<&Path>) -> u8 {
@@ -189,7 +189,7 @@ pub fn cluster_drain(settings: &Settings, node: &str, undo: bool) -> u8 {
 /// A violation that `verify` was asked to find is its answer: exit code 1. Elsewhere damage is 3.
 fn fail(error: &Error, is_answer: bool) -> u8 {
     let _ = writeln!(io::stderr(), "error: {error}");
-    if is_answer { EXIT_FAILED } else { error.exit_code() }
+    if is_answer { EXIT_FAILED } else { exit_code(error) }
 }
 
 fn print(text: &str) -> u8 {

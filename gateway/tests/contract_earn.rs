@@ -249,6 +249,8 @@ fn expiry_by_the_program() {
         (json!({"months": 1, "round_to": "end_of_quarter"}), "2025-06-30T00:00:00Z", "2025-10-01T00:00:00.000Z"),
         (json!({"months": 1, "round_to": "end_of_year"}), "2025-11-30T00:00:00Z", "2026-01-01T00:00:00.000Z"),
         (json!({"days": 40, "round_to": "day"}), "2024-02-01T00:00:00Z", "2024-03-13T00:00:00.000Z"),
+        (json!({"months": 12}), "2025-06-15T00:00:00Z", "2026-07-01T00:00:00.000Z"),
+        (json!({"days": 40}), "2024-02-01T00:00:00Z", "2024-03-13T00:00:00.000Z"),
     ];
     for (expiry, occurred_at, expected) in cases {
         let shop = Shop::open(json!({"expiry": expiry}));

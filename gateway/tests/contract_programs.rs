@@ -208,6 +208,20 @@ fn lateness_and_the_future_have_bounds() {
 fn refusals_have_a_precedence() {
     let shop = Shop::open(json!({"late_days_max": 1}));
     let late = at(-5 * DAY_MS);
+    // Syntax and limits before the program; what depends on the program's currency is not one.
+    let nowhere = Shop::named("no-such-program");
+    nowhere.get("/api/v1/points/m-1/transactions?limit=0").invalid("limit");
+    nowhere.get("/api/v1/points/m-1/transactions?limit=1").problem(404, "unknown-program");
+    shop.get("/api/v1/points/card:404/transactions?offset=x").invalid("offset");
+    for amount in ["150000000", "1000000000000", "0.0001"] {
+        nowhere.on("m-1", "earn", json!({"amount": amount})).problem(404, "unknown-program");
+    }
+    for amount in ["1000000000000.0001", "0.00001"] {
+        nowhere.on("m-1", "earn", json!({"amount": amount})).invalid("amount");
+    }
+    let sale = json!({"store_id": "s", "transaction_id": "1", "user_identifier": "m-1", "amount": "5",
+        "timestamp": at(0), "currency": "USD"});
+    nowhere.post("/api/v1/pos/transaction", sale).problem(404, "unknown-program");
     // Syntax before the account.
     shop.on("m-1", "redeem", json!({"points": 0})).invalid("points");
     shop.post_bare("/api/v1/points/m-1/redeem", json!({"points": 1})).problem(400, "idempotency-key-missing");

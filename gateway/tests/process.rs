@@ -141,6 +141,13 @@ fn exit_codes_and_streams() {
     assert!(String::from_utf8(refused.stderr).unwrap().contains("loopback only"));
     let refused = output(&["--log-level", "a=b=c"]);
     assert_eq!(refused.status.code(), Some(2));
+    let folder = tempfile::tempdir().unwrap();
+    let settings = folder.path().join("meed.toml");
+    std::fs::write(&settings, "kafka = \"127.0.0.1:1\"\n[kafka_properties]\nacks = \"0\"\n").unwrap();
+    let data = folder.path().join("data");
+    let refused =
+        output(&["--config", settings.to_str().unwrap(), "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.status.code(), Some(2), "a setting that only the engine can refuse");
     let taken = Running::start(&[]);
     let second = output(&["--listen", &taken.address, "--metrics-listen", "off"]);
     assert_eq!(second.status.code(), Some(1));

@@ -32,6 +32,25 @@ const CODES: [(u8, &str); 4] = [
 ];
 
 impl Currency {
+    /// Reads amounts of a program that is not known: what it refuses is wrong in every currency (`XXX` is the code of
+    /// ISO 4217 for none).
+    pub const ANY: Self = Self { code: *b"XXX", minor_digits: 4 };
+
+    /// Whether this is a currency and not [`Self::ANY`].
+    pub fn is_known(&self) -> bool {
+        *self != Self::ANY
+    }
+
+    /// Largest amount of one operation, in this currency's minor units.
+    pub fn amount_minor_max(&self) -> i64 {
+        // One without a minor unit has amounts up to this many of its units.
+        if self.is_known() {
+            AMOUNT_MINOR_MAX
+        } else {
+            AMOUNT_MINOR_MAX * 10_i64.pow(u32::from(Self::ANY.minor_digits))
+        }
+    }
+
     /// The currency with this upper-case code.
     pub fn from_code(code: &str) -> Option<Self> {
         let bytes: [u8; 3] = code.as_bytes().try_into().ok()?;

@@ -38,7 +38,7 @@ pub const DEBT_POINTS_MAX: i64 = 1_000_000_000_000;
 /// Longest time to live of a hold, in seconds.
 pub const HOLD_TTL_SECONDS_MAX: u32 = 31_536_000;
 /// Longest `late_days_max`.
-pub const LATE_DAYS_MAX: u32 = 3_650;
+pub const LATE_DAYS_MAX: u32 = 36_500;
 /// The time to live of a hold that names none, where the document names none and permits as much.
 pub const HOLD_TTL_SECONDS_DEFAULT: u32 = 900;
 /// The longest time to live of a hold where the document names none.

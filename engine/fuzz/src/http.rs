@@ -124,7 +124,7 @@ fn queries(body: &[u8]) {
     let Ok(text) = std::str::from_utf8(body) else { return };
     let pairs: Vec<(&str, &str)> = text.split('&').filter_map(|pair| pair.split_once('=')).collect();
     let identity = Identity::member("default", "m-1");
-    if let Err(refusal) = decode_list_query(&pairs, &identity, |_| 7) {
+    if let Err(refusal) = decode_list_query(&pairs).and_then(|list| list.of(&identity, |_| 7)) {
         refused(&refusal);
     }
     match decode_outcome_query(&pairs) {

@@ -41,8 +41,7 @@ impl SharedTable {
 
     fn seal(&self, about: &[u8], plain: &str) -> Result<Vec<u8>> {
         let mut nonce = [0; NONCE_BYTES];
-        getrandom::fill(&mut nonce)
-            .map_err(|e| Error::Store { action: "get randomness for an alias", detail: e.to_string() })?;
+        getrandom::fill(&mut nonce)?;
         let payload = Payload { msg: plain.as_bytes(), aad: about };
         let too_long = |_| Error::Store { action: "encrypt an alias", detail: "it is too long".to_owned() };
         let mut sealed = nonce.to_vec();

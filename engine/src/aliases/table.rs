@@ -153,7 +153,7 @@ fn account_row_key(account_hash: u128, account_row: u64) -> Vec<u8> {
 }
 
 fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    getrandom::fill(bytes).map_err(|e| Error::Store { action: "get randomness for an alias", detail: e.to_string() })
+    Ok(getrandom::fill(bytes)?)
 }
 
 impl AliasTable {

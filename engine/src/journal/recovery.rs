@@ -124,8 +124,7 @@ fn tidy_up(disk: &Disk, dir: &Path, folder: &Folder) -> Result<()> {
 
 fn random_id() -> Result<u128> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::Setting(format!("cannot get random bytes for a new journal: {e}")))?;
+    getrandom::fill(&mut bytes)?;
     Ok(u128::from_le_bytes(bytes))
 }
 

@@ -188,6 +188,6 @@ impl JournalUpkeep {
 }
 
 fn following(stretch: &Stretch) -> Result<Arc<SegmentHeader>> {
-    let missing = || Error::Stopped("a closed segment has none after it".to_owned());
+    let missing = || Error::Internal("a closed segment has none after it".to_owned());
     stretch.next.clone().ok_or_else(missing)
 }

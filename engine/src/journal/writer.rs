@@ -189,13 +189,13 @@ impl Journal {
         let total_bytes = BatchBuilder::total_bytes(parts);
         if total_bytes > self.batch_bytes_max {
             let max = self.batch_bytes_max;
-            return Err(Error::Stopped(format!("a batch of {total_bytes} bytes exceeds the limit of {max}")));
+            return Err(Error::Internal(format!("a batch of {total_bytes} bytes exceeds the limit of {max}")));
         }
         if self.offset + total_bytes as u64 > self.segment_bytes {
             self.begin_segment()?;
         }
         self.take_records(parts)
-            .map_err(|detail| Error::Stopped(format!("a batch that was to be written is wrong: {detail}")))?;
+            .map_err(|detail| Error::Internal(format!("a batch that was to be written is wrong: {detail}")))?;
         let header = BatchHeader {
             journal_id: self.header.journal_id,
             incarnation: self.header.incarnation,

@@ -143,7 +143,7 @@ impl Shard {
             }
             Input::Due(accounts) => self.due_found(accounts, world, lane, out),
             Input::Flush => self.checkpoint_all(world, lane, out),
-            Input::Tenure(_) => Err(Error::Stopped("a shard was asked who owns it".into())),
+            Input::Tenure(_) => Err(Error::Internal("a shard was asked who owns it".into())),
             Input::Tick => {
                 self.settle_near(world, lane, out)?;
                 self.sweep_step(world, out);
@@ -212,7 +212,7 @@ impl Shard {
     ) -> Result<()> {
         let seed = self.table.seed();
         let Some(Resident::Live(live)) = self.table.get_mut(hash, &envelope.request.identity) else {
-            return Err(Error::Stopped("a turn was taken for an account that is not in memory".into()));
+            return Err(Error::Internal("a turn was taken for an account that is not in memory".into()));
         };
         if world.elapsed_ms > envelope.deadline_ms {
             out.expired += 1;

@@ -119,8 +119,9 @@ impl Table {
         std::hint::black_box((inline, beyond));
     }
 
-    /// The account with this hash. Two accounts with equal hashes are told apart nowhere that it matters:
-    /// callers only settle, pack or write what they find, which is right for any account.
+    /// The account with this hash. Two accounts have the same only by the chance of 64 bits of a seed that is new at every
+    /// start: of a shard with a million accounts, once in 37 million starts. Of such a pair one would never be found
+    /// here, so no checkpoint would have it.
     pub fn by_hash(&mut self, hash: u64) -> Option<(&Identity, &mut Resident)> {
         let seed = self.seed;
         let entry = self.entries.find_mut(hash, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed) == hash)?;

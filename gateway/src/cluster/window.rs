@@ -49,9 +49,15 @@ enum Part {
 
 impl Window {
     /// Sends requests to their owners.
-    pub(super) async fn send(cluster: &Cluster, requests: Vec<Request>, bytes: u32, wait: Duration) -> Self {
+    pub(super) async fn send(
+        cluster: &Cluster,
+        requests: Vec<Request>,
+        bytes: u32,
+        wait: Duration,
+        left: Duration,
+    ) -> Self {
         let outcomes = requests.iter().map(|_| Outcome::Open(Unanswered::NotReady)).collect();
-        let (cluster, time) = (cluster.clone(), cluster.time());
+        let (cluster, time) = (cluster.clone(), cluster.time(left));
         let (routes, parts, all) = (HashMap::new(), Vec::new(), (0..requests.len()).collect());
         let mut window = Self { cluster, time, bytes, wait, requests, outcomes, routes, parts };
         window.ask(all).await;

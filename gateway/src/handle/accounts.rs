@@ -63,7 +63,7 @@ impl Desk<'_> {
         if self.require_account(&account_id).await? == Status::Closed {
             return Err(Problem::of(Kind::AccountClosed));
         }
-        let put = self.backend.put_alias(&self.call.caller.program, &alias, &account_id).await;
+        let put = self.backend.put_alias(&self.call.caller.program, &alias, &account_id, self.left()).await;
         let code = match put.map_err(unanswered)? {
             PutOutcome::New => 201,
             PutOutcome::Same => 200,
@@ -81,7 +81,10 @@ impl Desk<'_> {
         Self::check_identifier(account, "account")?;
         self.program().await?;
         let account_id = self.account_id(account, "account").await?;
-        self.backend.delete_alias(&self.call.caller.program, &alias, &account_id).await.map_err(unanswered)?;
+        self.backend
+            .delete_alias(&self.call.caller.program, &alias, &account_id, self.left())
+            .await
+            .map_err(unanswered)?;
         Ok(Reply::json(status(204), ""))
     }
 
@@ -92,7 +95,8 @@ impl Desk<'_> {
         self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         self.require_account(&account_id).await?;
-        let aliases = self.backend.aliases(&self.call.caller.program, &account_id).await.map_err(unanswered)?;
+        let aliases =
+            self.backend.aliases(&self.call.caller.program, &account_id, self.left()).await.map_err(unanswered)?;
         let mut body = Vec::with_capacity(128);
         views::write_aliases(&mut body, &account_id, aliases.iter().map(String::as_str));
         Ok(Reply::json(status(200), body))

@@ -38,7 +38,7 @@ impl Desk<'_> {
             BodyFormat::NdJson => BatchFormat::Ndjson,
         };
         let found = self.find_program().await?;
-        let currency = Self::currency_of(found.as_ref())?;
+        let currency = Self::currency_of(found.as_ref());
         let items_max = self.context.shared.settings.batch_items as usize;
         let decoded = decode_batch(&self.call.body, format, default, currency, items_max).map_err(|e| match e {
             BatchError::TooManyItems(most) => Problem::new(
@@ -113,7 +113,7 @@ impl Desk<'_> {
         {
             take_answers(sent, items).await;
         }
-        match self.backend.send_window(requests, ITEM_BYTES, self.admission_wait()).await {
+        match self.backend.send_window(requests, ITEM_BYTES, self.admission_wait(), self.left()).await {
             Ok(sent) => under_way.push_back((indexes, sent)),
             Err(why) => {
                 for index in indexes {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -37,6 +37,8 @@ pub(super) struct Desk<'a> {
     pub(super) backend: &'a Backend,
     pub(super) call: &'a Call<'a>,
     secrets: &'a Secrets,
+    /// When the request had come whole; `None` where its first step takes no time, and it has all of its own.
+    since: Option<Instant>,
 }
 
 /// Rendering facts of one program.
@@ -58,8 +60,19 @@ impl Facts for ProgramFacts<'_> {
 }
 
 impl<'a> Desk<'a> {
-    pub(super) fn new(context: &'a Context, backend: &'a Backend, call: &'a Call<'a>) -> Result<Self, Problem> {
-        Ok(Self { context, backend, call, secrets: backend.secrets().map_err(unanswered)? })
+    pub(super) fn new(
+        context: &'a Context,
+        backend: &'a Backend,
+        call: &'a Call<'a>,
+        since: Option<Instant>,
+    ) -> Result<Self, Problem> {
+        Ok(Self { context, backend, call, secrets: backend.secrets().map_err(unanswered)?, since })
+    }
+
+    /// What is left of the time for the request.
+    pub(super) fn left(&self) -> Duration {
+        let whole = Duration::from_millis(self.context.shared.settings.request_deadline_ms);
+        self.since.map_or(whole, |since| whole.saturating_sub(since.elapsed()))
     }
 
     pub(super) fn secrets(&self) -> &'a Secrets {
@@ -76,11 +89,10 @@ impl<'a> Desk<'a> {
         self.find_program().await?.ok_or_else(|| Problem::of(Kind::UnknownProgram))
     }
 
-    /// The currency by which amounts are read: the program's, or where there is no program the one with the
-    /// most digits, so that a body is refused before its program only for what is wrong in any.
-    pub(super) fn currency_of(found: Option<&Arc<Program>>) -> Result<Currency, Problem> {
-        let currency = found.map_or_else(|| Currency::from_code("CLF"), |program| Some(program.newest().currency()));
-        currency.ok_or_else(|| Problem::of(Kind::UnknownProgram))
+    /// The currency by which amounts are read: the program's. Where there is no program a body is refused before it only
+    /// for what is wrong in any.
+    pub(super) fn currency_of(found: Option<&Arc<Program>>) -> Currency {
+        found.map_or(Currency::ANY, |program| program.newest().currency())
     }
 
     pub(super) fn facts(&self, program: &Arc<Program>) -> ProgramFacts<'a> {
@@ -139,7 +151,7 @@ impl<'a> Desk<'a> {
         }
         let alias = normalize(identifier).map_err(|error| Problem::invalid(field, format!("`{field}`: {error}")))?;
         let program = &*self.call.caller.program;
-        match self.backend.resolve(program, &alias).await.map_err(unanswered)? {
+        match self.backend.resolve(program, &alias, self.left()).await.map_err(unanswered)? {
             Some(account) => Ok(Cow::Owned(account)),
             None => Err(Problem::of(Kind::UnknownAccount)),
         }
@@ -172,7 +184,7 @@ impl<'a> Desk<'a> {
     /// Sends one request.
     pub(super) fn send(&self, request: Request) -> Asked {
         let bytes = u32::try_from(self.call.body.len() + COMMAND_BYTES).unwrap_or(u32::MAX);
-        self.backend.ask(request, bytes, self.admission_wait())
+        self.backend.ask(request, bytes, self.admission_wait(), self.left())
     }
 
     /// Sends one request and waits for its answer, or the deadline.

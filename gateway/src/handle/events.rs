@@ -35,11 +35,10 @@ impl Desk<'_> {
     /// Answers with a stream that begins behind a cursor.
     pub(super) async fn events(&self, context: &Rc<Context>) -> Result<Reply, Problem> {
         let query = Query::parse(self.call.query, &["after", "follow", "limit", "types"])?;
-        let program = self.program().await?.name().to_owned();
         let form = self.form();
-        let wanted = Wanted {
+        let mut wanted = Wanted {
             form,
-            program,
+            program: String::new(),
             types: types(query.get("types"))?,
             follow: match query.get("follow") {
                 None => form == Form::ServerSent,
@@ -56,6 +55,7 @@ impl Desk<'_> {
                 }
             },
         };
+        wanted.program = self.program().await?.name().to_owned();
         let from = self.beginning(query.get("after")).await?;
         let seat = Seat::take(&context.shared).ok_or_else(|| {
             Problem::new(Kind::Overloaded, "Too many readers of events; the setting event_readers bounds them.")

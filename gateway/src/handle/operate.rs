@@ -97,7 +97,7 @@ impl<'a> Desk<'a> {
         named: &str,
         found: Option<Arc<Program>>,
     ) -> Result<Checked<'t>, Problem> {
-        let currency = Self::currency_of(found.as_ref())?;
+        let currency = Self::currency_of(found.as_ref());
         let mut decoded = decode(operation, &self.call.body, subject(named), currency).map_err(bad)?;
         let header = self.header_key()?;
         let keys = self.keys(&mut decoded, header)?;

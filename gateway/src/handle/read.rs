@@ -40,12 +40,13 @@ impl Desk<'_> {
     /// A page of an account's transactions, newest first.
     pub(super) async fn history(&self, account: &str) -> Result<Reply, Problem> {
         let parameters = self.query(&["limit", "offset", "type", "cursor"])?;
+        let list = decode_list_query(parameters.pairs()).map_err(bad)?;
         Self::check_identifier(account, "account")?;
         let program = self.program().await?;
         let account_id = self.account_id(account, "account").await?;
         let identity = self.member(&account_id);
         let seal = |bytes: &[u8]| self.secrets().cursor_tag(bytes);
-        let query = decode_list_query(parameters.pairs(), &identity, seal).map_err(bad)?;
+        let query = list.of(&identity, seal).map_err(bad)?;
         let request = self.request(identity.clone(), Command::HistoryHead, Keys::default());
         let head = match self.ask(request).await? {
             Outcome::HistoryHead(head) => head,
@@ -65,7 +66,7 @@ impl Desk<'_> {
                 offset: query.offset as u64,
                 limit: query.limit + 1,
             };
-            records = self.backend.page(page).await.map_err(unanswered)?;
+            records = self.backend.page(page, self.left()).await.map_err(unanswered)?;
         }
         let next = records
             .get(query.limit)

@@ -222,7 +222,7 @@ impl Front {
             Ask::Aliases { program, account } => {
                 self.local.of_aliases(aliases.list(&program, &account).await).map(Answer::Aliases)
             }
-            Ask::Page(query) => self.local.page(query).await.map(Answer::Page),
+            Ask::Page(query) => self.local.page(query, Duration::MAX).await.map(Answer::Page),
             Ask::BeginEvents(start) => Ok(Answer::EventsBegin(feed::begin(self.local.worker.node(), &start).await)),
             Ask::NextEvents { wanted, from, patience } => {
                 let next = feed::next(self.local.worker.node(), &wanted, from, patience);

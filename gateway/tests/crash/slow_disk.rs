@@ -76,3 +76,58 @@ fn a_kill_during_a_slow_sync_leaves_an_outcome_that_is_found_by_its_key() {
     node.stop();
     verified(&data);
 }
+
+#[test]
+fn an_alias_is_answered_by_the_deadline_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let layer = Layer::new(&folder.path().join("writes"), &[]);
+    let node = layer.try_start(&data, FLAGS).unwrap();
+    let mut client = node.client();
+    client.earn("m-1", 100, "before");
+    let put = "PUT /api/v1/accounts/m-1/aliases/card:77 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n";
+
+    layer.hold_syncs();
+    refused(&client.ask(put).unwrap(), 504, "outcome-unknown");
+    // The aliases' thread waits for its disk, and who asks for one waits for that.
+    refused(&client.get("/api/v1/points/card:77/balance").unwrap(), 504, "outcome-unknown");
+    layer.release_syncs();
+
+    // It was put: what is unknown may be asked again.
+    until(200, || client.ask(put).unwrap());
+    assert_eq!(client.get("/api/v1/points/card:77/balance").unwrap().json()["total_points"], 100);
+    node.stop();
+    verified(&data);
+}
+
+#[test]
+fn a_batch_has_one_deadline_for_all_that_it_holds() {
+    const DEADLINE_MS: u128 = 1_500;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let layer = Layer::new(&folder.path().join("writes"), &[]);
+    let flags = ["--request-deadline-ms", "1500", "--shards", "2", "--workers", "1"];
+    let node = layer.try_start(&data, &flags).unwrap();
+    let mut client = node.client();
+    client.earn("m-1", 100, "before");
+    // More than twice of what is under way at once.
+    let items: Vec<String> = (0..9_000)
+        .map(|item| format!(r#"{{"op":"earn","account":"m-{item}","points":1,"idempotency_key":"b-{item}"}}"#))
+        .collect();
+    let body = format!(r#"{{"items":[{}]}}"#, items.join(","));
+
+    layer.hold_syncs();
+    let began = Instant::now();
+    let answer = client.post("/api/v1/batch", None, &body).unwrap();
+    let took_ms = began.elapsed().as_millis();
+    layer.release_syncs();
+
+    assert_eq!(answer.status, 207);
+    let answer = answer.json();
+    let results = answer["results"].as_array().unwrap();
+    assert!(results.len() == 9_000 && results.iter().all(|result| result["status"] == 504));
+    assert!((DEADLINE_MS..2 * DEADLINE_MS).contains(&took_ms), "answered after {took_ms} ms");
+    until(200, || client.get("/api/v1/points/m-1/outcomes/b-1").unwrap());
+    node.stop();
+    verified(&data);
+}

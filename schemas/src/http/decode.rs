@@ -391,7 +391,8 @@ fn till<'a>(members: &Members<'a>, currency: Currency) -> Result<Cow<'a, str>, B
             return required(field, None);
         }
     }
-    if members.string(Field::Currency)?.is_some_and(|code| code != currency.code()) {
+    let named = members.string(Field::Currency)?;
+    if currency.is_known() && named.is_some_and(|code| code != currency.code()) {
         return Err(BadRequest::new("currency", format!("must be {}, the program's", currency.code())));
     }
     required(Field::UserIdentifier, members.identifier(Field::UserIdentifier)?)

@@ -180,9 +180,9 @@ impl<'a> Members<'a> {
             _ => Cow::Borrowed(text),
         };
         match money::parse_minor(&decimal, digits) {
-            Some(minor) if minor <= money::AMOUNT_MINOR_MAX => Ok(Some(minor)),
+            Some(minor) if minor <= currency.amount_minor_max() => Ok(Some(minor)),
             _ => {
-                let (code, most) = (currency.code(), money::format_minor(money::AMOUNT_MINOR_MAX, digits));
+                let (code, most) = (currency.code(), money::format_minor(currency.amount_minor_max(), digits));
                 let detail = format!(
                     "must be an amount of {code} from 0 to {most} in plain notation with at most {digits} decimals, \
                      as a string or a number"

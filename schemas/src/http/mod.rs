@@ -26,8 +26,8 @@ pub use explain::{unrounded_text, write_transaction};
 pub use keys::{BusinessKey, IDEMPOTENCY_KEY_BYTES_MAX, KeyKind, idempotency_key};
 pub use metadata::{METADATA_BYTES_MAX, METADATA_DEPTH_MAX};
 pub use query::{
-    Cursor, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, LIST_OFFSET_MAX, ListQuery, decode_list_query, decode_outcome_query,
-    decode_version_query, encode_cursor,
+    Cursor, LIST_LIMIT_DEFAULT, LIST_LIMIT_MAX, LIST_OFFSET_MAX, ListParameters, ListQuery, decode_list_query,
+    decode_outcome_query, decode_version_query, encode_cursor,
 };
 
 /// A request that cannot be what the contract describes: 400 `invalid-request`.

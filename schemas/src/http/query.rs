@@ -13,6 +13,15 @@ pub const LIST_LIMIT_MAX: usize = 500;
 /// Most rows that `offset` may skip: each is walked over. Beyond it there are cursors.
 pub const LIST_OFFSET_MAX: usize = 10_000;
 
+/// The parameters of a list of transactions, before anything is known of its account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListParameters<'a> {
+    limit: usize,
+    offset: usize,
+    kind: Option<RecordKind>,
+    cursor: Option<&'a str>,
+}
+
 /// What a list of transactions is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListQuery {
@@ -90,13 +99,9 @@ fn decode_cursor(text: &str, identity: &Identity, seal: impl Fn(&[u8]) -> u64) -
 /// Reads the decoded query parameters of a list of transactions.
 ///
 /// # Errors
-/// A parameter that is unknown, given twice or out of its bounds, an `offset` beyond its bound (which names
-/// `cursor`, as that is what to use), or a cursor of another list.
-pub fn decode_list_query<N: AsRef<str>, V: AsRef<str>>(
-    pairs: &[(N, V)],
-    identity: &Identity,
-    seal: impl Fn(&[u8]) -> u64,
-) -> Result<ListQuery, BadRequest> {
+/// A parameter that is unknown, given twice or out of its bounds, or an `offset` beyond its bound (which names
+/// `cursor`, as that is what to use).
+pub fn decode_list_query<N: AsRef<str>, V: AsRef<str>>(pairs: &[(N, V)]) -> Result<ListParameters<'_>, BadRequest> {
     let [limit, offset, kind, cursor] = parameters(pairs, ["limit", "offset", "type", "cursor"])?;
     let number = |name: &str, text: Option<&str>, default: usize, least: usize, most: usize| {
         let Some(text) = text else { return Ok(default) };
@@ -118,16 +123,27 @@ pub fn decode_list_query<N: AsRef<str>, V: AsRef<str>>(
         return Err(BadRequest::new("cursor", detail));
     }
     let rows = number("offset", offset, 0, 0, LIST_OFFSET_MAX)?;
-    let Some(text) = cursor else { return Ok(ListQuery { limit, offset: rows, kind, from: None }) };
-    if offset.is_some() {
+    if cursor.is_some() && offset.is_some() {
         return Err(BadRequest::new("cursor", "cannot come with `offset`"));
     }
-    let cursor = decode_cursor(text, identity, seal)
-        .ok_or_else(|| BadRequest::new("cursor", "must be the `next` of an earlier list of this account"))?;
-    if cursor.kind != kind {
-        return Err(BadRequest::new("cursor", "must come with the `type` of the list that it continues"));
+    Ok(ListParameters { limit, offset: rows, kind, cursor })
+}
+
+impl ListParameters<'_> {
+    /// The list of an account.
+    ///
+    /// # Errors
+    /// A cursor of another list.
+    pub fn of(self, identity: &Identity, seal: impl Fn(&[u8]) -> u64) -> Result<ListQuery, BadRequest> {
+        let Self { limit, offset, kind, cursor } = self;
+        let Some(text) = cursor else { return Ok(ListQuery { limit, offset, kind, from: None }) };
+        let cursor = decode_cursor(text, identity, seal)
+            .ok_or_else(|| BadRequest::new("cursor", "must be the `next` of an earlier list of this account"))?;
+        if cursor.kind != kind {
+            return Err(BadRequest::new("cursor", "must come with the `type` of the list that it continues"));
+        }
+        Ok(ListQuery { limit, offset, kind, from: Some(cursor.next) })
     }
-    Ok(ListQuery { limit, offset: 0, kind, from: Some(cursor.next) })
 }
 
 /// Reads the decoded query parameters of `GET …/outcomes`: a business key.
@@ -217,7 +233,7 @@ mod tests {
     }
 
     fn list(pairs: &[(&str, &str)]) -> Result<ListQuery, BadRequest> {
-        decode_list_query(pairs, &Identity::member("p", "m"), seal)
+        decode_list_query(pairs)?.of(&Identity::member("p", "m"), seal)
     }
 
     #[test]
@@ -259,7 +275,8 @@ mod tests {
             assert_eq!(list(pairs).unwrap_err().field, "cursor", "{pairs:?}");
         }
         let others = Identity::member("p", "other");
-        assert!(decode_list_query(&[("cursor", &text), ("type", &"REDEEM".to_owned())], &others, seal).is_err());
+        let pairs = [("cursor", text.as_str()), ("type", "REDEEM")];
+        assert!(decode_list_query(&pairs).unwrap().of(&others, seal).is_err());
         for index in 0..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };

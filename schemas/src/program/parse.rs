@@ -137,10 +137,13 @@ fn expiry(value: Value<'_>) -> Result<Expiry> {
     }
     let path = value.path.clone();
     let object = Object::open(value, &["days", "months", "round_to"])?;
-    let round_to = object.get("round_to").map_or(Ok(RoundTo::Day), |value| value.word())?;
+    let round_to = object.get("round_to").map(|value| value.word()).transpose()?;
     match (object.get("days"), object.get("months")) {
-        (Some(days), None) => Ok(Expiry::Days(days.small(1..=EXPIRY_DAYS_MAX, "")?, round_to)),
-        (None, Some(months)) => Ok(Expiry::Months(months.small(1..=EXPIRY_MONTHS_MAX, "")?, round_to)),
+        (Some(days), None) => Ok(Expiry::Days(days.small(1..=EXPIRY_DAYS_MAX, "")?, round_to.unwrap_or(RoundTo::Day))),
+        (None, Some(months)) => {
+            let round_to = round_to.unwrap_or(RoundTo::EndOfMonth);
+            Ok(Expiry::Months(months.small(1..=EXPIRY_MONTHS_MAX, "")?, round_to))
+        }
         _ => refuse(path, ONE_OF),
     }
 }

@@ -152,7 +152,7 @@ fn wrong_values_are_named() {
         ("name", "name", &["1", r#""""#, r#""a\nb""#, r#""a\u0085b""#, r#""\ud800""#, "[]", "true"]),
         ("time_zone", "time_zone", &["1", r#""""#]),
         ("currency", "currency", &["1", r#""""#, r#""usd""#, r#""XXX""#]),
-        ("late_days_max", "late_days_max", &["-1", "3651", "1.0", "\"30\"", "1e1", "false"]),
+        ("late_days_max", "late_days_max", &["-1", "36501", "1.0", "\"30\"", "1e1", "false"]),
         ("auto_enroll", "auto_enroll", &["1", "\"true\"", "{}"]),
         ("earning", "earning", &["1", "[]", "\"x\""]),
         ("tiers", "tiers", &["1", "[]"]),

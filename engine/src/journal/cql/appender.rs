@@ -37,7 +37,7 @@ impl ShardJournal {
         claimed: ClaimedShard,
         config: &CqlConfig,
     ) -> Result<Self> {
-        let random = getrandom::u64().map_err(|e| Error::Setting(format!("the system gives no random bytes: {e}")))?;
+        let random = getrandom::u64()?;
         // What is in a claimed bucket is not counted again: the first append goes to a new one.
         let bucket_bytes = if claimed.has_rows { u64::MAX } else { 0 };
         let appender = Appender::new(claimed.claimed, bucket_bytes, config.bucket_bytes);

@@ -180,8 +180,7 @@ impl Registry {
     /// The cluster refuses a statement.
     pub fn open(cql: &Arc<Cql>, config: &CqlConfig, started_at: Millis) -> Result<Self> {
         let mut incarnation = [0; 16];
-        getrandom::fill(&mut incarnation)
-            .map_err(|e| Error::Setting(format!("the system gives no random bytes: {e}")))?;
+        getrandom::fill(&mut incarnation)?;
         let own = Member {
             name: config.node_name.as_str().into(),
             incarnation: u128::from_be_bytes(incarnation),

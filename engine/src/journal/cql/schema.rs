@@ -139,11 +139,10 @@ async fn insert(cql: &Cql, shards: u16) -> Result<()> {
              IF NOT EXISTS",
         )
         .await?;
-    let no_random = |e: getrandom::Error| Error::Setting(format!("the system gives no random bytes: {e}"));
     let mut journal_id = [0; 16];
     let mut secrets = [0; PAYLOAD_BYTES];
-    getrandom::fill(&mut journal_id).map_err(no_random)?;
-    getrandom::fill(&mut secrets).map_err(no_random)?;
+    getrandom::fill(&mut journal_id)?;
+    getrandom::fill(&mut secrets)?;
     let journal_id = format!("{:032x}", u128::from_le_bytes(journal_id));
     // First, so that a keyspace with the row of the cluster has it.
     let owners = cql.prepare("INSERT INTO owners (cluster, version, programs) VALUES (?, 0, 0) IF NOT EXISTS").await?;
