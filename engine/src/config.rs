@@ -32,7 +32,7 @@ pub struct EngineConfig {
     pub shards: Option<u16>,
     /// Worker threads; 0 = one per core.
     pub workers: usize,
-    /// Bytes of accounts in memory.
+    /// Bytes of what grows with accounts; see [`MemoryShares`].
     pub memory_bytes: u64,
     /// Bounds of what is under way.
     pub permits: PermitLimits,
@@ -85,6 +85,28 @@ impl EngineConfig {
     }
 }
 
+/// What the memory of a node is for. Requests under way have bounds of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryShares {
+    /// Bytes of accounts in memory. Idle ones leave it first.
+    pub accounts: u64,
+    /// Bytes of the filters of spilled keys.
+    pub filters: u64,
+    /// Bytes of the state store's cache, and as many of what it has not yet written to tables.
+    pub store_half: u64,
+}
+
+impl MemoryShares {
+    /// Filters get a sixteenth and the state store an eighth, but not less than 16 and not more than 128 MiB. So with
+    /// less than some 22 MiB the sum is more than what is asked for: accounts have a quarter of it in any case.
+    pub fn of(memory_bytes: u64) -> Self {
+        let filters = memory_bytes / 16;
+        let store_half = (memory_bytes / 16).clamp(8 << 20, 64 << 20);
+        let accounts = memory_bytes.saturating_sub(filters + 2 * store_half).max(memory_bytes / 4);
+        Self { accounts, filters, store_half }
+    }
+}
+
 /// Where and how events are published.
 #[derive(Debug, Clone)]
 pub struct KafkaOptions {
@@ -98,4 +120,23 @@ pub struct KafkaOptions {
     pub balances_interval_ms: u64,
     /// Further properties of the client, such as its compression and credentials.
     pub properties: Vec<(String, String)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_the_memory_are_the_whole() {
+        let default = MemoryShares::of(2 << 30);
+        assert_eq!((default.filters, default.store_half), (128 << 20, 64 << 20));
+        for memory_bytes in [24 << 20, 200 << 20, 2 << 30, 1 << 40] {
+            let MemoryShares { accounts, filters, store_half } = MemoryShares::of(memory_bytes);
+            assert_eq!(accounts + filters + 2 * store_half, memory_bytes);
+        }
+        assert_eq!(
+            MemoryShares::of(1 << 20),
+            MemoryShares { accounts: 1 << 18, filters: 1 << 16, store_half: 8 << 20 }
+        );
+    }
 }

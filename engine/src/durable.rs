@@ -8,7 +8,7 @@ use meed_schemas::time::Millis;
 use tokio::task::JoinHandle;
 
 use crate::aliases::{AliasOptions, AliasOwner, Aliases};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, MemoryShares};
 use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
@@ -198,7 +198,8 @@ fn open_folder(config: &EngineConfig) -> Result<Durable> {
         }
         None => Secrets::create(&config.data, folder.journal_id)?,
     };
-    let store_options = StoreOptions::default();
+    let store_half = MemoryShares::of(config.memory_bytes).store_half;
+    let store_options = StoreOptions { cache_bytes: store_half, memtable_bytes: store_half, ..StoreOptions::default() };
     let store = Store::open(&config.data.join("state"), folder.journal_id.to_le_bytes(), &store_options)?;
     let store_took = began.elapsed() - journal_took;
     let (aliases, alias_owner) = Aliases::open(

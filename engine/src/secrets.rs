@@ -57,6 +57,39 @@ impl fmt::Debug for Secrets {
     }
 }
 
+/// Makes a file with a secret, mode 0600, durable when this returns; false when there is one, which stays. The file
+/// appears whole or not at all: a crash leaves at most a temporary file, which the next attempt replaces.
+///
+/// # Errors
+/// The system refuses something, or another process makes the same file at this moment.
+pub fn keep_secret(path: &Path, bytes: &[u8]) -> Result<bool> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = PathBuf::from(name);
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    match fs::remove_file(&temporary) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &temporary, e)),
+        _ => {}
+    }
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|e| Error::io("write", &temporary, e))?;
+    // A hard link refuses to replace what is there, which a rename would do silently.
+    let is_new = match fs::hard_link(&temporary, path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+        made => made.map(|()| true).map_err(|e| Error::io("create", path, e))?,
+    };
+    fs::remove_file(&temporary).map_err(|e| Error::io("remove", &temporary, e))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| Error::io("sync", folder, e))?;
+    Ok(is_new)
+}
+
 impl Secrets {
     /// Secrets of these random bytes.
     pub fn from_random(random: &[u8; PAYLOAD_BYTES]) -> Self {
@@ -81,9 +114,8 @@ impl Secrets {
         Self::from_random(&std::array::from_fn(|i| bytes.get(i).copied().unwrap_or(0)))
     }
 
-    /// Makes the secrets of a new data folder and keeps them in `DIR/secrets`, mode 0600, durable when this
-    /// returns. The file appears whole or not at all: a crash leaves at most a temporary file, which the next
-    /// attempt replaces. The file names the journal that it belongs to.
+    /// Makes the secrets of a new data folder and keeps them in `DIR/secrets`, as [`keep_secret`]. The file names the
+    /// journal that it belongs to.
     ///
     /// # Errors
     /// [`Error::Mismatch`] when the folder already has secrets: they are never replaced.
@@ -92,31 +124,10 @@ impl Secrets {
         let mut random = [0; PAYLOAD_BYTES];
         getrandom::fill(&mut random)?;
         let secrets = Self::from_random(&random);
-        let temporary = dir.join("secrets.new");
-        match fs::remove_file(&temporary) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &temporary, e));
-            }
-            _ => {}
+        if !keep_secret(&path, &secrets.to_bytes(journal_id))? {
+            let detail = "it has secrets already, and they are never replaced".to_owned();
+            return Err(Error::Mismatch { path, detail });
         }
-        let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(&secrets.to_bytes(journal_id))?;
-            file.sync_all()
-        };
-        write().map_err(|e| Error::io("write", &temporary, e))?;
-        // A hard link refuses to replace what is there, which a rename would do silently.
-        match fs::hard_link(&temporary, &path) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::Mismatch {
-                    path,
-                    detail: "it has secrets already, and they are never replaced".to_owned(),
-                });
-            }
-            other => other.map_err(|e| Error::io("create", &path, e))?,
-        }
-        fs::remove_file(&temporary).map_err(|e| Error::io("remove", &temporary, e))?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::io("sync", dir, e))?;
         Ok(secrets)
     }
 

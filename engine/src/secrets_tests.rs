@@ -27,6 +27,17 @@ fn what_was_created_is_loaded_and_never_replaced() {
 }
 
 #[test]
+fn a_secret_is_made_whole_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("link.secret");
+    fs::write(dir.path().join("link.secret.new"), b"ha").unwrap();
+    assert!(keep_secret(&path, b"whole").unwrap());
+    assert!(!keep_secret(&path, b"other").unwrap(), "there is one");
+    assert_eq!(fs::read(&path).unwrap(), b"whole");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn every_flipped_bit_and_every_cut_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(SECRETS_FILE);

@@ -20,7 +20,7 @@ use crate::clock::{Clock, SystemTimes};
 use crate::cluster::{self, Manager};
 use crate::commit::Lane;
 use crate::committer::{Committer, CommitterThread, CqlCommitter, EmbeddedCommitter, OnDurable, OnShardDurable};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, MemoryShares};
 use crate::disk::FolderLock;
 use crate::durable::{self, Cluster, Durable, OpenJournal};
 use crate::error::{Error, Result};
@@ -43,8 +43,6 @@ pub type WorkerMain = Arc<dyn Fn(Worker, Aliases) -> Pin<Box<dyn Future<Output =
 const READERS: usize = 2;
 /// Threads that read the feed for those who follow it over HTTP: they cannot delay the others.
 const FEED_READERS: usize = 1;
-/// Of the node's memory for accounts, the part that filters of spilled keys may take.
-const FILTER_SHARE: u64 = 16;
 /// Records of a shard without checkpoint at which one begins early, in all shards together.
 const CHECKPOINT_RECORDS: u64 = 500_000;
 /// Rows in one store batch, and accounts that a checkpoint takes at a time.
@@ -431,14 +429,14 @@ async fn spawn_shards(node: &Arc<Node>, index: usize, shards: ShardStarts) -> Re
     let (supervisor, _) = Supervisor::spawn(None, Supervisor, Arc::clone(node)).await.map_err(failed)?;
     let mut inboxes: Vec<Option<Arc<Inbox>>> = (0..node.shards()).map(|_| None).collect();
     let share = u64::from(node.shards());
-    let memory = node.config().memory_bytes;
+    let memory = MemoryShares::of(node.config().memory_bytes);
     let (checkpoint_rows, checkpoint_step) = match node.config().cql {
         None => (CHECKPOINT_ROWS, CHECKPOINT_STEP),
         Some(_) => (CQL_CHECKPOINT_ROWS, CQL_CHECKPOINT_ROWS as u64),
     };
     let limits = ShardLimits {
-        resident_bytes: usize::try_from(memory / share).unwrap_or(usize::MAX),
-        filter_bytes: usize::try_from(memory / FILTER_SHARE / share).unwrap_or(usize::MAX),
+        resident_bytes: usize::try_from(memory.accounts / share).unwrap_or(usize::MAX),
+        filter_bytes: usize::try_from(memory.filters / share).unwrap_or(usize::MAX),
         checkpoint_records: (CHECKPOINT_RECORDS / share).max(1),
         checkpoint_interval_ms: node.config().checkpoint_interval_ms,
         checkpoint_rows,

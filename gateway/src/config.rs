@@ -201,7 +201,7 @@ settings! {
         kafka_balances_interval_ms: u64 = 30_000, "MS", "Time between two flushes of balances", 10..=3600000;
     }
     "Memory and disk" {
-        memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts; idle ones leave it first", 1048576..=17592186044416;
+        memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts, the state store and its filters; idle accounts leave it first", 1048576..=17592186044416;
         segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment", 1048576..=4294967296;
         journal_retention_days: u32 = RETENTION_DAYS_DEFAULT, "DAYS", "Age beyond which journal segments are removed, with the history in them: at least 366; 0 keeps all", 0..=36500;
         pack_segments: bool = true, "BOOL", "Compress journal segments that are full";

@@ -1,14 +1,15 @@
 //! The listener for fronts, and the secret that it asks for.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use meed_engine::secrets::Secrets;
+use meed_engine::error::Error;
+use meed_engine::secrets::{Secrets, keep_secret};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -41,6 +42,9 @@ pub enum DoorError {
     /// The secret cannot be used.
     #[error("{0}")]
     Secret(String),
+    /// The secret cannot be made.
+    #[error(transparent)]
+    Make(#[from] Error),
 }
 
 fn system(action: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> DoorError {
@@ -227,17 +231,15 @@ pub(crate) fn default_secret_file(socket: &Path) -> PathBuf {
 
 /// Makes a secret unless there is one.
 fn make_secret(file: &Path) -> Result<(), DoorError> {
-    let made = || -> io::Result<()> {
-        let mut opened = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            opened => opened?,
-        };
-        let mut random = [0; SECRET_BYTES];
-        getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
-        let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        opened.write_all(text.as_bytes())
-    };
-    made().map_err(system("make the secret", file.display()))
+    if file.exists() {
+        return Ok(());
+    }
+    let mut random = [0; SECRET_BYTES];
+    getrandom::fill(&mut random).map_err(Error::from)?;
+    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    // Another process may have been quicker: what it made counts.
+    keep_secret(file, text.as_bytes())?;
+    Ok(())
 }
 
 /// Listens on a Unix socket that only this user can open. A socket that a killed node left is replaced.
