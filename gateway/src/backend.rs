@@ -321,5 +321,5 @@ pub fn log_recovery(engine: &Engine) {
 /// the next start recovers.
 fn stop_at_once(error: &Error) {
     tracing::error!(%error, "the node stops: nothing more can be acknowledged");
-    std::process::exit(i32::from(exit_code(&error)));
+    std::process::exit(i32::from(exit_code(error)));
 }

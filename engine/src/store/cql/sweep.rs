@@ -118,6 +118,8 @@ impl Sweep {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn account(name: &str) -> Identity {
