@@ -26,16 +26,14 @@ use crate::journal::Records;
 use crate::journal::cql::{Changed, CqlConfig, Extents, Registry, Statements};
 use crate::metrics::ClusterMetrics;
 use crate::node::{ClusterHooks, Node};
-use crate::ownership::{LiveNode, Member, OwnerMap, Ownership, Seat, Watcher, boot_ms, plan};
+use crate::ownership::{LOOKS_PER_LEASE, LiveNode, Member, OwnerMap, Ownership, Seat, Watcher, boot_ms, plan};
 use crate::shard::{Input, Tenure};
 use crate::store::Store;
 
 /// Pace of looks at the version of the map.
-const WATCH: Duration = Duration::from_millis(100);
-/// Looks at the nodes' leases in the time of one lease.
-const LOOKS_PER_LEASE: u32 = 20;
+const MAP_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Pace of looks at a shard that is to go.
-const POKE: Duration = Duration::from_millis(5);
+const GIVING_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// Shards that are claimed and recovered at the same time.
 const BEGINS_AT_ONCE: usize = 4;
 /// Time between two looks whether a node has given all its shards away.
@@ -257,7 +255,7 @@ impl Work {
         let mut next_look = Instant::now();
         loop {
             let pause = next_look.saturating_duration_since(Instant::now());
-            let pause = if self.giving.is_some() { pause.min(POKE) } else { pause };
+            let pause = if self.giving.is_some() { pause.min(GIVING_LOOK_INTERVAL) } else { pause };
             match received.recv_timeout(pause) {
                 Ok(Event::Look) => self.stale = true,
                 Ok(Event::Quiet(shard)) => self.quiet(shard)?,
@@ -277,7 +275,7 @@ impl Work {
             self.begin_next();
             if self.stale || Instant::now() >= next_look {
                 self.look()?;
-                next_look = Instant::now() + WATCH;
+                next_look = Instant::now() + MAP_LOOK_INTERVAL;
             }
         }
         for thread in self.beginning {

@@ -27,6 +27,10 @@ pub fn boot_ms() -> i64 {
     now.tv_sec.saturating_mul(1_000).saturating_add(now.tv_nsec / 1_000_000)
 }
 
+/// Renewals in the time of one lease.
+pub(crate) const RENEWALS_PER_LEASE: u32 = 6;
+/// Looks at the leases of others in the time of one lease.
+pub(crate) const LOOKS_PER_LEASE: u32 = 20;
 /// Of the lease, the part in which the holder does not answer any more: it covers what the two clocks may differ by
 /// over one lease, and the time between the last look at the clock and the answer on the wire.
 const MARGIN_SHARE: u32 = 6;

@@ -9,10 +9,11 @@ use crate::journal::cql::Changed;
 use crate::ownership::{Member, Seat};
 use crate::shard::Tenure;
 
-/// A shard that is to go is checkpointed while it still decides until so few accounts are left, because commands wait
-/// while the rest is written; or for so long.
-const GIVEN_ACCOUNTS: u64 = 64;
-const GIVEN_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// A shard that is to go is checkpointed while it still decides until no more accounts than this are left, because
+/// commands wait while the rest is written.
+const GIVEN_ACCOUNTS_MAX: u64 = 64;
+/// The longest time for that.
+const GIVEN_CHECKPOINT_MAX: Duration = Duration::from_secs(2);
 
 /// A shard on its way to another node.
 pub(super) struct Giving {
@@ -35,7 +36,7 @@ impl Work {
     pub(super) fn push_out(&mut self) {
         let Some(Giving { shard, chosen, drained, .. }) = &mut self.giving else { return };
         let left = self.parts.node.unwritten_accounts_of(*shard);
-        if drained.is_none() && (left <= GIVEN_ACCOUNTS || chosen.elapsed() >= GIVEN_FLUSH_MAX) {
+        if drained.is_none() && (left <= GIVEN_ACCOUNTS_MAX || chosen.elapsed() >= GIVEN_CHECKPOINT_MAX) {
             *drained = Some((Instant::now(), left));
         }
         match drained {

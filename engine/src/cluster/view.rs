@@ -4,7 +4,7 @@ use meed_schemas::time::Millis;
 
 use crate::error::Result;
 use crate::journal::cql::{Cql, CqlConfig, Registry, open_keyspace};
-use crate::ownership::OwnerMap;
+use crate::ownership::{OwnerMap, RENEWALS_PER_LEASE};
 
 /// What there is.
 #[derive(Debug, Clone)]
@@ -34,8 +34,8 @@ pub struct NodeView {
     pub started_at: Millis,
 }
 
-/// Part of a lease in which its holder renews it at least once.
-const RENEWAL_SHARE: u32 = 3;
+/// Part of a lease in which its holder renews it at least once, even if a renewal is late.
+const RENEWAL_SHARE: u32 = RENEWALS_PER_LEASE / 2;
 
 /// Looks at the cluster that this node would be in; takes a third of a lease.
 ///

@@ -1,4 +1,4 @@
-//! A simulator that breaks a node in every way that we can think of, and an auditor that knows what each answer
+//! A simulator that breaks a node, and an auditor that knows what each answer
 //! has to be. One seed makes a world: its size, its program, its clients, what they ask, who moves when, and what
 //! breaks. The same seed makes the same world on every machine.
 //!

@@ -13,16 +13,14 @@ use super::CqlConfig;
 use super::machine::Answer;
 use super::session::{Cql, Pause};
 use crate::error::{Error, Result};
-use crate::ownership::{LeaseRow, Member, OwnerMap, Ownership, Seat, Watcher, boot_ms};
+use crate::ownership::{
+    LOOKS_PER_LEASE, LeaseRow, Member, OwnerMap, Ownership, RENEWALS_PER_LEASE, Seat, Watcher, boot_ms,
+};
 
 /// The partition of the map.
 const CLUSTER: &str = "meed";
-/// Renewals in the time of one lease.
-const RENEWALS_PER_LEASE: u32 = 6;
 /// Pause after another was quicker to change the map.
 const ANNOUNCE_PAUSE: Duration = Duration::from_millis(2);
-/// Looks at another's lease in the time of one lease, for a node that waits for its name.
-const LOOKS_PER_LEASE: u32 = 20;
 
 /// A node, as its row says.
 #[derive(Debug, Clone)]

@@ -10,6 +10,7 @@ use std::task::Poll;
 use meed_schemas::codec;
 use meed_schemas::ids::{Identity, Position};
 
+use super::AGAIN_MS;
 use super::desk::{Desk, Extent};
 use super::keyspace::{Answered, Statement};
 use super::line::Line;
@@ -23,8 +24,6 @@ use crate::store::{AccountWrite, ShardCheckpoint, ShardState, Store};
 
 /// The first bucket of a new shard.
 const FIRST_BUCKET: i64 = 1;
-/// Before a claim is begun again.
-const AGAIN_MS: i64 = 50;
 
 /// A shard that was taken.
 pub(super) struct Begun {

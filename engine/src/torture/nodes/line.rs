@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::Poll;
 
+use super::AGAIN_MS;
 use super::keyspace::{Answered, Statement};
 use super::message::{Effect, Task};
 
 /// Statements under way at once.
 const AT_ONCE: usize = 16;
-/// Before a statement without an answer is asked again.
-const AGAIN_MS: i64 = 50;
 
 #[derive(Default)]
 struct Lines {

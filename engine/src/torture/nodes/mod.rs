@@ -31,6 +31,8 @@ mod rows;
 use super::{Failure, Run};
 use world::World;
 
+/// Before a statement without an answer is asked again, and a claim that came to nothing is begun again.
+const AGAIN_MS: i64 = 50;
 /// Events before a violation that are told of it.
 const EVENTS_TOLD: usize = 60;
 

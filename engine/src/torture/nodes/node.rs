@@ -17,6 +17,7 @@ use meed_schemas::time::Millis;
 
 use manager::Manager;
 
+use super::AGAIN_MS;
 use super::begin::Begun;
 use super::desk::{Desk, Setup};
 use super::keyspace::{Answered, NodeRow, Statement};
@@ -24,15 +25,13 @@ use super::message::{Effect, Request, Task};
 use super::owner::Owner;
 use super::{state, upkeep};
 use crate::clock::Clock;
-use crate::ownership::{LeaseRow, LiveNode, Member, OwnerMap, Ownership, Watcher};
+use crate::ownership::{LOOKS_PER_LEASE, LeaseRow, LiveNode, Member, OwnerMap, Ownership, RENEWALS_PER_LEASE, Watcher};
 use crate::shard::{Input, Purpose};
 
 /// Time of a lease.
 pub(super) const LEASE_MS: i64 = 6_000;
 /// Between two looks at map and nodes.
 const WATCH_MS: i64 = 300;
-/// Before a statement without an answer is asked again.
-const AGAIN_MS: i64 = 50;
 /// Between two ticks of the shards.
 const TICK_MS: i64 = 250;
 /// Between two times that it is saved how far the stream is.
@@ -286,7 +285,7 @@ impl Node {
                         self.renew();
                     }
                     Some(lease) if !self.watcher.is_dead(&self.own.name, lease, asked_ms, boot_ms) => {
-                        self.wake(Task::Lease, LEASE_MS / 20);
+                        self.wake(Task::Lease, LEASE_MS / i64::from(LOOKS_PER_LEASE));
                     }
                     _ => {
                         (self.lease, self.sent_ms, self.beat) =
@@ -303,7 +302,7 @@ impl Node {
                 if !std::mem::replace(&mut self.is_member, true) {
                     self.wake(Task::Manager, 0);
                 }
-                self.wake(Task::Lease, LEASE_MS / 6);
+                self.wake(Task::Lease, LEASE_MS / i64::from(RENEWALS_PER_LEASE));
             }
             (Lease::Holding, Answered::Changed(false)) => self.stop("another has its name, or it was buried"),
             _ => self.wake(Task::Lease, AGAIN_MS),

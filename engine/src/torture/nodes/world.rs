@@ -45,17 +45,17 @@ struct Profile {
     shards: u16,
     clients: usize,
     /// Percent of statements, requests and answers that are lost.
-    lost: u64,
+    lost_percent: u64,
     /// Percent of statements whose effect comes after their time-out.
-    late: u64,
+    late_percent: u64,
     /// Milliseconds between two things that break.
     pace_ms: i64,
     /// Of a thousand answers to an owner, before how many it falls asleep for longer than its lease.
-    naps: usize,
+    naps_per_mille: usize,
     /// Percent of the owners that have just sealed a bucket that fall asleep so before they open the next.
-    long_naps: u64,
+    long_naps_percent: u64,
     /// Milliseconds of the wall clock in one of the others, so that points expire and keys are spilled and forgotten.
-    haste: i64,
+    wall_clock_factor: i64,
     /// Milliseconds between two requests of a client, at most.
     pause_ms: i64,
 }
@@ -69,20 +69,20 @@ struct Process {
     /// The database does not hear it until then.
     cut_off_until: i64,
     /// Of its clock, in thousandths.
-    drift: i64,
+    drift_per_mille: i64,
     offset_ms: i64,
     wall_skew_ms: i64,
 }
 
 impl Process {
-    fn now(&self, now: i64, start_ms: Millis, haste: i64) -> Now {
-        let boot_ms = self.offset_ms + now + now * self.drift / 1_000;
-        Now { boot_ms, wall_ms: start_ms + now * haste + self.wall_skew_ms }
+    fn now(&self, now: i64, start_ms: Millis, wall_clock_factor: i64) -> Now {
+        let boot_ms = self.offset_ms + now + now * self.drift_per_mille / 1_000;
+        Now { boot_ms, wall_ms: start_ms + now * wall_clock_factor + self.wall_skew_ms }
     }
 
     /// How long something takes that lasts so long by its clock.
     fn real_ms(&self, boot_ms: i64) -> i64 {
-        boot_ms * 1_000 / (1_000 + self.drift)
+        boot_ms * 1_000 / (1_000 + self.drift_per_mille)
     }
 }
 
@@ -114,7 +114,7 @@ fn program(seed: u64, profile: &Profile, random: &mut Random) -> profile::Profil
         shards: profile.shards,
         accounts: *random.pick(&[2, 4, 8]),
         checkpoint_interval_ms: *random.pick(&[200, 1_000, 5_000]),
-        stride_ms: profile.haste.saturating_mul(5_000).clamp(10_000, 20 * DAY_MS),
+        stride_ms: profile.wall_clock_factor.saturating_mul(5_000).clamp(10_000, 20 * DAY_MS),
         ..profile::Profile::of(seed)
     }
 }
@@ -170,12 +170,12 @@ impl World {
             nodes: *random.pick(&[2, 3, 3, 4]),
             shards: *random.pick(&[1, 2, 4]),
             clients: *random.pick(&[3, 6, 9]),
-            lost: *random.pick(&[0, 1, 4, 10]),
-            late: *random.pick(&[0, 1, 4]),
+            lost_percent: *random.pick(&[0, 1, 4, 10]),
+            late_percent: *random.pick(&[0, 1, 4]),
             pace_ms: *random.pick(&[700, 2_000, 5_000]),
-            naps: *random.pick(&[0, 2, 8]),
-            long_naps: *random.pick(&[0, 0, 20]),
-            haste: *random.pick(&[1, 1_000, 30_000, 300_000]),
+            naps_per_mille: *random.pick(&[0, 2, 8]),
+            long_naps_percent: *random.pick(&[0, 0, 20]),
+            wall_clock_factor: *random.pick(&[1, 1_000, 30_000, 300_000]),
             pause_ms: *random.pick(&[60, 200, 600]),
         };
         let program = program(seed, &profile, &mut random);
@@ -186,9 +186,9 @@ impl World {
             paused_until: 0,
             cut_off_until: 0,
             // The lease's margin is a sixth, which two clocks share.
-            drift: random.between(-50, 50),
+            drift_per_mille: random.between(-50, 50),
             offset_ms: 1_000_000 * (index as i64 + 1),
-            wall_skew_ms: random.between(-200, 200) * profile.haste,
+            wall_skew_ms: random.between(-200, 200) * profile.wall_clock_factor,
         });
         let mut world = Self {
             keyspace: Keyspace::new(profile.shards),
@@ -224,7 +224,7 @@ impl World {
 
     /// What the clocks of a node show.
     fn clocks(&self, node: usize) -> Now {
-        self.processes[node].now(self.now, self.program.start_ms, self.profile.haste)
+        self.processes[node].now(self.now, self.program.start_ms, self.profile.wall_clock_factor)
     }
 
     fn after(&mut self, time_ms: i64, event: Event) {
@@ -237,7 +237,7 @@ impl World {
     }
 
     fn is_lost(&mut self) -> bool {
-        self.is_storm() && self.random.chance(self.profile.lost)
+        self.is_storm() && self.random.chance(self.profile.lost_percent)
     }
 
     fn delay(&mut self) -> i64 {
@@ -268,7 +268,7 @@ impl World {
         if let Event::Answered(place, Task::Shard(_) | Task::Line, _, Answered::Journal(_) | Answered::Changed(_)) =
             &event
             && self.is_storm()
-            && self.random.below(1_000) < self.profile.naps
+            && self.random.below(1_000) < self.profile.naps_per_mille
         {
             self.processes[place.node].paused_until = self.now + self.random.between(LEASE_MS, 3 * LEASE_MS);
         }
@@ -287,7 +287,7 @@ impl World {
                 self.note(&statement, &answered)?;
                 if let Statement::Journal { ask: machine::Ask::Seal { .. }, .. } = statement
                     && self.is_storm()
-                    && self.random.chance(self.profile.long_naps)
+                    && self.random.chance(self.profile.long_naps_percent)
                 {
                     let until = self.now + self.random.between(2 * LEASE_MS, 4 * LEASE_MS);
                     self.processes[place.node].paused_until = until;
@@ -425,7 +425,7 @@ impl World {
         if is_cut_off || self.is_lost() {
             return;
         }
-        let is_late = self.is_storm() && self.random.chance(self.profile.late);
+        let is_late = self.is_storm() && self.random.chance(self.profile.late_percent);
         let delay = if is_late { self.random.between(TIMEOUT_MS, 15_000) } else { self.delay() };
         let is_answer_lost = self.is_lost();
         self.after(delay, Event::Statement(place, task, token, statement, is_answer_lost));

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{AGAIN_MS, Node, Role, WATCH_MS};
+use super::super::AGAIN_MS;
+use super::{Node, Role, WATCH_MS};
 use crate::ownership::{LiveNode, Member, Seat, plan};
 use crate::shard::Input;
 use crate::torture::nodes::keyspace::{Answered, NodeRow, Statement};

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, Waker};
 
 use meed_schemas::ids::Position;
 
-use super::{AGAIN_MS, Came, Node, Role, WATERMARK_MS};
+use super::super::AGAIN_MS;
+use super::{Came, Node, Role, WATERMARK_MS};
 use crate::release::{self, came_of};
 use crate::shard::{Held, Input, Output, Purpose, World};
 use crate::torture::nodes::begin::{Begun, begin};

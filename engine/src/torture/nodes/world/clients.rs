@@ -35,7 +35,7 @@ impl World {
         let id = match self.asker.next(before) {
             Asking::Again { ask } => Some(ask),
             Asking::Ask(ask) if !matches!(ask.what, What::Program { .. }) => {
-                let now = self.program.start_ms + self.now * self.profile.haste;
+                let now = self.program.start_ms + self.now * self.profile.wall_clock_factor;
                 let ledger = self.ledger.borrow();
                 let request = ask::request(&ask, &self.program, now, &|id| ledger.told(id));
                 request.map(|request| {
@@ -78,7 +78,7 @@ impl World {
         };
         if !self.is_lost() {
             // Some come when the client has long asked somebody else.
-            let is_late = self.is_storm() && self.random.chance(self.profile.late);
+            let is_late = self.is_storm() && self.random.chance(self.profile.late_percent);
             let delay = if is_late { self.random.between(1_000, 10_000) } else { self.delay() };
             self.after(delay, Event::Request(node, request));
         }

@@ -9,7 +9,7 @@ use crate::store::cql::day_of;
 use crate::store::{AccountWrite, ShardCheckpoint, Store};
 use crate::torture::nodes::rows::{Row, Value};
 
-/// What fell due longer ago than this is settled, by the clock that has no haste: a checkpoint and a sweep of the index.
+/// What fell due longer ago than this is settled, by the clock that is not hurried: a checkpoint and a sweep of the index.
 const SETTLED_MS: i64 = 20_000;
 
 type Found = Result<(), String>;
@@ -29,7 +29,7 @@ impl World {
             let Some(owner) = owner.and_then(|node| node.owner_of(shard)) else {
                 return Err(format!("nothing breaks for a minute, and nobody owns shard {shard}: {map:?}"));
             };
-            let until = self.program.start_ms + (self.now - SETTLED_MS) * self.profile.haste;
+            let until = self.program.start_ms + (self.now - SETTLED_MS) * self.profile.wall_clock_factor;
             owner.auditor().check_settled(shard, until)?;
             self.check_store(shard)?;
         }
