@@ -83,7 +83,8 @@ enum Event {
     Stop,
 }
 
-/// Hands events over before the manager runs.
+/// Hands events over before the manager runs. What waits here is at most one look per version of the map, and two events
+/// per shard.
 pub struct Events(Sender<Event>, Receiver<Event>);
 
 impl Default for Events {

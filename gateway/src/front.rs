@@ -144,6 +144,7 @@ pub fn open(
 /// # Errors
 /// None can ever stand.
 async fn meet(meeting: &Meeting, index: usize) -> Result<(Option<Link>, Vec<AbortHandle>), LinkError> {
+    // Every owner sends at most once.
     let (met, mut meetings) = unbounded_channel();
     let mut links = Vec::new();
     for (number, owner) in meeting.owners.iter().enumerate() {

@@ -26,7 +26,7 @@ enum Job {
     Stop,
 }
 
-/// Takes what is to be announced.
+/// Takes what is to be announced; the requests that wait for it bound the queue by their permits.
 #[derive(Clone)]
 pub struct Announcer(Sender<Job>);
 

@@ -75,6 +75,7 @@ impl CqlCommitter {
     /// A shard is here: starts its task.
     pub fn attach(&self, shard: u16, journal: ShardJournal) {
         let shared = &self.shared;
+        // A lane has one batch under way.
         let (queue, batches) = mpsc::unbounded_channel();
         let (on_durable, on_fault) = (Arc::clone(&shared.on_durable), Arc::clone(&shared.on_fault));
         let metrics = shared.metrics.clone();

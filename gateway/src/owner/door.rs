@@ -143,6 +143,7 @@ impl Door {
             secret: secret.map_err(DoorError::Secret)?,
             queues: (0..workers)
                 .map(|_| {
+                    // `FRONTS_MAX` bounds them all together.
                     let (sender, queue) = mpsc::unbounded_channel();
                     (sender, Mutex::new(Some(queue)))
                 })
