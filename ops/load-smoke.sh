@@ -6,8 +6,6 @@ set -euo pipefail
 
 programs=$(realpath "${1:-target/release}")
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-
 fail() {
     echo "load-smoke: $*" >&2
     exit 1
@@ -18,6 +16,17 @@ left_running() {
     # A process may end while it is looked at.
     grep -laF "LOAD_SMOKE_FOLDER=$folder" /proc/[0-9]*/environ 2>/dev/null || true
 }
+
+finish() {
+    local status=$? environment process
+    for environment in $(left_running); do
+        process=${environment#/proc/}
+        kill -9 "${process%/environ}" 2>/dev/null || true
+    done
+    rm -rf "$folder"
+    exit "$status"
+}
+trap finish EXIT
 
 # check NAME ARGUMENT…: a run that must pass and leave nothing behind. Machines that share their processors are late, so
 # the generator's own lateness decides nothing here.

@@ -19,6 +19,8 @@ use crate::worker::state::{Arriving, Slot, State, TURN_MAX};
 const SENDS_PER_TURN: usize = 256;
 /// Connections that are being made at once.
 const CONNECTING_MAX: usize = 512;
+/// Longest sleep of a turn while connections are made: the next may be begun soon.
+const CONNECTING_TURN_MAX: Duration = Duration::from_millis(1);
 /// Beyond the time that the ramp takes.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 /// What every new connection asks first: a server may close one that says nothing.
@@ -96,7 +98,7 @@ impl Load {
                 break;
             }
             self.connect_some(started.elapsed(), &mut tried);
-            self.turn(Duration::from_millis(1))?;
+            self.turn(CONNECTING_TURN_MAX)?;
         }
         let State { open, failed_connects, first_failure, .. } = &self.state;
         Ok(FromWorker::Connected { open: *open, failed: *failed_connects, first_failure: first_failure.clone() })

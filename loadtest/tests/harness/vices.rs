@@ -211,13 +211,13 @@ fn several_runs_end_with_the_worst_code_of_all() {
 
 #[test]
 fn a_search_ends_below_what_the_server_can_do_and_confirms_it() {
-    // One connection and 50 ms an answer are 20 a second.
+    // One connection and 50 ms an answer are 20 a second; at 24 the last of three seconds wait for more than 600 ms.
     let stub = Stub::start(Vice::Slow(Duration::from_millis(50)));
     let folder = tempfile::tempdir().unwrap();
     let path = scenario(&Setup { connections: 1, ..Setup::default() }, &folder);
     let mut command = program();
-    command.arg("search").arg(path).args(["--target", &stub.address.to_string(), "--p99", "400ms", "--errors", "1%"]);
-    command.args(["--from", "16", "--to", "24", "--seconds", "1", "--confirm-seconds", "2"]);
+    command.arg("search").arg(path).args(["--target", &stub.address.to_string(), "--p99", "500ms", "--errors", "1%"]);
+    command.args(["--from", "12", "--to", "24", "--seconds", "1", "--confirm-seconds", "2"]);
     command.args(["--set", "arrivals=\"uniform\"", "--out"]).arg(folder.path().join("out"));
     let ran = crate::outcome(command.output().unwrap(), folder);
     assert_eq!(ran.code, 0, "{}", ran.text);
@@ -229,7 +229,7 @@ fn a_search_ends_below_what_the_server_can_do_and_confirms_it() {
     let try_stage = &ran.summary["stages"][1];
     assert_eq!((try_stage["name"].as_str(), try_stage["seconds"].as_f64()), (Some("try"), Some(2.0)));
     assert!((ran.number("/measured/offered_per_second") - rate).abs() <= 1.0, "{}", ran.text);
-    assert!(ran.number("/figures/p99") < 400.0 && ran.summary["verdict"]["result"] == "pass", "{}", ran.text);
+    assert!(ran.number("/figures/p99") < 500.0 && ran.summary["verdict"]["result"] == "pass", "{}", ran.text);
 }
 
 #[test]
