@@ -9,8 +9,19 @@ bin=${CARGO_TARGET_DIR:-target}/release
 folder=$(mktemp -d)
 taskset -c 0 "$bin/bare_hyper" --listen 127.0.0.1:0 --workers 1 >"$folder/server" &
 server=$!
-trap 'kill $server; rm -rf "$folder"' EXIT
-until url=$(grep -om1 'http://.*' "$folder/server"); do sleep 0.05; done
+trap 'kill $server 2>/dev/null || true; rm -rf "$folder"' EXIT
+start_seconds_max=30
+until url=$(grep -om1 'http://.*' "$folder/server"); do
+    if ! kill -0 $server 2>/dev/null; then
+        echo "against-wrk: the server ended before it said where it listens" >&2
+        exit 1
+    fi
+    if ((SECONDS > start_seconds_max)); then
+        echo "against-wrk: the server does not say within $start_seconds_max s where it listens" >&2
+        exit 1
+    fi
+    sleep 0.05
+done
 cat >"$folder/closed.toml" <<T
 name = "closed"
 mode = "closed"

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 
 use memchr::memmem;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// Longest head of an answer.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -32,6 +33,23 @@ pub(crate) struct Answer<'a> {
     pub(crate) has_retry_after: bool,
     /// Bytes on the wire.
     pub(crate) length: usize,
+}
+
+/// The answer to a batch: a result per item, in the order of the items.
+#[derive(Debug, Deserialize)]
+pub(crate) struct BatchAnswer<'a> {
+    #[serde(borrow)]
+    pub(crate) results: Vec<BatchResult<'a>>,
+}
+
+/// What one item of a batch would have been answered by itself.
+#[derive(Debug, Deserialize)]
+pub(crate) struct BatchResult<'a> {
+    pub(crate) status: u16,
+    #[serde(default)]
+    pub(crate) replayed: bool,
+    #[serde(borrow)]
+    pub(crate) body: &'a RawValue,
 }
 
 /// What came is no answer of HTTP/1.1.

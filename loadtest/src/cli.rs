@@ -14,7 +14,7 @@ use crate::protocol::TOKEN_VARIABLE;
 use crate::run::{self, Options, Reach, parse_sources};
 use crate::scenario::{PROFILES, Scenario};
 use crate::search::{Search, search};
-use crate::verdict::{self, EXIT_CORRECTNESS, EXIT_FAILED, EXIT_INVALID, EXIT_PASS, EXIT_THRESHOLD, EXIT_USAGE};
+use crate::verdict::{self, EXIT_FAILED, EXIT_PASS, EXIT_THRESHOLD, EXIT_USAGE};
 use crate::worker;
 
 const AFTER_HELP: &str = "\
@@ -48,7 +48,7 @@ enum Verb {
         /// Compare even when machine, kernel or scenario differ
         #[arg(long)]
         allow_different_environments: bool,
-        /// Exit with 99 when a figure became significantly worse
+        /// Exit with 99 when a figure became significantly worse, with 98 or 97 when runs had wrong books or were invalid
         #[arg(long)]
         fail_on_regression: bool,
         /// Changes up to this are no regression
@@ -195,7 +195,7 @@ fn obey(verb: Verb) -> Result<u8, Fault> {
         Verb::Compare { before, after, allow_different_environments, fail_on_regression, noise_percent } => {
             let compared = compare(&before, &after, allow_different_environments, noise_percent)?;
             print!("{}", compared.text);
-            Ok(if fail_on_regression && compared.is_regression { EXIT_THRESHOLD } else { EXIT_PASS })
+            Ok(if fail_on_regression { compared.exit_code } else { EXIT_PASS })
         }
         Verb::Profiles => {
             for (name, _) in PROFILES {
@@ -214,7 +214,7 @@ fn obey(verb: Verb) -> Result<u8, Fault> {
     }
 }
 
-/// The worst exit code of all runs: wrong books before an invalid run before a missed condition.
+/// Runs once or several times; the exit code is the worst of all runs.
 fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
     let options = options(&arguments.scenario, &arguments.common, arguments.require.as_deref())?;
     let mut codes = Vec::new();
@@ -227,8 +227,7 @@ fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
         println!("files in {}", folder.display());
         codes.push(finished.summary.verdict.exit_code);
     }
-    let order = [EXIT_CORRECTNESS, EXIT_INVALID, EXIT_THRESHOLD];
-    Ok(order.into_iter().find(|code| codes.contains(code)).unwrap_or(EXIT_PASS))
+    Ok(verdict::worst(&codes))
 }
 
 fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
@@ -260,7 +259,7 @@ fn token() -> Result<String, Fault> {
 fn options(scenario: &str, common: &CommonArguments, require: Option<&str>) -> Result<Options, Fault> {
     let scenario = Scenario::load(scenario)?.with(&common.set)?;
     let thresholds = verdict::parse(require.unwrap_or(&scenario.require))?;
-    let folder = match &common.node {
+    let program = match &common.node {
         Some(node) => node.clone(),
         None => {
             let own = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
@@ -269,7 +268,7 @@ fn options(scenario: &str, common: &CommonArguments, require: Option<&str>) -> R
     };
     let reach = if common.start_node {
         Reach::Start(Layout {
-            program: folder,
+            program,
             fronts: common.fronts,
             folder_parent: common.data_parent.clone(),
             flags: scenario.node_flags.iter().chain(&common.node_flag).cloned().collect(),

@@ -8,6 +8,7 @@ use crate::error::Fault;
 use crate::figures::{mann_whitney, median};
 use crate::output::SUMMARY_FILE;
 use crate::summary::Summary;
+use crate::verdict::{EXIT_CORRECTNESS, EXIT_INVALID, EXIT_THRESHOLD, worst};
 
 /// A difference is significant when noise would show it less often than this.
 const SIGNIFICANCE: f64 = 0.05;
@@ -30,11 +31,13 @@ const FIGURES: &[(&str, &str, bool)] = &[
     ("server_bytes_per_connection", "B", false),
 ];
 
-/// The comparison as text, and whether something became significantly worse by more than `noise_percent`.
+/// The comparison.
 #[derive(Debug)]
 pub(crate) struct Comparison {
     pub(crate) text: String,
-    pub(crate) is_regression: bool,
+    /// What keeps a pipeline from passing, as the exit code that says so: runs with wrong books, invalid runs, or a
+    /// figure that became significantly worse by more than `noise_percent`. None of them: 0.
+    pub(crate) exit_code: u8,
 }
 
 /// Compares the runs under two paths: a summary, or folders that hold some.
@@ -59,10 +62,15 @@ pub(crate) fn compare(
     for difference in differences {
         let _ = writeln!(text, "warning: {difference}");
     }
-    for side in [&left, &right] {
-        let bad = side.iter().filter(|run| matches!(run.verdict.result.as_str(), "invalid" | "correctness")).count();
-        if bad > 0 {
-            let _ = writeln!(text, "warning: {bad} runs were invalid or had wrong books");
+    // Figures of such runs say nothing, so no comparison of them may pass for one without a regression.
+    let mut codes = Vec::new();
+    for (runs, path) in [(&left, before), (&right, after)] {
+        for (code, what) in [(EXIT_CORRECTNESS, "had wrong books"), (EXIT_INVALID, "were invalid")] {
+            let bad = runs.iter().filter(|run| run.verdict.exit_code == code).count();
+            if bad > 0 {
+                codes.push(code);
+                let _ = writeln!(text, "warning: {bad} runs of {} {what}", path.display());
+            }
         }
     }
     if left.len() < RUNS_MIN || right.len() < RUNS_MIN {
@@ -70,7 +78,6 @@ pub(crate) fn compare(
             writeln!(text, "fewer than {RUNS_MIN} runs of each: no difference can be told from noise (run --repeat)");
     }
     let _ = writeln!(text, "{:<28}{:>14}{:>14}{:>10}{:>9}", "", "before", "after", "change", "p");
-    let mut is_regression = false;
     for (name, unit, more_is_better) in FIGURES {
         let of = |runs: &[Summary]| runs.iter().filter_map(|run| run.figures.get(*name).copied()).collect::<Vec<f64>>();
         let (values, others) = (of(&left), of(&right));
@@ -83,8 +90,8 @@ pub(crate) fn compare(
         let is_significant = p < SIGNIFICANCE;
         let change_text = if is_significant { format!("{change:+.1} %") } else { "~".to_owned() };
         let regressed = is_significant && is_worse && (change.abs() > noise_percent || from == 0.0);
-        is_regression |= regressed;
         let mark = if regressed {
+            codes.push(EXIT_THRESHOLD);
             "  worse"
         } else if is_significant && !is_worse {
             "  better"
@@ -94,7 +101,7 @@ pub(crate) fn compare(
         let _ =
             writeln!(text, "{:<28}{from:>14.3}{to:>14.3}{change_text:>10}{p:>9.3}{mark}", format!("{name} ({unit})"));
     }
-    Ok(Comparison { text, is_regression })
+    Ok(Comparison { text, exit_code: worst(&codes) })
 }
 
 /// Whatever makes figures of the two sides incomparable.

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::answer::{self, Answer};
+use crate::machine;
 
 /// What one read takes at most. Longer answers are put together from several.
 const READ_BYTES: usize = 256 << 10;
@@ -18,10 +20,10 @@ const READ_BYTES: usize = 256 << 10;
 const EVENTS_PER_TURN: usize = 512;
 
 /// Why a connection, or the request on it, came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Breach {
-    /// It was not made: refused, no route, no port left.
-    Connect,
+    /// It was not made, and this is what the operating system says.
+    Connect(Errno),
     /// The request could not be written.
     Write,
     /// The server reset it.
@@ -30,6 +32,44 @@ pub(crate) enum Breach {
     Closed,
     /// What came is no HTTP.
     Malformed,
+}
+
+impl Breach {
+    /// The kind of error under which it is counted.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Write => "write",
+            Self::Reset => "reset",
+            Self::Closed => "closed",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// The reason for a person, with what to change where that is known.
+impl std::fmt::Display for Breach {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connect(error) => {
+                write!(formatter, "{error}")?;
+                match *error {
+                    Errno::CONNREFUSED => write!(formatter, "; nobody listens there: is the server started?"),
+                    Errno::MFILE | Errno::NFILE => write!(formatter, "; {}", machine::FILES_FIX),
+                    Errno::ADDRNOTAVAIL | Errno::ADDRINUSE => write!(
+                        formatter,
+                        "; the source address is none of this machine's, or all its ports are taken: {}",
+                        machine::PORTS_FIX
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            Self::Write => write!(formatter, "the request could not be written"),
+            Self::Reset => write!(formatter, "the server reset the connection"),
+            Self::Closed => write!(formatter, "the server closed the connection without an answer"),
+            Self::Malformed => write!(formatter, "what the server sent is no HTTP"),
+        }
+    }
 }
 
 /// What happened on a connection.
@@ -94,9 +134,9 @@ impl Connections {
         let target = self.targets[slot % self.targets.len()];
         // Neighbouring connections to one target take different sources.
         let source = self.sources.get(slot / self.targets.len() % self.sources.len().max(1)).copied();
-        let stream = open(target, source).map_err(|_| Breach::Connect)?;
+        let stream = open(target, source).map_err(|error| Breach::Connect(errno(&error)))?;
         epoll::add(&self.epoll, &stream, epoll::EventData::new_u64(slot as u64), flags(true))
-            .map_err(|_| Breach::Connect)?;
+            .map_err(Breach::Connect)?;
         let room = &mut self.slots[slot];
         room.stream = Some(stream);
         room.state = State::Connecting;
@@ -176,12 +216,15 @@ impl Connections {
     fn turn_connecting(&mut self, slot: usize, flags: epoll::EventFlags, handle: &mut impl FnMut(usize, Event<'_>)) {
         let room = &mut self.slots[slot];
         let Some(stream) = room.stream.as_ref() else { return };
-        let failed = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP)
-            || !matches!(stream.take_error(), Ok(None));
         let data = epoll::EventData::new_u64(slot as u64);
-        if failed || epoll::modify(&self.epoll, stream, data, self::flags(false)).is_err() {
+        let made = match stream.take_error() {
+            Ok(Some(error)) | Err(error) => Err(Breach::Connect(errno(&error))),
+            Ok(None) if flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP) => Err(Breach::Closed),
+            Ok(None) => epoll::modify(&self.epoll, stream, data, self::flags(false)).map_err(Breach::Connect),
+        };
+        if let Err(breach) = made {
             self.close(slot);
-            return handle(slot, Event::Broken(Breach::Connect));
+            return handle(slot, Event::Broken(breach));
         }
         room.state = State::Free;
         handle(slot, Event::Connected);
@@ -271,6 +314,11 @@ impl std::fmt::Debug for Connections {
     }
 }
 
+/// The number of an error of a system call; of one without, that of an unspecific failure.
+fn errno(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
 /// A socket on its way to `target`.
 fn open(target: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
@@ -283,8 +331,27 @@ fn open(target: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream
     }
     match socket.connect(&target.into()) {
         Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+        Err(error) if errno(&error) == Errno::INPROGRESS => {}
         Err(error) => return Err(error),
     }
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_does_not_allow_is_said_with_the_fix() {
+        for (error, part) in [
+            (Errno::CONNREFUSED, "nobody listens there"),
+            (Errno::MFILE, "ulimit -n"),
+            (Errno::NFILE, "sysctl fs.nr_open"),
+            (Errno::ADDRNOTAVAIL, "ip_local_port_range"),
+            (Errno::ADDRINUSE, "--sources"),
+        ] {
+            let text = Breach::Connect(error).to_string();
+            assert!(text.contains(part) && text.contains(&error.to_string()), "{text}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The processes that make the load, on this machine and on others, as the coordinator sees them.
 
-use std::io::{BufReader, Write};
+use std::io::{BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -14,6 +14,10 @@ use crate::protocol::{self, Done, FromWorker, Hello, Interval, Plan, TOKEN_VARIA
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long agents on other machines may take, people included.
 const AGENTS_TIMEOUT: Duration = Duration::from_secs(600);
+/// How soon the coordinator looks again whether somebody joins.
+const JOIN_POLL: Duration = Duration::from_millis(5);
+/// Longest wait for a message while the load runs, so that the view is never old.
+const TICK_MAX: Duration = Duration::from_millis(100);
 /// How long a stranger may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// All processes begin so long after the order, which must have reached all of them by then.
@@ -99,9 +103,15 @@ impl Fleet {
             if Instant::now() > deadline {
                 return Err(Fault::Failed(format!("only {} of {wanted} processes joined in time", self.members.len())));
             }
-            let Ok((stream, _)) = listener.accept() else {
-                std::thread::sleep(Duration::from_millis(5));
-                continue;
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(JOIN_POLL);
+                    continue;
+                }
+                // A stranger that went away before it was its turn.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(Fault::failed("the coordinator's listener", error)),
             };
             // Whoever does not know the token is no part of this.
             if let Some((member, reader)) = greet(stream, token)? {
@@ -166,7 +176,7 @@ impl Fleet {
         let deadline = Instant::now() + expected + SILENCE_MAX;
         let mut done: Vec<Option<Done>> = self.members.iter().map(|_| None).collect();
         while done.iter().any(Option::is_none) {
-            match self.receive(Duration::from_millis(100))? {
+            match self.receive(TICK_MAX)? {
                 Some((worker, FromWorker::Interval(interval))) => watch.interval(worker, *interval),
                 Some((worker, FromWorker::Done(report))) => done[worker] = Some(*report),
                 Some((worker, _)) => return Err(Fault::Failed(format!("process {worker} spoke out of turn"))),
@@ -248,5 +258,23 @@ fn read_all(mut reader: BufReader<TcpStream>, worker: usize, sender: &Sender<(us
         if sender.send((worker, message)).is_err() || is_end {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_fails_is_a_fault_and_not_waited_for() {
+        // Bound, but it does not listen: to accept from it fails at once and always will.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let (sender, messages) = channel();
+        let mut fleet = Fleet { members: Vec::new(), children: Vec::new(), messages };
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let fault = fleet.accept(&socket.into(), 1, "token", deadline, &sender).unwrap_err().to_string();
+        assert!(fault.contains("the coordinator's listener"), "{fault}");
     }
 }

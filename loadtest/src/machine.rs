@@ -9,6 +9,13 @@ use serde::{Deserialize, Serialize};
 /// The unit of processor time in `/proc`: Linux shows 100 ticks a second to programs on every architecture.
 const TICK_US: u64 = 10_000;
 
+/// What to change where a process may not open as many files as there should be connections.
+pub(crate) const FILES_FIX: &str = "start more with --processes, or raise the limit: `ulimit -n`, LimitNOFILE= of the \
+     service, /etc/security/limits.conf, sysctl fs.nr_open";
+/// What to change where source addresses have too few ports.
+pub(crate) const PORTS_FIX: &str = "give this machine more addresses and name them (--sources 10.0.0.1,10.0.0.2 or \
+     10.0.0.0/28), or widen the range: sysctl -w net.ipv4.ip_local_port_range='1024 65535'";
+
 /// What results of a machine depend on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {

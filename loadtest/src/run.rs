@@ -271,3 +271,56 @@ fn recovery_seconds(scenario: &Scenario, rows: &[IntervalRow]) -> Option<f64> {
     // The end of the first good interval; never, when there is none.
     Some(after.clone().find(good).map_or(f64::from(u32::MAX), |row| row.second + step - end))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A warm-up of a second at 800 ms, two seconds at `before_ms`, two of overload, three with a latency per half second
+    /// (0: no answer).
+    fn recovery(before_ms: u64, after_ms: [u64; 6]) -> Option<f64> {
+        let mut scenario = Scenario::load("smoke").unwrap();
+        scenario.interval_ms = 500;
+        let stage = |name: &str, seconds, warmup| Stage {
+            name: name.to_owned(),
+            seconds,
+            rate: Some(1),
+            to_rate: None,
+            percent_of_peak: None,
+            warmup,
+        };
+        scenario.stages = vec![
+            stage("warm-up", 1, true),
+            stage("before", 2, false),
+            stage("overload", 2, false),
+            stage("after", 3, false),
+        ];
+        let latencies_ms = [&[800; 2][..], &[before_ms; 4], &[900; 4], &after_ms].concat();
+        let rows: Vec<IntervalRow> = latencies_ms
+            .iter()
+            .enumerate()
+            .map(|(number, latency_ms)| {
+                let (second, is_warmup) = (number as f64 / 2.0, number < 2);
+                let mut row = IntervalRow { second, is_warmup, ..IntervalRow::default() };
+                if *latency_ms > 0 {
+                    row.latency.record(latency_ms * 1_000);
+                }
+                row
+            })
+            .collect();
+        recovery_seconds(&scenario, &rows)
+    }
+
+    #[test]
+    fn recovery_lasts_until_an_interval_is_as_before() {
+        assert_eq!(recovery(20, [39; 6]), Some(0.5), "at once: up to twice of before");
+        assert_eq!(recovery(20, [900, 42, 39, 900, 39, 39]), Some(1.5), "late");
+        assert_eq!(recovery(20, [0, 0, 39, 39, 39, 39]), Some(1.5), "an interval without an answer is not good");
+        assert_eq!(recovery(20, [42; 6]), Some(f64::from(u32::MAX)), "never");
+        assert_eq!(recovery(1, [9; 6]), Some(0.5), "below 10 ms everything is good");
+        assert_eq!(recovery(1, [11; 6]), Some(f64::from(u32::MAX)));
+        let calm = Scenario::load("smoke").unwrap();
+        assert_eq!(recovery_seconds(&calm, &[]), None, "there is no overload");
+    }
+}

@@ -206,7 +206,7 @@ pub(crate) struct Check {
     pub(crate) floor: i64,
     /// Connections that ask.
     pub(crate) connections: u32,
-    /// Most transactions that are compared with the event stream.
+    /// Most transactions that are compared with the event stream; 0: it is not read.
     pub(crate) events_max: u64,
     /// The server's deadline of a request: an unknown outcome is asked for no sooner than this after the load.
     pub(crate) resolve_after_ms: u64,

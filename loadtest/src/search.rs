@@ -11,6 +11,8 @@ const PRECISION_PERCENT: u64 = 3;
 const RUNS_MAX: u32 = 40;
 /// A rate that does not hold in the long run is lowered by this.
 const STEP_DOWN_PERCENT: u64 = 5;
+/// Length of the warm-up of every run.
+const WARMUP_SECONDS: u32 = 2;
 
 /// How to search.
 #[derive(Clone, Copy, Debug)]
@@ -24,9 +26,9 @@ pub(crate) struct Search {
     pub(crate) confirm_seconds: u32,
 }
 
-/// What was found: the rate, and the run that confirmed it; none when not even the first rate holds.
+/// A rate that holds, and the long run that showed it.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct Confirmed {
     pub(crate) rate: u64,
     pub(crate) confirmation: Finished,
 }
@@ -57,8 +59,24 @@ fn highest(search: Search, mut holds: impl FnMut(u64) -> Result<bool, Fault>) ->
     Ok((low > 0).then_some(low))
 }
 
-/// Searches on one server, which is started once.
-pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str)) -> Result<Option<Found>, Fault> {
+/// The highest rate at or below `candidate` that holds in a long run, and that run; `attempt` makes it and returns it
+/// when it holds.
+fn confirm<T>(
+    candidate: u64,
+    mut attempt: impl FnMut(u64) -> Result<Option<T>, Fault>,
+) -> Result<Option<(u64, T)>, Fault> {
+    let mut rate = candidate;
+    while rate > 0 {
+        if let Some(held) = attempt(rate)? {
+            return Ok(Some((rate, held)));
+        }
+        rate = rate * (100 - STEP_DOWN_PERCENT) / 100;
+    }
+    Ok(None)
+}
+
+/// Searches on one server, which is started once. `None`: no rate holds.
+pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str)) -> Result<Option<Confirmed>, Fault> {
     if options.scenario.mode != Mode::Open {
         return Err(Fault::Usage("a closed loop has no rate to search for".to_owned()));
     }
@@ -90,18 +108,12 @@ pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str
     };
     let passes = |finished: &Finished| finished.summary.verdict.exit_code == EXIT_PASS;
     let rate = highest(search, |rate| attempt(rate, search.seconds).map(|finished| passes(&finished)))?;
-    let mut found = None;
-    let mut candidate = rate.unwrap_or(0);
-    while candidate > 0 && found.is_none() {
-        let confirmation = attempt(candidate, search.confirm_seconds)?;
-        if passes(&confirmation) {
-            found = Some(Found { rate: candidate, confirmation });
-        } else {
-            candidate = candidate * (100 - STEP_DOWN_PERCENT) / 100;
-        }
-    }
+    let confirmed = confirm(rate.unwrap_or(0), |rate| {
+        let finished = attempt(rate, search.confirm_seconds)?;
+        Ok(passes(&finished).then_some(finished))
+    })?;
     session.close()?;
-    Ok(found)
+    Ok(confirmed.map(|(rate, confirmation)| Confirmed { rate, confirmation }))
 }
 
 fn stages(rate: u64, seconds: u32) -> Vec<Stage> {
@@ -113,7 +125,7 @@ fn stages(rate: u64, seconds: u32) -> Vec<Stage> {
         percent_of_peak: None,
         warmup,
     };
-    vec![stage("warm-up", 2, true), stage("try", seconds, false)]
+    vec![stage("warm-up", WARMUP_SECONDS, true), stage("try", seconds, false)]
 }
 
 #[cfg(test)]
@@ -135,5 +147,18 @@ mod tests {
             assert!(tries < RUNS_MAX, "{tries}");
         }
         assert_eq!(highest(search, |_| Ok(false)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_rate_that_does_not_hold_for_long_is_lowered_until_one_does() {
+        let mut tried = Vec::new();
+        let confirmed = confirm(1_000, |rate| {
+            tried.push(rate);
+            Ok((rate < 910).then_some("held"))
+        });
+        assert_eq!(confirmed.unwrap(), Some((902, "held")));
+        assert_eq!(tried, [1_000, 950, 902]);
+        assert_eq!(confirm(7, |_| Ok(None::<()>)).unwrap(), None);
+        assert_eq!(confirm(0, |_| Ok(Some(()))).unwrap(), None);
     }
 }

@@ -156,7 +156,9 @@ pub(crate) fn invalid(scenario: &Scenario, summary: &Summary) -> Vec<String> {
     if connections.open < connections.wanted {
         reasons.push(format!("only {} of {} connections were made", connections.open, connections.wanted));
     }
-    let wants_load = scenario.stages.iter().any(|stage| !stage.warmup && stage.rate != Some(0));
+    // A replay gets its only stage when its file is read.
+    let wants_load =
+        scenario.replay.is_some() || scenario.stages.iter().any(|stage| !stage.warmup && stage.rate != Some(0));
     if measured.counts.sent == 0 && wants_load {
         reasons.push("nothing was sent".to_owned());
     }
@@ -175,6 +177,12 @@ pub(crate) fn invalid(scenario: &Scenario, summary: &Summary) -> Vec<String> {
         reasons.push(format!("the generator itself was late: lag p99 {lag} µs, at most {most} µs; give it more processes or another machine"));
     }
     reasons
+}
+
+/// The exit code of several results: wrong books before an invalid run before a missed condition.
+pub(crate) fn worst(codes: &[u8]) -> u8 {
+    let order = [EXIT_CORRECTNESS, EXIT_INVALID, EXIT_THRESHOLD];
+    order.into_iter().find(|code| codes.contains(code)).unwrap_or(EXIT_PASS)
 }
 
 /// The verdict: wrong books before an invalid run before a missed condition.
@@ -213,6 +221,8 @@ pub(crate) fn judge(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::protocol::Counts;
+    use crate::summary::{ConnectionsSummary, Environment, Generator, SCHEMA_VERSION};
 
     #[test]
     fn conditions_have_units() {
@@ -237,6 +247,95 @@ mod tests {
         for text in ["p99", "<5ms", "p99<fast", "p99<5kg", "p99<nan"] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    /// A good run of a profile: everything was sent in time on all connections.
+    fn good(profile: &str) -> (Scenario, Summary) {
+        let scenario = Scenario::load(profile).unwrap();
+        let mut measured = StageSummary::default();
+        (measured.counts.scheduled, measured.counts.sent) = (1_000, 1_000);
+        measured.lag.p99_us = 1_000;
+        let summary = Summary {
+            schema_version: SCHEMA_VERSION,
+            name: profile.to_owned(),
+            run: String::new(),
+            started_at: String::new(),
+            verdict: Verdict::default(),
+            mode: String::new(),
+            environment: Environment::default(),
+            connections: ConnectionsSummary { wanted: 8, open: 8, ..ConnectionsSummary::default() },
+            measured,
+            stages: Vec::new(),
+            generator: Generator::default(),
+            server: None,
+            peak_per_second: None,
+            recovery_seconds: None,
+            bare: None,
+            correctness: Correctness::default(),
+            figures: BTreeMap::new(),
+            scenario: scenario.clone(),
+        };
+        (scenario, summary)
+    }
+
+    #[test]
+    fn a_run_that_says_nothing_is_invalid_and_says_why() {
+        let reasons = |profile: &str, change: fn(&mut Scenario, &mut Summary)| {
+            let (mut scenario, mut summary) = good(profile);
+            change(&mut scenario, &mut summary);
+            invalid(&scenario, &summary)
+        };
+        let nothing_sent = |_: &mut Scenario, summary: &mut Summary| summary.measured.counts = Counts::default();
+        // Connections only, which is what was wanted.
+        let silent = |scenario: &mut Scenario, summary: &mut Summary| {
+            scenario.stages.iter_mut().for_each(|stage| stage.rate = Some(0));
+            summary.measured.counts = Counts::default();
+        };
+        let late = |_: &mut Scenario, summary: &mut Summary| summary.measured.lag.p99_us = 1_001;
+        let unsent = |_: &mut Scenario, summary: &mut Summary| summary.measured.counts.sent = 989;
+        let unconnected = |_: &mut Scenario, summary: &mut Summary| summary.connections.open = 7;
+        let in_a_closed_loop = |scenario: &mut Scenario, summary: &mut Summary| {
+            scenario.mode = Mode::Closed;
+            (summary.measured.lag.p99_us, summary.measured.counts.sent, summary.connections.open) = (9_000, 1, 7);
+        };
+        for (profile, change, expected) in [
+            ("smoke", late as fn(&mut Scenario, &mut Summary), &["lag p99 1001 µs, at most 1000 µs"][..]),
+            ("smoke", unsent, &["98.9 % of the schedule was sent, at least 99 %"]),
+            ("smoke", unconnected, &["only 7 of 8 connections were made"]),
+            ("smoke", nothing_sent, &["nothing was sent"]),
+            ("cdnow", nothing_sent, &["nothing was sent"]),
+            ("smoke", silent, &[]),
+            ("smoke", in_a_closed_loop, &["only 7 of 8"]),
+            ("smoke", |_, summary| summary.measured.counts.sent = 990, &[]),
+        ] {
+            let found = reasons(profile, change);
+            assert_eq!(found.len(), expected.len(), "{profile}: {found:?}");
+            assert!(found.iter().zip(expected).all(|(found, part)| found.contains(part)), "{profile}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_overload_has_figures_of_its_own() {
+        let (_, mut summary) = good("overload-2x");
+        let conditions = "overload.goodput_of_peak>=90%,recovery<2s";
+        let holds = |summary: &Summary| -> Vec<bool> {
+            let figures = figures(summary);
+            parse(conditions).unwrap().iter().map(|condition| condition.judge(&figures).holds).collect()
+        };
+        assert_eq!(holds(&summary), [false, false], "there is no peak and no recovery");
+        let overload = |goodput_per_second| StageSummary {
+            name: "overload".to_owned(),
+            goodput_per_second,
+            ..StageSummary::default()
+        };
+        (summary.peak_per_second, summary.recovery_seconds) = (Some(40_000.0), Some(1.9));
+        summary.stages = vec![overload(36_000.0)];
+        assert_eq!(figures(&summary)["overload.goodput_of_peak"], 90.0);
+        assert_eq!(holds(&summary), [true, true]);
+        (summary.stages, summary.recovery_seconds) = (vec![overload(35_999.0)], Some(f64::from(u32::MAX)));
+        assert_eq!(holds(&summary), [false, false]);
+        summary.peak_per_second = Some(0.0);
+        assert!(!figures(&summary).contains_key("overload.goodput_of_peak"));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use load::Load;
 
 /// How long a process waits for its coordinator.
 const COORDINATOR_PATIENCE: Duration = Duration::from_secs(30);
+/// How soon it tries again meanwhile.
+const COORDINATOR_POLL: Duration = Duration::from_millis(100);
 
 /// Joins the coordinator at `address` and does what it says until it says that it is over.
 ///
@@ -60,7 +62,7 @@ fn connect(address: &str) -> Result<TcpStream, Fault> {
             Err(error) if std::time::Instant::now() > deadline => {
                 return Err(Fault::failed(format!("no coordinator at {address}"), error));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            Err(_) => std::thread::sleep(COORDINATOR_POLL),
         }
     }
 }

@@ -68,7 +68,7 @@ fn differences(books: &Books, account: u32, rows: &[Row], details: &[(usize, Log
         }
         let why = match other.get(&key) {
             Some(Seen::Refused) => "its request was refused",
-            Some(_) => "its request had no answer, and asked by its key the server said that it was not executed",
+            Some(_) => "its request had no answer, and asked by its key the server did not say that it was executed",
             None => "nobody asked for it",
         };
         found.push(("not-acknowledged", format!("{what} is in the books, but {why}"), operations));

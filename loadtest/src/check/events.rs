@@ -34,16 +34,21 @@ struct Data {
     reason: Option<String>,
 }
 
-/// Where the stream stands now; `None` when the server has none.
+/// Where the stream stands now; `None` when the server has none, which it says by 404.
 ///
 /// # Errors
-/// The server does not answer.
+/// The server does not answer, or does not let its stream be read: an unread stream proves nothing.
 pub(crate) fn cursor_now(server: &Server) -> Result<Option<String>, Fault> {
     let reply = Client::new(server.clone()).get("/api/v1/events?after=now&follow=false")?;
-    if reply.status != 200 {
-        return Ok(None);
+    let cursor = lines(&reply.body).filter_map(|line| line.cursor).last();
+    match (reply.status, cursor) {
+        (404, _) => Ok(None),
+        (200, Some(cursor)) => Ok(Some(cursor)),
+        (status, _) => Err(Fault::Failed(format!(
+            "the event stream cannot be read: {status} {}; with --set check.events_max=0 it is left out of the proof",
+            reply.text()
+        ))),
     }
-    Ok(lines(&reply.body).filter_map(|line| line.cursor).last())
 }
 
 fn lines(body: &[u8]) -> impl Iterator<Item = Line> + '_ {

@@ -3,28 +3,14 @@
 use std::io::Write as _;
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::answer::Effect;
+use crate::answer::{BatchAnswer, Effect};
 use crate::check::{Books, Opening, in_parallel};
 use crate::error::Fault;
 use crate::http::{Client, Server};
 
 /// Accounts of one request.
 const ITEMS: u32 = 1_000;
-
-#[derive(Deserialize)]
-struct Results<'a> {
-    #[serde(borrow)]
-    results: Vec<Item<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Item<'a> {
-    status: u16,
-    #[serde(borrow)]
-    body: &'a RawValue,
-}
 
 /// Gives every account its points.
 ///
@@ -70,8 +56,8 @@ fn open_some(
     if reply.status != 207 {
         return Err(refused(format!("{} {}", reply.status, reply.text())));
     }
-    let results: Results<'_> = serde_json::from_slice(&reply.body).map_err(|error| refused(error.to_string()))?;
-    let effects = accounts.zip(results.results).map(|(account, item)| {
+    let answer: BatchAnswer<'_> = serde_json::from_slice(&reply.body).map_err(|error| refused(error.to_string()))?;
+    let effects = accounts.zip(answer.results).map(|(account, item)| {
         let effect = Effect::parse(item.body.get().as_bytes()).filter(|_| item.status == 201);
         let effect = effect.ok_or_else(|| refused(format!("{} {}", item.status, item.body.get())))?;
         Ok((account, effect.transaction_id.to_owned(), effect.points))

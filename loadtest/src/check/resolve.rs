@@ -24,8 +24,9 @@ struct Outcome<'a> {
     body: &'a RawValue,
 }
 
+/// What is known of a request once the server was asked.
 #[derive(Debug)]
-enum Found {
+enum Resolution {
     Executed {
         transaction_id: String,
         points: i64,
@@ -42,8 +43,8 @@ enum Found {
 /// # Errors
 /// The server does not answer.
 pub(crate) fn resolve(books: &mut Books, servers: &[Server], connections: u32, open: &[Open]) -> Result<(), Fault> {
-    let found = in_parallel(servers, connections, open, |client, open| ask(books, client, open))?;
-    for (open, found) in open.iter().zip(found) {
+    let resolutions = in_parallel(servers, connections, open, |client, open| ask(books, client, open))?;
+    for (open, resolution) in open.iter().zip(resolutions) {
         let key = books.key(open.worker, open.number);
         books.result.unknown_outcomes += 1;
         let violation = |kind: &str, detail: String| Violation {
@@ -52,20 +53,20 @@ pub(crate) fn resolve(books: &mut Books, servers: &[Server], connections: u32, o
             detail,
             operations: vec![key.clone()],
         };
-        match found {
-            Found::Executed { transaction_id, points } => {
+        match resolution {
+            Resolution::Executed { transaction_id, points } => {
                 books.result.unknown_executed += 1;
                 books.add_effect(open.account, key, &transaction_id, points);
             }
-            Found::NotExecuted => books.result.unknown_not_executed += 1,
-            Found::Unresolvable(what) => {
+            Resolution::NotExecuted => books.result.unknown_not_executed += 1,
+            Resolution::Unresolvable(what) => {
                 let violation = violation(
                     "unresolvable",
                     format!("the outcome of a {} cannot be had: {what}", open.operation.name()),
                 );
                 books.violate(violation);
             }
-            Found::Wrong(what) => {
+            Resolution::Wrong(what) => {
                 let violation =
                     violation("wrong-answer", format!("the outcome under the key is another operation: {what}"));
                 books.violate(violation);
@@ -75,35 +76,40 @@ pub(crate) fn resolve(books: &mut Books, servers: &[Server], connections: u32, o
     Ok(())
 }
 
-fn ask(books: &Books, client: &mut Client, open: &Open) -> Result<Found, Fault> {
+fn ask(books: &Books, client: &mut Client, open: &Open) -> Result<Resolution, Fault> {
     let account = books.account(open.account);
     let path = format!("/api/v1/points/{account}/outcomes/{}", books.key(open.worker, open.number));
     let deadline = Instant::now() + PROGRESS_PATIENCE;
     loop {
         let reply = client.get(&path)?;
         match reply.status {
-            200 => return Ok(read(&reply.body, open, &account).unwrap_or_else(|| Found::Unresolvable(reply.text()))),
-            404 => return Ok(Found::NotExecuted),
+            200 => {
+                return Ok(read(&reply.body, open, &account).unwrap_or_else(|| Resolution::Unresolvable(reply.text())));
+            }
+            404 => return Ok(Resolution::NotExecuted),
             // Still running, or no capacity to say: that passes.
             409 | 429 | 503 | 504 if Instant::now() < deadline => std::thread::sleep(PROGRESS_POLL),
-            status => return Ok(Found::Unresolvable(format!("{status} {}", reply.text()))),
+            status => return Ok(Resolution::Unresolvable(format!("{status} {}", reply.text()))),
         }
     }
 }
 
-fn read(body: &[u8], open: &Open, account: &str) -> Option<Found> {
+fn read(body: &[u8], open: &Open, account: &str) -> Option<Resolution> {
     let outcome: Outcome<'_> = serde_json::from_slice(body).ok()?;
     if (400..500).contains(&outcome.status) {
-        return Some(Found::NotExecuted);
+        return Some(Resolution::NotExecuted);
     }
     let effect = Effect::parse(outcome.body.get().as_bytes())?;
     let (operation, number, points) = (open.operation, open.number, open.points);
     let planned = Planned { operation, account: open.account, number, points, amount_minor: 0, at_ms: 0, about: None };
     if effect.account_id != account || !planned.is_answered_by(&effect) {
-        return Some(Found::Wrong(format!("{} of {} points on {}", effect.kind, effect.points, effect.account_id)));
+        return Some(Resolution::Wrong(format!(
+            "{} of {} points on {}",
+            effect.kind, effect.points, effect.account_id
+        )));
     }
     if operation == Operation::Void && effect.reason == Some("expired") {
-        return Some(Found::NotExecuted);
+        return Some(Resolution::NotExecuted);
     }
-    Some(Found::Executed { transaction_id: effect.transaction_id.to_owned(), points: effect.points })
+    Some(Resolution::Executed { transaction_id: effect.transaction_id.to_owned(), points: effect.points })
 }

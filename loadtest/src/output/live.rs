@@ -1,7 +1,7 @@
 //! Progress on standard error: one block that is redrawn on a terminal, plain lines elsewhere.
 #![allow(clippy::float_arithmetic, reason = "rates for people")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub(crate) struct Live {
     lines_drawn: usize,
     last_line: Option<Instant>,
     rates: VecDeque<f64>,
-    errors: std::collections::BTreeMap<String, u64>,
+    errors: BTreeMap<String, u64>,
 }
 
 impl Live {
@@ -37,7 +37,7 @@ impl Live {
             lines_drawn: 0,
             last_line: None,
             rates: VecDeque::new(),
-            errors: std::collections::BTreeMap::new(),
+            errors: BTreeMap::new(),
         }
     }
 
@@ -72,27 +72,17 @@ impl Live {
         }
         if self.is_quiet {
         } else if self.is_terminal {
-            self.redraw(row, rate, interval_ms);
+            let text = self.redraw(row, rate, interval_ms);
+            // As above.
+            let _ = std::io::stderr().write_all(text.as_bytes());
         } else if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
             self.last_line = Some(Instant::now());
-            let _ = writeln!(std::io::stderr(), "{}", self.line(row, rate));
+            let _ = writeln!(std::io::stderr(), "{}", line(row, rate));
         }
     }
 
-    fn line(&self, row: &IntervalRow, rate: f64) -> String {
-        let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| microseconds(row.latency.quantile_us(quantile)));
-        let errors: u64 = row.tally.errors.values().sum();
-        format!(
-            "{:>6.1} s  {rate:>8.0}/s  p50 {p50:>8}  p99 {p99:>8}  p99.9 {p999:>8}  max {:>8}  errors {errors:>5}  in flight {:>6}  waiting {:>6}{}",
-            row.second,
-            microseconds(row.latency.max_us()),
-            row.in_flight,
-            row.waiting,
-            if row.is_warmup { "  warm-up" } else { "" }
-        )
-    }
-
-    fn redraw(&mut self, row: &IntervalRow, rate: f64, interval_ms: u64) {
+    /// The block, and before it what moves the cursor to the begin of the one before.
+    fn redraw(&mut self, row: &IntervalRow, rate: f64, interval_ms: u64) -> String {
         let most = self.rates.iter().copied().fold(1.0, f64::max);
         let bar = |rate: &f64| BARS[((rate / most * 7.0).round().clamp(0.0, 7.0)) as usize];
         let curve: String = self.rates.iter().map(bar).collect();
@@ -100,8 +90,7 @@ impl Live {
         let filled = ((done * 40.0).round() as usize).min(40);
         let progress =
             format!("[{}{}] {:>3.0} %", "█".repeat(filled), "·".repeat(40 - filled), (done * 100.0).min(100.0));
-        let errors: Vec<String> = self.errors.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
+        let errors = if self.errors.is_empty() { "none".to_owned() } else { by_kind(&self.errors) };
         let phase = if row.is_warmup { " (warm-up)" } else { "" };
         let lines = [
             format!("{}{phase}  {progress}", self.title),
@@ -130,6 +119,80 @@ impl Live {
             text.push_str(&format!("\x1b[2K{line}\n"));
         }
         self.lines_drawn = lines.len();
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        text
+    }
+}
+
+/// An interval as a plain line.
+fn line(row: &IntervalRow, rate: f64) -> String {
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| microseconds(row.latency.quantile_us(quantile)));
+    let errors: u64 = row.tally.errors.values().sum();
+    let kinds = if errors == 0 { String::new() } else { format!(" ({})", by_kind(&row.tally.errors)) };
+    format!(
+        "{:>6.1} s  {rate:>8.0}/s  p50 {p50:>8}  p99 {p99:>8}  p99.9 {p999:>8}  max {:>8}  errors {errors:>5}{kinds}  in flight {:>6}  waiting {:>6}{}",
+        row.second,
+        microseconds(row.latency.max_us()),
+        row.in_flight,
+        row.waiting,
+        if row.is_warmup { "  warm-up" } else { "" }
+    )
+}
+
+fn by_kind(errors: &BTreeMap<String, u64>) -> String {
+    let kinds: Vec<String> = errors.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    kinds.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(second: f64, errors: &[(&str, u64)]) -> IntervalRow {
+        let mut row = IntervalRow { second, in_flight: 7, waiting: 9, open_connections: 32, ..IntervalRow::default() };
+        row.tally.counts.completed = 250;
+        row.tally.errors = errors.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect();
+        row.latency.record(1_500);
+        row
+    }
+
+    #[test]
+    fn a_plain_line_has_rate_latencies_errors_by_kind_and_what_waits() {
+        let mut warm = row(3.0, &[("closed", 2), ("timeout", 5)]);
+        warm.is_warmup = true;
+        let text = line(&warm, 500.0);
+        for part in [
+            "3.0 s",
+            "500/s",
+            "p99  1.50 ms",
+            "errors     7 (closed 2, timeout 5)",
+            "in flight      7",
+            "waiting      9",
+            "warm-up",
+        ] {
+            assert!(text.contains(part), "no {part} in {text}");
+        }
+        let text = line(&row(3.0, &[]), 500.0);
+        assert!(text.contains("errors     0  in flight") && !text.contains("warm-up"), "{text}");
+    }
+
+    #[test]
+    fn the_block_is_drawn_over_the_one_before_and_sums_errors() {
+        let mut live = Live::new(true);
+        live.begin("steady", 4);
+        for (second, errors) in [(0.0, &[("timeout", 1)][..]), (0.5, &[]), (1.0, &[("closed", 1), ("timeout", 2)])] {
+            live.interval(&row(second, errors), 500);
+        }
+        let first = live.redraw(&row(1.5, &[]), 500.0, 500);
+        for part in
+            ["steady  [", "50 %", "500/s   ███", "p50 1.50 ms", "connections 32", "errors     closed 1, timeout 3"]
+        {
+            assert!(first.contains(part), "no {part} in {first}");
+        }
+        assert!(!first.contains("\x1b[5A"), "nothing is above it that is its own");
+        let second = live.redraw(&row(2.0, &[]), 500.0, 500);
+        assert!(second.starts_with("\x1b[5A") && second.matches("\x1b[2K").count() == 5, "{second:?}");
+        live.say("a line that stays");
+        live.begin("steady", 4);
+        assert!(live.redraw(&row(0.0, &[]), 500.0, 500).contains("errors     none"));
     }
 }

@@ -50,10 +50,9 @@ pub(crate) fn shares(connections: u32, files_max: &[u64]) -> Result<Vec<u32>, Fa
         if count == 0 {
             let most: u64 = rooms.iter().map(|room| u64::from(*room)).sum();
             return Err(Fault::Usage(format!(
-                "{connections} connections need more open files than {} processes may have ({most} connections); \
-                 start more with --processes, or raise the limit: `ulimit -n`, LimitNOFILE= of the service, \
-                 /etc/security/limits.conf, sysctl fs.nr_open",
-                rooms.len()
+                "{connections} connections need more open files than {} processes may have ({most} connections); {}",
+                rooms.len(),
+                machine::FILES_FIX
             )));
         }
         for index in hungry {
@@ -80,10 +79,9 @@ pub(crate) fn sources(asked: &[IpAddr], targets: &[SocketAddr], connections: u32
     }
     if pairs(asked.len().max(1) as u64) < u64::from(connections) {
         return Err(Fault::Usage(format!(
-            "{connections} connections to {} targets need more than {ports} ports per source address; give this \
-             machine more addresses and name them (--sources 10.0.0.1,10.0.0.2 or 10.0.0.0/28), or widen the range: \
-             sysctl -w net.ipv4.ip_local_port_range='1024 65535'",
-            targets.len()
+            "{connections} connections to {} targets need more than {ports} ports per source address; {}",
+            targets.len(),
+            machine::PORTS_FIX
         )));
     }
     Ok(asked.to_vec())

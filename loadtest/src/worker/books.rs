@@ -34,7 +34,9 @@ impl Books {
     /// The tallies since the last call.
     pub(super) fn take_tallies(&mut self) -> BTreeMap<u16, Tally> {
         let taken = self.tallies.iter_mut().map(std::mem::take);
-        let happened = |tally: &Tally| tally.counts != Counts::default();
+        // A read without an answer is an error and nothing else.
+        let happened =
+            |tally: &Tally| tally.counts != Counts::default() || !tally.errors.is_empty() || !tally.latency.is_empty();
         (0..).zip(taken).filter(|(_, tally)| happened(tally)).collect()
     }
 
@@ -96,5 +98,23 @@ fn count(kinds: &mut BTreeMap<String, u64>, kind: &str) {
         None => {
             kinds.insert(kind.to_owned(), 1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_of_nothing_but_reads_without_an_answer_is_reported() {
+        let mut books = Books::new(0, 2, 1);
+        let (operation, account, number) = (Operation::Balance, 0, 0);
+        let planned = Planned { operation, account, number, points: 0, amount_minor: 0, at_ms: 0, about: None };
+        books.latency(1, operation, 3_000_000);
+        books.unknown(1, &planned, 0, "timeout");
+        let tallies = books.take_tallies();
+        assert_eq!(tallies.keys().collect::<Vec<_>>(), [&1]);
+        assert_eq!((tallies[&1].errors_in_all(), tallies[&1].latencies().count()), (1, 1));
+        assert!(books.take_tallies().is_empty());
     }
 }

@@ -1,9 +1,8 @@
 //! What an answer means for the request that it belongs to.
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::answer::{self, Answer, Effect};
+use crate::answer::{self, Answer, BatchAnswer, Effect};
 use crate::traffic::{Operation, Planned, account_name};
 
 /// Refusals that belong to the business: the request was understood and the answer is no.
@@ -40,21 +39,6 @@ pub(super) enum Refusal {
     Overloaded,
     RateLimited,
     Other,
-}
-
-#[derive(Deserialize)]
-struct Results<'a> {
-    #[serde(borrow)]
-    results: Vec<Item<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Item<'a> {
-    status: u16,
-    #[serde(default)]
-    replayed: bool,
-    #[serde(borrow)]
-    body: &'a RawValue,
 }
 
 /// What the answer's judge must know beside the request.
@@ -167,9 +151,9 @@ fn judge_balance<'a>(body: &'a [u8], account: u32, rules: Rules<'_>) -> Judgemen
 }
 
 fn judge_batch<'a>(planned: &Planned, body: &'a [u8], is_first: bool, rules: Rules<'_>) -> Judgement<'a> {
-    let results = match serde_json::from_slice::<Results<'_>>(body) {
-        Ok(Results { results }) if results.len() == rules.batch_items as usize => results,
-        Ok(Results { results }) => {
+    let results = match serde_json::from_slice::<BatchAnswer<'_>>(body) {
+        Ok(BatchAnswer { results }) if results.len() == rules.batch_items as usize => results,
+        Ok(BatchAnswer { results }) => {
             return Judgement::Wrong(format!("{} results for {} items", results.len(), rules.batch_items));
         }
         Err(_) => return Judgement::Wrong("a batch answer without `results`".to_owned()),

@@ -19,6 +19,8 @@ use crate::worker::state::{Arriving, Slot, State, TURN_MAX};
 const SENDS_PER_TURN: usize = 256;
 /// Connections that are being made at once.
 const CONNECTING_MAX: usize = 512;
+/// Longest sleep of a turn while connections are made: the next may be begun soon.
+const CONNECTING_TURN_MAX: Duration = Duration::from_millis(1);
 /// Beyond the time that the ramp takes.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 /// What every new connection asks first: a server may close one that says nothing.
@@ -96,7 +98,7 @@ impl Load {
                 break;
             }
             self.connect_some(started.elapsed(), &mut tried);
-            self.turn(Duration::from_millis(1))?;
+            self.turn(CONNECTING_TURN_MAX)?;
         }
         let State { open, failed_connects, first_failure, .. } = &self.state;
         Ok(FromWorker::Connected { open: *open, failed: *failed_connects, first_failure: first_failure.clone() })
@@ -228,5 +230,74 @@ impl Load {
         let (mut done, ledger) = self.state.books.finish();
         done.resident_bytes = machine::memory_bytes(std::process::id()).map_or(0, |(now, _)| now);
         (done, ledger)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Scenario, Think};
+    use crate::schedule::Slope;
+    use crate::traffic::{Operation, Planned};
+
+    /// A load without a connection, whose pauses are these.
+    fn load(min_ms: u64, max_ms: u64) -> Load {
+        let mut scenario = Scenario::load("smoke").unwrap();
+        scenario.think = Think { min_ms, max_ms };
+        Load::new(Plan {
+            run: "run".to_owned(),
+            worker: 0,
+            workers: 1,
+            scenario,
+            slopes: vec![Slope { seconds: 1, rate: 1, to_rate: 1 }],
+            targets: vec![([127, 0, 0, 1], 9).into()],
+            sources: Vec::new(),
+            connections: 2,
+            connections_per_second: 1,
+            account_prefix: "lt-".to_owned(),
+            host: "localhost".to_owned(),
+            authorization: None,
+            purchases: Vec::new(),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_connection_rests_as_long_as_the_scenario_thinks() {
+        const MS: u64 = 1_000_000;
+        let mut at_once = load(0, 0).state;
+        at_once.release(1, 1_000 * MS);
+        assert_eq!(at_once.free, [1]);
+        let mut state = load(5, 9).state;
+        let mut pauses = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            state.release(1, 1_000 * MS);
+            assert!(state.free.is_empty(), "it rests");
+            let end_ns = state.resting.peek().unwrap().0.0;
+            state.wake(end_ns - 1);
+            assert!(state.free.is_empty(), "not a moment too early");
+            state.wake(end_ns);
+            assert_eq!(state.free.pop_front(), Some(1));
+            pauses.insert(end_ns / MS - 1_000);
+        }
+        assert_eq!(pauses.into_iter().collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn every_item_of_a_batch_that_was_sent_and_given_up_is_asked_for() {
+        let mut state = load(0, 0).state;
+        let (operation, account, number) = (Operation::Batch, 0, 0);
+        let planned = Planned { operation, account, number, points: 1, amount_minor: 0, at_ms: 0, about: None };
+        let pending = |attempts| {
+            let what = What::Again(Box::new(planned.clone()));
+            Pending { scheduled_ns: 0, stage: 0, attempts, what }
+        };
+        state.queue.push_at(1, pending(1));
+        state.queue.push_at(1, pending(0));
+        state.give_up();
+        assert_eq!(state.books.stage(0).counts.dropped, 1, "one was never sent");
+        let (done, _) = state.books.finish();
+        assert_eq!(done.unknown.len(), 20, "the items of the other");
     }
 }

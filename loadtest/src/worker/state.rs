@@ -200,7 +200,7 @@ impl State {
             Slot::Opening | Slot::Greeting => {
                 self.connecting -= 1;
                 self.failed_connects += 1;
-                self.first_failure.get_or_insert_with(|| format!("{breach:?}").to_lowercase());
+                self.first_failure.get_or_insert_with(|| breach.to_string());
                 if self.begin <= Instant::now() && self.open > 0 {
                     let stage = self.stage_at(self.now_ns());
                     *self.books.stage(stage).errors.entry("connect".to_owned()).or_default() += 1;
@@ -211,7 +211,7 @@ impl State {
             Slot::Flight(flight) => {
                 self.in_flight -= 1;
                 self.lose(slot);
-                self.unsettled(flight, &format!("{breach:?}").to_lowercase());
+                self.unsettled(flight, breach.kind());
             }
             Slot::Absent => {}
         }
@@ -298,12 +298,14 @@ impl State {
         }
         // What was waited is a lower bound of what the answer would have taken.
         self.books.latency(flight.stage, flight.planned.operation, (now_ns - flight.scheduled_ns) / 1_000);
-        if flight.planned.operation == Operation::Batch {
-            for item in 0..self.plan.scenario.mix.batch_items {
-                self.books.unknown(flight.stage, &flight.planned, item, kind);
-            }
-        } else {
-            self.books.unknown(flight.stage, &flight.planned, 0, kind);
+        self.ask_later(flight.stage, &flight.planned, kind);
+    }
+
+    /// The outcome is unknown; of a batch, that of every item.
+    fn ask_later(&mut self, stage: u16, planned: &Planned, kind: &str) {
+        let is_batch = planned.operation == Operation::Batch;
+        for item in 0..if is_batch { self.plan.scenario.mix.batch_items } else { 1 } {
+            self.books.unknown(stage, planned, item, kind);
         }
     }
 
@@ -383,9 +385,7 @@ impl State {
         for pending in left {
             match pending.what {
                 // It was sent before: what became of it must be asked for.
-                What::Again(planned) if pending.attempts > 0 => {
-                    self.books.unknown(pending.stage, &planned, 0, "given up");
-                }
+                What::Again(planned) if pending.attempts > 0 => self.ask_later(pending.stage, &planned, "given up"),
                 _ => self.books.stage(pending.stage).counts.dropped += 1,
             }
         }

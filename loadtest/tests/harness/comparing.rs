@@ -56,4 +56,20 @@ fn only_differences_beyond_noise_count() {
     let (code, text) = compare("other-load", &[]);
     assert!(code == 2 && text.contains("the scenarios differ"), "{text}");
     assert_eq!(compare("no-such-folder", &[]).0, 2);
+
+    // Figures of runs that say nothing, however good, are no reason to pass; wrong books are the worst.
+    let verdict = |result: &'static str, code: u8| {
+        move |summary: &mut Value| {
+            summary["verdict"]["result"] = json!(result);
+            summary["verdict"]["exit_code"] = json!(code);
+        }
+    };
+    write_runs(&side("invalid"), &ran.summary, &[10.0, 11.0, 12.0, 13.0, 14.0], &verdict("invalid", 97));
+    let (code, text) = compare("invalid", &["--fail-on-regression"]);
+    assert!(code == 97 && text.contains("5 runs of") && text.contains("were invalid"), "{text}");
+    assert_eq!(compare("invalid", &[]).0, 0);
+    write_runs(&side("wrong"), &ran.summary, &[20.0, 21.0, 22.0, 23.0], &verdict("invalid", 97));
+    write_runs(&side("wrong").join("more"), &ran.summary, &[24.0], &verdict("correctness", 98));
+    let (code, text) = compare("wrong", &["--fail-on-regression"]);
+    assert!(code == 98 && text.contains("1 runs of") && text.contains("had wrong books"), "{text}");
 }

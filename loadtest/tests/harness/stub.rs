@@ -39,7 +39,22 @@ pub(crate) enum Vice {
     Babbles(u64),
     /// Its event stream has gaps.
     OmitsEvents(u64),
+    /// Answers requests for events with this status.
+    RefusesEvents(u16),
+    /// Executes, and says nothing until the client has enough of it.
+    Silent(u64),
+    /// Closes the connection, executes nothing, and later cannot say what became of it.
+    HidesOutcomes(u64),
+    /// The balance of [`ODD_ACCOUNT`] has no points available.
+    BelowFloor,
+    /// The balance of that account has a point more than its transactions.
+    ShowsWrongBalance,
+    /// A sequence number of that account's history is missing.
+    SkipsSequence,
 }
+
+/// The account with which some vices are about: what its id ends with.
+pub(crate) const ODD_ACCOUNT: &str = "-7";
 
 #[derive(Clone, Debug)]
 struct Transaction {
@@ -147,15 +162,23 @@ fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> 
             }
             ("GET", ["livez"]) => Some((200, json!({}), "")),
             ("GET", ["api", "v1", "version"]) => Some((200, json!({"version": "stub"}), "")),
+            ("GET", ["api", "v1", "events"]) if let Vice::RefusesEvents(status) = vice => {
+                Some((status, json!({"type": "/problems/no-events-here"}), ""))
+            }
             ("GET", ["api", "v1", "events"]) => Some((200, Value::String(events(&state.lock().unwrap(), query)), "")),
             ("POST", ["api", "v1", "points", account, "earn"]) => earn(state, vice, account, &request),
             ("GET", ["api", "v1", "points", account, rest @ ..]) => {
                 let rows = state.lock().unwrap().accounts.get(*account).cloned();
-                Some(look(account, &rows.unwrap_or_default(), rest))
+                Some(look(vice, account, &rows.unwrap_or_default(), rest))
             }
             _ => Some((404, json!({"type": "/problems/not-found"}), "")),
         };
         let (status, body, headers) = answer?;
+        if headers == "silence" {
+            // Ends when the client closes the connection, or misbehaves and sends another request.
+            read(&mut stream, &mut unread);
+            return None;
+        }
         let body = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
         let length = body.len();
         let text = format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
@@ -198,7 +221,7 @@ fn earn(state: &Mutex<State>, vice: Vice, account: &str, request: &Request) -> O
     let known = state.accounts.get(account).into_iter().flatten().find(|one| one.key == request.key).cloned();
     let reply = match (known, vice) {
         (Some(known), _) => Some((201, known.body, "Idempotent-Replayed: true\r\n")),
-        (None, Vice::DropsRequests(every)) if is_turn(every) => None,
+        (None, Vice::DropsRequests(every) | Vice::HidesOutcomes(every)) if is_turn(every) => None,
         (None, Vice::Loses(every)) if is_turn(every) => {
             Some((201, body_of(&format!("t{number}"), account, points, 1, points), ""))
         }
@@ -224,6 +247,7 @@ fn earn(state: &Mutex<State>, vice: Vice, account: &str, request: &Request) -> O
                 }
                 Vice::Replays(every) if is_turn(every) => headers = "Idempotent-Replayed: true\r\n",
                 Vice::Babbles(every) if is_turn(every) => headers = "babble",
+                Vice::Silent(every) if is_turn(every) => headers = "silence",
                 _ => {}
             }
             match vice {
@@ -261,27 +285,34 @@ fn apply(state: &mut State, account: &str, key: &str, number: u64, points: i64) 
     body
 }
 
-fn look(account: &str, rows: &[Transaction], what: &[&str]) -> Reply {
-    let total: i64 = rows.iter().map(|row| row.points).sum();
+fn look(vice: Vice, account: &str, rows: &[Transaction], what: &[&str]) -> Reply {
+    let is_odd = |odd: Vice| vice == odd && account.ends_with(ODD_ACCOUNT);
+    let total = rows.iter().map(|row| row.points).sum::<i64>() + i64::from(is_odd(Vice::ShowsWrongBalance));
+    let available = if is_odd(Vice::BelowFloor) { -1 } else { total };
+    // The newest one has a number too high.
+    let sequence = |number: usize| number + usize::from(is_odd(Vice::SkipsSequence) && number == rows.len());
     let unknown = |name: &str| (404, json!({"type": format!("/problems/{name}")}), "");
     match what {
         ["balance"] if rows.is_empty() => unknown("unknown-account"),
         ["balance"] => {
             let body = json!({
-                "account_id": account, "total_points": total, "available_points": total, "pending_points": 0,
-                "sequence": rows.len()
+                "account_id": account, "total_points": total, "available_points": available, "pending_points": 0,
+                "sequence": sequence(rows.len())
             });
             (200, body, "")
         }
         ["transactions"] => {
             let row = |(index, row): (usize, &Transaction)| {
                 json!({
-                    "transaction_id": row.id, "type": "EARN", "points": row.points, "sequence": index + 1,
+                    "transaction_id": row.id, "type": "EARN", "points": row.points, "sequence": sequence(index + 1),
                     "reference_id": row.key
                 })
             };
             let rows: Vec<Value> = rows.iter().enumerate().rev().map(row).collect();
             (200, json!({"transactions": rows, "total_count": rows.len(), "has_more": false, "next": null}), "")
+        }
+        ["outcomes", _] if matches!(vice, Vice::HidesOutcomes(_)) => {
+            (500, json!({"type": "/problems/internal-error"}), "")
         }
         ["outcomes", key] => match rows.iter().find(|row| row.key == *key) {
             Some(row) => (200, json!({"status": 201, "body": row.body}), ""),

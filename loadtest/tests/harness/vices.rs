@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::stub::{Stub, Vice};
-use crate::{Ran, Setup, program, run};
+use crate::stub::{ODD_ACCOUNT, Stub, Vice};
+use crate::{Ran, Setup, program, run, scenario};
 
 fn against(vice: Vice, setup: &Setup) -> Ran {
     run(Stub::start(vice).address, setup)
@@ -119,6 +119,117 @@ fn a_sum_that_is_right_by_accident_does_not_hide_changed_transactions() {
     let ran = against(Vice::ShiftsPoints(100), &Setup { more, arguments, ..Setup::default() });
     assert_eq!(ran.code, 98, "{}", ran.text);
     assert!(ran.violations().iter().all(|kind| kind == "changed"), "{}", ran.text);
+}
+
+#[test]
+fn books_that_are_wrong_in_one_way_are_wrong_in_no_other() {
+    for (vice, kind, detail) in [
+        (Vice::BelowFloor, "below-floor", "-1 available points, below the floor 0"),
+        (Vice::ShowsWrongBalance, "balance", "its transactions say"),
+        (Vice::SkipsSequence, "sequence", "should be"),
+    ] {
+        let ran = against(vice, &Setup { seconds: 1, ..Setup::default() });
+        assert_eq!(ran.code, 98, "{}", ran.text);
+        assert_eq!(ran.violations(), [kind], "{}", ran.text);
+        let violation = &ran.summary["correctness"]["violations"][0];
+        assert!(violation["account"].as_str().unwrap().ends_with(ODD_ACCOUNT), "{violation}");
+        assert!(violation["detail"].as_str().unwrap().contains(detail), "{violation}");
+    }
+}
+
+#[test]
+fn an_outcome_that_cannot_be_had_is_a_violation() {
+    let ran = against(Vice::HidesOutcomes(100), &Setup { seconds: 1, ..Setup::default() });
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "unresolvable"), "{}", ran.text);
+    assert_eq!(ran.number("/correctness/violation_count"), ran.number("/correctness/unknown_outcomes"));
+    assert!(ran.text.contains("the outcome of a earn-points cannot be had: 500"), "{}", ran.text);
+}
+
+#[test]
+fn a_request_without_an_answer_is_given_up_in_time_and_its_outcome_found() {
+    let arguments = vec!["--set".to_owned(), "timeout_ms=300".to_owned()];
+    let ran = against(Vice::Silent(50), &Setup { arguments, ..Setup::default() });
+    assert_eq!(ran.code, 99, "{}", ran.text);
+    let timeouts = ran.number("/measured/errors/timeout");
+    assert!(timeouts >= 5.0 && ran.number("/measured/unknown") == timeouts, "{}", ran.text);
+    assert_eq!(ran.number("/correctness/unknown_executed"), timeouts);
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+    // What was waited is in the latencies.
+    assert!((300_000.0..2_000_000.0).contains(&ran.number("/measured/latency/max_us")), "{}", ran.text);
+}
+
+#[test]
+fn a_stream_that_may_not_be_read_is_no_server_without_a_stream() {
+    let setup = |arguments: &[&str]| {
+        let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+        Setup { seconds: 1, arguments, ..Setup::default() }
+    };
+    for status in [403, 503] {
+        let ran = against(Vice::RefusesEvents(status), &setup(&[]));
+        assert_eq!(ran.code, 1, "{}", ran.text);
+        assert!(ran.text.contains(&format!("the event stream cannot be read: {status}")), "{}", ran.text);
+        assert!(ran.text.contains("no-events-here"), "{}", ran.text);
+    }
+    let absent = against(Vice::RefusesEvents(404), &setup(&[]));
+    assert_eq!(absent.code, 0, "{}", absent.text);
+    assert_eq!(absent.summary["correctness"]["events"], "the server has no event stream");
+    let left_out = against(Vice::RefusesEvents(403), &setup(&["--set", "check.events_max=0"]));
+    assert_eq!(left_out.code, 0, "{}", left_out.text);
+    assert_eq!(left_out.summary["correctness"]["events"], "not compared");
+}
+
+#[test]
+fn connections_that_cannot_be_made_say_why() {
+    let unchecked = ["--set", "check.level=\"none\""];
+    let setup = |more: &[&str]| {
+        let arguments = unchecked.iter().chain(more).map(|text| (*text).to_owned()).collect();
+        Setup { seconds: 1, arguments, ..Setup::default() }
+    };
+    let refused = run("127.0.0.1:1".parse().unwrap(), &setup(&["--quiet"]));
+    assert_eq!(refused.code, 1, "{}", refused.text);
+    assert!(refused.text.contains("nobody listens there"), "{}", refused.text);
+    // An address for documentation, which is no machine's.
+    let foreign = against(Vice::None, &setup(&["--sources", "192.0.2.1"]));
+    assert_eq!(foreign.code, 1, "{}", foreign.text);
+    assert!(foreign.text.contains("none of this machine's"), "{}", foreign.text);
+}
+
+#[test]
+fn several_runs_end_with_the_worst_code_of_all() {
+    // 300 earns a run, evenly spaced, so the 500th is in the second of three.
+    let arguments = ["--repeat", "3", "--set", "arrivals=\"uniform\""].map(str::to_owned).to_vec();
+    let ran = against(Vice::AppliesTwice(500), &Setup { seconds: 1, arguments, ..Setup::default() });
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    let code = |number: u32| {
+        let path = ran.folder.path().join(format!("out/run-{number}/summary.json"));
+        let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        summary["verdict"]["exit_code"].as_u64().unwrap()
+    };
+    assert_eq!([code(1), code(2), code(3)], [0, 98, 0], "{}", ran.text);
+}
+
+#[test]
+fn a_search_ends_below_what_the_server_can_do_and_confirms_it() {
+    // One connection and 50 ms an answer are 20 a second; at 24 the last of three seconds wait for more than 600 ms.
+    let stub = Stub::start(Vice::Slow(Duration::from_millis(50)));
+    let folder = tempfile::tempdir().unwrap();
+    let path = scenario(&Setup { connections: 1, ..Setup::default() }, &folder);
+    let mut command = program();
+    command.arg("search").arg(path).args(["--target", &stub.address.to_string(), "--p99", "500ms", "--errors", "1%"]);
+    command.args(["--from", "12", "--to", "24", "--seconds", "1", "--confirm-seconds", "2"]);
+    command.args(["--set", "arrivals=\"uniform\"", "--out"]).arg(folder.path().join("out"));
+    let ran = crate::outcome(command.output().unwrap(), folder);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    let (_, found) = ran.text.split_once("highest rate that holds: ").unwrap();
+    let rate: f64 = found.split_once("/s").unwrap().0.parse().unwrap();
+    assert!(rate < 24.0, "{}", ran.text);
+    assert!(ran.text.contains("24/s for   1 s: threshold"), "{}", ran.text);
+    // The files are those of the confirmation.
+    let try_stage = &ran.summary["stages"][1];
+    assert_eq!((try_stage["name"].as_str(), try_stage["seconds"].as_f64()), (Some("try"), Some(2.0)));
+    assert!((ran.number("/measured/offered_per_second") - rate).abs() <= 1.0, "{}", ran.text);
+    assert!(ran.number("/figures/p99") < 500.0 && ran.summary["verdict"]["result"] == "pass", "{}", ran.text);
 }
 
 #[test]
