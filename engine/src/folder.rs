@@ -111,3 +111,24 @@ impl FolderIdentity {
         Ok(Self { journal_id, shards: document.shards })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::test_fixture;
+
+    /// All but the id, which is random.
+    #[test]
+    fn the_file_is_pinned() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let id = "0123456789abcdef0011223344556677";
+        let made = FolderIdentity::open_or_create(&disk, folder.path(), Some(64)).unwrap();
+        let path = folder.path().join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap().replace(&format!("{:032x}", made.journal_id), id);
+        std::fs::write(&path, test_fixture::whole("state/node.json", text.as_bytes())).unwrap();
+        let expected = FolderIdentity { journal_id: 0x0123_4567_89ab_cdef_0011_2233_4455_6677, shards: 64 };
+        assert_eq!(FolderIdentity::read(&disk, folder.path()).unwrap(), expected);
+        assert_eq!(FolderIdentity::open_or_create(&disk, folder.path(), None).unwrap(), expected);
+    }
+}

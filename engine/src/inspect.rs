@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use meed_schemas::codec;
-use meed_schemas::ids::{AccountKind, Identity};
+use meed_schemas::command::References;
+use meed_schemas::ids::{AccountKind, Identity, Position};
 use meed_schemas::record::{Detail, Record};
 use meed_schemas::time::{self, NEVER};
 use serde_json::{Map, Value, json};
@@ -131,12 +132,97 @@ fn describe(record: &Record) -> Map<String, Value> {
         record.keys.iter().map(|k| json!({"business": k.business, "hash": format!("{:032x}", k.hash)})).collect();
     put("keys", json!(keys));
     if let Some(references) = &record.references {
-        put("references", json!(format!("{references:?}")));
+        put("references", Value::Object(members_of(references)));
     }
     match &record.detail {
         Detail::None => {}
         Detail::Program { document } => put("document", serde_json::from_str(document).unwrap_or(Value::Null)),
-        detail => put("detail", json!(format!("{detail:?}"))),
+        detail => put("detail", detail_of(detail)),
     }
     line
+}
+
+/// The references that there are, by the names of the HTTP contract.
+fn members_of(references: &References) -> Map<String, Value> {
+    let r = references;
+    let texts = [
+        ("source", &r.source),
+        ("reference_id", &r.reference_id),
+        ("description", &r.description),
+        ("reason", &r.reason),
+        ("reward_id", &r.reward_id),
+        ("store_id", &r.store_id),
+        ("terminal_id", &r.terminal_id),
+        ("pos_transaction_id", &r.pos_transaction_id),
+        ("traceparent", &r.traceparent),
+    ];
+    let given = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_deref()?))));
+    let metadata = r.metadata.as_deref().map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
+    given.chain(metadata.map(|metadata| ("metadata".to_owned(), metadata))).collect()
+}
+
+/// What only one kind of record has. Money is in minor units, multipliers are in ten-thousandths.
+fn detail_of(detail: &Detail) -> Value {
+    let place = |position: &Position| position.to_string();
+    let optional = |at: &Option<i64>| at.map_or(Value::Null, instant);
+    match detail {
+        // There is nothing of the first, and a document is a member of its own.
+        Detail::None | Detail::Program { .. } => Value::Null,
+        Detail::Earn { expires_at, activates_at, award, redemption } => json!({
+            "expires_at": instant(*expires_at),
+            "activates_at": optional(activates_at),
+            "award": award.map(|award| json!({
+                "amount_minor": award.amount,
+                "tier_level": award.applied_tier,
+                "multiplier_ten_thousandths": award.applied_multiplier,
+            })),
+            "redemption": redemption.as_ref().map(|redemption| json!({
+                "position": place(&redemption.position),
+                "points": redemption.points,
+                "lots": redemption.lots.iter().map(|(expires_at, points)| {
+                    json!({"expires_at": instant(*expires_at), "points": points})
+                }).collect::<Vec<_>>(),
+            })),
+        }),
+        Detail::Redeem { hold } => json!({"hold": hold.as_ref().map(place)}),
+        Detail::Adjust { expires_at, activates_at } => {
+            json!({"expires_at": instant(*expires_at), "activates_at": optional(activates_at)})
+        }
+        Detail::Reversal {
+            original,
+            original_kind,
+            reversed_points,
+            reversed_amount,
+            shortfall_points,
+            expired_points,
+        } => {
+            json!({
+                "original": place(original),
+                "original_type": original_kind.name(),
+                "reversed_points": reversed_points,
+                "reversed_amount_minor": reversed_amount,
+                "shortfall_points": shortfall_points,
+                "expired_points": expired_points,
+            })
+        }
+        Detail::Hold { expires_at } => json!({"expires_at": optional(expires_at)}),
+        Detail::Void { hold, reason } => {
+            json!({"hold": place(hold), "reason": format!("{reason:?}").to_lowercase()})
+        }
+        Detail::Activate { moved_points } => json!({"moved_points": moved_points}),
+        Detail::Tier { from, to, manual } => json!({
+            "from": from,
+            "to": to,
+            "manual": manual.as_ref().map(|manual| {
+                json!({"name": manual.name, "floor": manual.floor, "until": optional(&manual.until)})
+            }),
+        }),
+        Detail::Status { status, previous } => json!({"status": status.name(), "previous": previous.name()}),
+        Detail::Refusal { available_points, requested_points, request_id } => json!({
+            "available_points": available_points,
+            "requested_points": requested_points,
+            "request_id": request_id.to_string(),
+        }),
+        Detail::Key { target } => json!({"target": place(target)}),
+    }
 }

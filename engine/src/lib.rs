@@ -49,4 +49,6 @@ pub mod random;
 pub mod background;
 #[cfg(test)]
 mod test_record;
+#[cfg(test)]
+mod test_fixture;
 pub mod error;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::test_fixture;
 
 fn fixed() -> Secrets {
     Secrets::from_random(&std::array::from_fn(|i| i as u8))
@@ -122,6 +123,13 @@ fn values_for_fixed_keys_are_pinned() {
         checked += 1;
     }
     assert!(checked >= 10);
+}
+
+/// Without the file every retry would be executed once more, and no alias would be found.
+#[test]
+fn the_file_is_pinned() {
+    let fixture = test_fixture::whole("secrets/v1", &fixed().to_bytes(0x6d65_6564));
+    assert_eq!(Secrets::from_bytes(&fixture, 0x6d65_6564, Path::new("x")).unwrap(), fixed());
 }
 
 #[test]

@@ -4,12 +4,12 @@
 #[allow(unreachable_pub)]
 mod model;
 
-use meed_engine::account::{Account, Context, Facts, LOTS_MAX, OPEN_HOLDS_MAX, turn};
+use meed_engine::account::{Account, Context, Facts, turn};
 use meed_schemas::command::{Basis, Command, Keys, Portion, Status};
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::outcome::{HoldState, Refusal, Reply};
 use meed_schemas::record::{Detail, MoveOp, RecordKind, VoidReason};
-use meed_schemas::time::{DAY_MS, Millis, NEVER};
+use meed_schemas::time::{DAY_MS, NEVER};
 use model::*;
 
 const TIERS: &str = r#"{"tiers":{"window":"rolling_12_months","levels":[
@@ -363,29 +363,36 @@ fn a_sale_redeems_and_awards_or_neither() {
     w.check();
 }
 
+/// A hold of a saga is prepared by a record and has no time to live: only the saga ends it.
 #[test]
-fn bounds_of_an_account_are_refusals() {
-    let mut w = World::new(r#"{"earning":{"points":1000000000000,"per_amount":"1.00"}}"#);
-    assert_eq!(w.ask(earn_amount(200)).refused(), Refusal::BalanceOverflow);
-    for _ in 0..1_000 {
-        w.ask(earn_points(1_000_000_000_000)).executed();
+fn a_prepared_hold_waits_for_its_saga() {
+    for captured in [true, false] {
+        let mut w = World::new(r#"{"expiry":{"days":30}}"#);
+        w.ask(earn_points(10)).executed();
+        let mut prepared = w.ask(hold(4, Some(60))).executed();
+        prepared.detail = Detail::Hold { expires_at: None };
+        // As if the saga's record were the one that was journaled.
+        let earned = w.journal[0].clone();
+        for account in [&mut w.account, &mut w.replica] {
+            *account = Account::new(&w.identity);
+            [&earned, &prepared].into_iter().for_each(|record| account.apply(record));
+        }
+        w.journal[1] = prepared.clone();
+        w.checkpoint();
+        w.now += 400 * DAY_MS;
+        assert_eq!(w.balance(Command::Balance).balances.held, 4);
+        assert_eq!(kinds(&w.last), ["EXPIRE"], "of what was not held");
+        w.checkpoint();
+        assert_eq!(w.account.next_due(), None, "nothing ends it by time");
+        let Came::Reply(Reply::Holds(holds)) = w.ask(Command::Holds) else { panic!("no holds") };
+        assert_eq!((holds.len(), holds[0].points, holds[0].state), (1, 4, HoldState::Open));
+        assert_eq!(holds[0].expires_at, None);
+        let end = if captured { capture(prepared.position, None) } else { void(prepared.position) };
+        let ended = w.ask(end).executed();
+        assert_eq!(ended.points, if captured { -4 } else { 0 });
+        assert_eq!(w.account.balances().total, 0, "what is released is past its expiry");
+        w.check();
     }
-    assert_eq!(w.ask(earn_points(1)).refused(), Refusal::BalanceOverflow);
-    let mut w = World::new("{}");
-    let lot = |w: &World, n: usize| earn(Basis::Points(1), None, Some(w.now + DAY_MS + n as Millis), None);
-    for n in 0..LOTS_MAX {
-        let command = lot(&w, n);
-        w.ask(command).executed();
-    }
-    let one_more = lot(&w, LOTS_MAX);
-    assert_eq!(w.ask(one_more).refused(), Refusal::LimitExceeded { limit: "lots".into() });
-    let again = lot(&w, 0);
-    w.ask(again).executed();
-    for _ in 0..OPEN_HOLDS_MAX {
-        w.ask(hold(1, None)).executed();
-    }
-    assert_eq!(w.ask(hold(1, None)).refused(), Refusal::LimitExceeded { limit: "open_holds".into() });
-    w.check();
 }
 
 #[test]

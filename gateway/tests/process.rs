@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 
 fn meed(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_meed"));
@@ -119,16 +120,20 @@ fn a_drain_is_seen_on_the_listener_of_metrics() {
         answer
     };
     // The signal is handled some time after it was sent.
-    let begin = Instant::now();
-    let refused = loop {
-        let answer = ask("/readyz");
-        if answer.contains("\"check\":\"draining\"") {
-            break answer;
+    let until = |path: &str, part: &str| {
+        let begin = Instant::now();
+        loop {
+            let answer = ask(path);
+            if answer.contains(part) {
+                return answer;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(20), "{path} does not say {part}: {answer}");
         }
-        assert!(begin.elapsed() < Duration::from_secs(20), "it does not drain");
     };
+    let refused = until("/readyz", "\"check\":\"draining\"");
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
-    assert!(ask("/metrics").contains("meed_http_requests_in_flight 1"));
+    // It may not have been read yet.
+    until("/metrics", "meed_http_requests_in_flight 1");
     stuck.write_all(b"}       }").unwrap();
     assert_eq!(node.exit_code(), Some(0));
 }
@@ -229,4 +234,54 @@ fn credentials_of_the_file_are_asked_for() {
     assert!(ask("/api/v1/points/m-1/adjust", token).starts_with("HTTP/1.1 403 "));
     node.signal(Signal::TERM);
     assert_eq!(node.exit_code(), Some(0));
+}
+
+/// Every line is JSON with members, and a selection is what it says, whichever account sequences and positions are.
+#[test]
+fn inspect_shows_records_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let data = data.to_str().unwrap();
+    let mut node = Running::start(&["--data", data, "--shards", "1"]);
+    for (number, account) in ["m-1", "m-2", "m-1", "m-1", "m-2", "m-1"].into_iter().enumerate() {
+        let metadata = format!(r#"{{"number":{number}}}"#);
+        let body = format!(r#"{{"points":7,"reference_id":"r-{number}","metadata":{metadata}}}"#);
+        let mut stream = TcpStream::connect(&node.address).unwrap();
+        write!(
+            stream,
+            "POST /api/v1/points/{account}/earn HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+
+    let inspect = |selection: &[&str]| -> Vec<Value> {
+        let shown = output(&[&["inspect", data], selection].concat());
+        assert_eq!(shown.status.code(), Some(0), "{}", String::from_utf8_lossy(&shown.stderr));
+        let text = String::from_utf8(shown.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    };
+    let positions =
+        |lines: &[Value]| lines.iter().map(|l| l["position"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let all = inspect(&[]);
+    let earns: Vec<&Value> = all.iter().filter(|line| line["type"] == "EARN").collect();
+    assert_eq!(earns.len(), 6);
+    for (number, line) in earns.iter().enumerate() {
+        assert_eq!(line["references"], json!({"reference_id": format!("r-{number}"), "metadata": {"number": number}}));
+        assert_eq!(line["detail"]["award"], Value::Null);
+        assert_eq!(line["detail"]["redemption"], Value::Null);
+        assert!(line["detail"]["expires_at"].is_string(), "{line}");
+    }
+    // Of all accounts by shard sequence, of one by its own.
+    assert_eq!(positions(&inspect(&["--from", "3", "--limit", "2"])), ["0-3", "0-4"]);
+    let own = inspect(&["--account", "default/m-1", "--from", "3", "--limit", "2"]);
+    let third: Vec<_> = all.iter().filter(|line| line["account"] == "m-1").skip(2).take(2).cloned().collect();
+    assert_eq!(own, third);
+    assert_eq!(own.iter().map(|line| line["sequence"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 4]);
+    assert_eq!(inspect(&["--account", "default/m-1", "--from", "5"]), [Value::Null; 0]);
 }

@@ -1,7 +1,8 @@
 //! The bytes of a record in the journal: format version 1.
 //!
 //! A frame outside this module carries length, checksum and position. Integers are LEB128 varints, signed
-//! ones zigzag; optional parts are announced by flags. Unknown extension tags are carried along.
+//! ones zigzag; optional parts are announced by flags. Unknown extension tags are carried along, but an unknown
+//! wallet is refused.
 
 use smallvec::SmallVec;
 
@@ -12,7 +13,7 @@ use crate::command::{References, RequestId, Status};
 use crate::ids::{Identity, Position};
 use crate::record::{
     AmountAward, Balances, Detail, KeyBinding, LotKey, ManualTier, Move, MoveOp, Record, RecordKind, SaleRedemption,
-    Spend, VoidReason,
+    Spend, VoidReason, extension,
 };
 use crate::time::NEVER;
 
@@ -411,6 +412,19 @@ fn read_detail(r: &mut Reader<'_>, kind: RecordKind) -> Result<Detail> {
     })
 }
 
+fn read_extensions(r: &mut Reader<'_>) -> Result<Vec<(u16, Box<[u8]>)>> {
+    let mut extensions = Vec::new();
+    for _ in 0..r.count("extensions")? {
+        let tag = r.varint("extension")?.try_into().map_err(|_| CodecError::Invalid("extension"))?;
+        let value = r.bytes("extension")?;
+        if tag == extension::WALLET && value != extension::POINTS_WALLET.as_bytes() {
+            return Err(CodecError::UnknownWallet);
+        }
+        extensions.push((tag, value.into()));
+    }
+    Ok(extensions)
+}
+
 /// Reads a record that [`encode`] wrote; `position` is the frame's.
 pub fn decode(position: Position, bytes: &[u8]) -> Result<Record> {
     let r = &mut Reader::new(bytes);
@@ -449,13 +463,7 @@ pub fn decode(position: Position, bytes: &[u8]) -> Result<Record> {
     let (keys, fingerprint) = if has(flag::KEYS) { read_keys(r)? } else { (SmallVec::new(), 0) };
     let references = if has(flag::REFERENCES) { Some(read_references(r)?) } else { None };
     let detail = read_detail(r, kind)?;
-    let mut extensions = Vec::new();
-    if has(flag::EXTENSIONS) {
-        for _ in 0..r.count("extensions")? {
-            let tag = r.varint("extension")?.try_into().map_err(|_| CodecError::Invalid("extension"))?;
-            extensions.push((tag, r.bytes("extension")?.into()));
-        }
-    }
+    let extensions = if has(flag::EXTENSIONS) { read_extensions(r)? } else { Vec::new() };
     if !r.is_empty() {
         return Err(CodecError::Invalid("length"));
     }

@@ -419,18 +419,26 @@ impl Command {
             }
             _ => return,
         };
-        if let Some(r) = references {
-            for part in [
-                &r.source,
-                &r.reference_id,
-                &r.reason,
-                &r.reward_id,
-                &r.store_id,
-                &r.terminal_id,
-                &r.pos_transaction_id,
-            ] {
-                text(out, part.as_deref());
-            }
+        if let Some(references) = references {
+            references.write_canonical(out);
+        }
+    }
+}
+
+impl References {
+    /// Appends what is compared of them; nothing when they have none of it, as a request that has no references at all.
+    fn write_canonical(&self, out: &mut Vec<u8>) {
+        let compared = [
+            &self.source,
+            &self.reference_id,
+            &self.reason,
+            &self.reward_id,
+            &self.store_id,
+            &self.terminal_id,
+            &self.pos_transaction_id,
+        ];
+        if compared.iter().any(|part| part.is_some()) {
+            compared.iter().for_each(|part| text(out, part.as_deref()));
         }
     }
 }

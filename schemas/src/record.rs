@@ -341,16 +341,20 @@ pub struct KeyBinding {
     pub business: bool,
 }
 
-/// Optional tagged fields that readers of version 1 carry along without knowing them.
+/// Optional tagged fields. A reader carries those that it does not know along: they come back as they were and
+/// change neither what the record does to its account nor its answer. What would change that needs a new version
+/// of the format, or a reader that refuses what it does not know, as with [`extension::WALLET`].
 pub mod extension {
-    /// Operation id of a saga.
+    /// Operation id of a saga. Reserved: nobody writes it, readers carry it along.
     pub const OPERATION: u16 = 1;
-    /// Role in a saga.
+    /// Role in a saga. Reserved: nobody writes it, readers carry it along.
     pub const SAGA_ROLE: u16 = 2;
-    /// Identity of the counter-account.
+    /// Identity of the counter-account. Reserved: nobody writes it, readers carry it along.
     pub const COUNTER_ACCOUNT: u16 = 3;
-    /// Name of the wallet; absent: `points`.
+    /// Name of the wallet; absent: [`POINTS_WALLET`]. A record of any other is refused when it is read.
     pub const WALLET: u16 = 4;
+    /// The wallet that there is.
+    pub const POINTS_WALLET: &str = "points";
 }
 
 /// One journaled record.

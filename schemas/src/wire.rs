@@ -14,6 +14,9 @@ pub enum CodecError {
     /// Written by a newer program.
     #[error("record format {0} is newer than this program")]
     NewerFormat(u8),
+    /// Of a wallet that this program does not know: applied to the points it would be another record.
+    #[error("the record is of a wallet that this program does not know")]
+    UnknownWallet,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, CodecError>;

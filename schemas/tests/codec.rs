@@ -7,7 +7,7 @@ use meed_schemas::command::{References, RequestId, Status};
 use meed_schemas::ids::{AccountKind, Identity, Position};
 use meed_schemas::record::{
     AmountAward, Balances, Detail, KeyBinding, LotKey, ManualTier, Move, MoveOp, Record, RecordKind, SaleRedemption,
-    Spend, VoidReason,
+    Spend, VoidReason, extension,
 };
 use meed_schemas::time::NEVER;
 use proptest::collection::vec;
@@ -127,6 +127,11 @@ fn kind_and_detail() -> impl Strategy<Value = (RecordKind, Detail)> {
     ]
 }
 
+/// Every tag but the wallet's, whose value is not free.
+fn tag() -> impl Strategy<Value = u16> {
+    any::<u16>().prop_filter("the wallet has its own test", |tag| *tag != extension::WALLET)
+}
+
 prop_compose! {
     fn record()(
         (kind, detail) in kind_and_detail(),
@@ -142,7 +147,7 @@ prop_compose! {
         keys in vec((any::<u128>(), any::<bool>()), 0..3),
         fingerprint in any::<u64>(),
         references in references(),
-        extensions in vec((any::<u16>(), vec(any::<u8>(), 0..8)), 0..3),
+        extensions in vec((tag(), vec(any::<u8>(), 0..8)), 0..3),
     ) -> Record {
         let before = |distance: u64| distance % position.sequence();
         Record {
@@ -227,4 +232,32 @@ fn a_record_that_announces_keys_has_some() {
     let position = Position::new(0, 1);
     assert_eq!(decode(position, &record(&key)).unwrap().fingerprint, 0x0707_0707_0707_0707);
     assert_eq!(decode(position, &record(&[0])), Err(CodecError::Invalid("keys")));
+}
+
+fn with_extensions(extensions: Vec<(u16, &[u8])>) -> (Position, Vec<u8>) {
+    // Format, rendering, OPEN; flags: extensions; identity; sequence 1 and zeros up to the moves.
+    let mut bytes = vec![1, 1, RecordKind::Open as u8, 0x80, 2, 4, 1, 1, b'p', b'm', 1, 0, 0, 0, 0, 0, 0, 0];
+    bytes.push(extensions.len() as u8);
+    for (tag, value) in extensions {
+        bytes.extend([tag as u8, value.len() as u8]);
+        bytes.extend_from_slice(value);
+    }
+    (Position::new(0, 1), bytes)
+}
+
+/// Applied to the points, a record of another wallet would give away what nobody awarded.
+#[test]
+fn a_record_of_an_unknown_wallet_is_refused_and_other_tags_are_carried_along() {
+    let reserved = [extension::OPERATION, extension::SAGA_ROLE, extension::COUNTER_ACCOUNT, 99];
+    let carried: Vec<(u16, &[u8])> = reserved.map(|tag| (tag, &b"later"[..])).to_vec();
+    let (position, bytes) = with_extensions(carried.clone());
+    let record = decode(position, &bytes).unwrap();
+    assert_eq!(record.extensions, carried.iter().map(|(tag, value)| (*tag, (*value).into())).collect::<Vec<_>>());
+    assert_eq!(encoded(&record), bytes);
+    let (position, bytes) = with_extensions(vec![(extension::WALLET, b"points")]);
+    assert_eq!(encoded(&decode(position, &bytes).unwrap()), bytes);
+    for wallet in [&b"stamps"[..], b"point", b"points ", b""] {
+        let (position, bytes) = with_extensions(vec![(extension::OPERATION, b"1"), (extension::WALLET, wallet)]);
+        assert_eq!(decode(position, &bytes), Err(CodecError::UnknownWallet), "{wallet:?}");
+    }
 }

@@ -36,6 +36,23 @@ fn sale(rest: &str) -> String {
     format!("{{{TILL}\",\"timestamp\":\"2026-11-21T01:02:03Z\"{rest}}}")
 }
 
+/// A retry may describe what the first request did not, and the other way round.
+#[test]
+fn what_is_not_compared_leaves_the_form_of_a_request_alone() {
+    let form = |rest: &str| {
+        let mut bytes = Vec::new();
+        command(Operation::Earn, &format!(r#"{{"points":5{rest}}}"#)).write_canonical(&mut bytes);
+        bytes
+    };
+    let bare = form("");
+    for rest in [r#","description":"a""#, r#","metadata":{"x":1}"#, r#","description":"b","metadata":{}"#] {
+        assert_eq!(form(rest), bare, "{rest}");
+        let (source, described) = (r#","source":"web""#, format!(r#"{rest},"source":"web""#));
+        assert_eq!(form(&described), form(source), "{described}");
+        assert_ne!(form(source), bare);
+    }
+}
+
 #[test]
 fn an_earn_with_every_member() {
     let body = r#" { "points" : 5 , "source":"PURCHASE","reference_id":"r\u002d1","description":"two\nlines",

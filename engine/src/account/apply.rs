@@ -12,7 +12,7 @@ use super::{
     ProgramVersion, REVERSED_RESIDENT, Reversed, add_spend,
 };
 
-/// Tagged fields of records that only the account itself reads.
+/// Tagged fields of records that only the account itself reads. Nobody else's tags begin at 16.
 pub(super) mod extension {
     /// When the tier changes next if nothing happens before, as eight little-endian bytes. Absent from a
     /// record that changes spend or tier: not by itself.

@@ -16,6 +16,8 @@ mod blob;
 mod totals;
 mod wallet;
 mod facts;
+#[cfg(test)]
+mod format_tests;
 
 use meed_schemas::command::Status;
 use meed_schemas::ids::Identity;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use meed_schemas::codec::{CodecError, Reader, put_bytes, put_varint};
-use meed_schemas::record::{Detail, MoveOp, Record, RecordKind};
+use meed_schemas::record::{Detail, MoveOp, Record, RecordKind, extension};
 
-/// The wallet of records that name none.
-const WALLET: &str = "points";
+/// The wallet of every record: the codec refuses those of others.
+const WALLET: &str = extension::POINTS_WALLET;
 /// The version byte that [`Totals::encode`] writes.
 const FORMAT: u8 = 1;
 
@@ -201,5 +201,35 @@ impl Totals {
             totals.programs.entry(program).or_default().insert(wallet, sums);
         }
         if r.is_empty() { Ok(totals) } else { Err(CodecError::Invalid("length")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::test_fixture;
+
+    #[test]
+    fn totals_are_pinned() {
+        let sums = |factor: i128| {
+            let mut sums = Sums::default();
+            sums.fields_mut().into_iter().zip(1..).for_each(|(field, number)| *field = factor * number);
+            sums
+        };
+        let mut totals = Totals::default();
+        for (program, factor) in [("default", 1_000_000_007), ("other", -(1 << 80))] {
+            totals.change(program, |of_program| *of_program = sums(factor));
+        }
+        let written = [("none", &Totals::default()), ("two programs", &totals)].map(|(name, totals)| {
+            let mut bytes = Vec::new();
+            totals.encode(&mut bytes);
+            (name, bytes)
+        });
+        let fixture = test_fixture::lines("state/totals-v1.hex", &written);
+        assert_eq!(Totals::decode(&fixture[0]).unwrap(), Totals::default());
+        assert_eq!(Totals::decode(&fixture[1]).unwrap(), totals);
+        // The order of the fields is part of the form.
+        assert_eq!((totals.of("default").accounts, totals.of("default").debt), (1_000_000_007, 11_000_000_077));
     }
 }

@@ -62,7 +62,26 @@ impl AliasHasher {
     pub(super) fn account(&self, program: &str, account: &str) -> u128 {
         Self::hash(&self.account_key, program, account)
     }
+
+    /// Both rows of an alias, sealed under the key in its slot.
+    fn rows(
+        &self,
+        (slot, key): (u32, &SlotKey),
+        account_row: u64,
+        program: &str,
+        alias: &str,
+        account: &str,
+    ) -> Result<[AddedRow; 2]> {
+        let alias_key = self.alias(program, alias).to_be_bytes().to_vec();
+        let account_key = account_row_key(self.account(program, account), account_row);
+        let by_alias = seal(key, NONCE_OF_ALIAS_ROW, &alias_key, &alias_plain(account_row, account, alias))?;
+        let by_account = seal(key, NONCE_OF_ACCOUNT_ROW, &account_key, alias.as_bytes())?;
+        Ok([(Table::Aliases, alias_key, row(slot, &by_alias)), (Table::Accounts, account_key, row(slot, &by_account))])
+    }
 }
+
+/// A row with its table and key.
+type AddedRow = (Table, Vec<u8>, Vec<u8>);
 
 /// A row that was found and opened.
 struct AliasRow {
@@ -76,7 +95,7 @@ struct AliasRow {
 pub(super) struct Pending {
     keys: Vec<(u32, SlotKey)>,
     erased: Vec<u32>,
-    added: Vec<(Table, Vec<u8>, Vec<u8>)>,
+    added: Vec<AddedRow>,
     removed: Vec<(Table, Vec<u8>)>,
 }
 
@@ -295,13 +314,8 @@ impl AliasTable {
         fill_random(&mut account_row)?;
         let account_row = u64::from_be_bytes(account_row);
         let slot = self.slots.take()?;
-        let alias_key = self.hasher.alias(program, alias).to_be_bytes().to_vec();
-        let account_key = account_row_key(self.hasher.account(program, account), account_row);
-        let by_alias = seal(&key, NONCE_OF_ALIAS_ROW, &alias_key, &alias_plain(account_row, account, alias))?;
-        let by_account = seal(&key, NONCE_OF_ACCOUNT_ROW, &account_key, alias.as_bytes())?;
+        pending.added.extend(self.hasher.rows((slot, &key), account_row, program, alias, account)?);
         pending.keys.push((slot, key));
-        pending.added.push((Table::Aliases, alias_key, row(slot, &by_alias)));
-        pending.added.push((Table::Accounts, account_key, row(slot, &by_account)));
         Ok(PutOutcome::New)
     }
 

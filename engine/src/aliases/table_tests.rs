@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
+use crate::test_fixture;
 
 const SECRET: [u8; 32] = [9; 32];
 const JOURNAL: [u8; 16] = [1; 16];
@@ -74,6 +75,44 @@ fn what_was_put_is_there_after_reopening() {
     assert_eq!(table.list("p", "m-1").unwrap(), ["card:1"]);
     assert_eq!(table.resolve("q", PHONE).unwrap().unwrap(), "m-2");
     assert_eq!(put(&mut table, "p", PHONE, "m-2"), PutOutcome::New);
+}
+
+/// Rows and slots of other bytes would be aliases that are there and lead nowhere.
+#[test]
+fn rows_and_slots_are_pinned() {
+    let (dir, key) = (tempfile::tempdir().unwrap(), std::array::from_fn(|i| i as u8));
+    let mut table = open(&dir);
+    let taken = [table.slots.take().unwrap(), table.slots.take().unwrap()];
+    let mut pending = Pending { keys: vec![(taken[1], key)], ..Pending::default() };
+    pending.added.extend(table.hasher.rows((taken[1], &key), 0x0102_0304_0506_0708, "p", PHONE, ACCOUNT).unwrap());
+    let slots_path = dir.path().join("aliases/alias-keys");
+    table.slots.write(taken[1], Some(&key)).unwrap();
+    let slots = std::fs::read(&slots_path).unwrap();
+    let names = [["key by alias", "row by alias"], ["key by account", "row by account"]];
+    let named = pending.added.iter().zip(names);
+    let mut written: Vec<_> =
+        named.flat_map(|((_, key, row), names)| [(names[0], key.clone()), (names[1], row.clone())]).collect();
+    written.push(("header and the first two slots", slots[..3 * 32].to_vec()));
+    let fixture = test_fixture::lines("aliases/v1.hex", &written);
+    // What the fixture has is found in a table that nobody has put anything into.
+    drop(table);
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = open(&dir);
+    table.slots.take().unwrap();
+    let [alias_key, alias_row, account_key, account_row, slots] = &fixture[..] else { panic!("five lines") };
+    pending.added = vec![
+        (Table::Aliases, alias_key.clone(), alias_row.clone()),
+        (Table::Accounts, account_key.clone(), account_row.clone()),
+    ];
+    pending.keys.clear();
+    table.commit(pending).unwrap();
+    let path = dir.path().join("aliases/alias-keys");
+    drop(table);
+    let rest = std::fs::read(&path).unwrap().split_off(slots.len());
+    std::fs::write(&path, [&slots[..], &rest].concat()).unwrap();
+    let table = open(&dir);
+    assert_eq!(table.resolve("p", PHONE).unwrap().unwrap(), ACCOUNT);
+    assert_eq!(table.list("p", ACCOUNT).unwrap(), [PHONE]);
 }
 
 #[test]

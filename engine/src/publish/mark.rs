@@ -250,6 +250,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::disk::simulated::{Fault, SimulatedDisk};
+    use crate::test_fixture;
 
     fn mark(shards: usize, at: u64) -> Mark {
         let topic = |name: &str, partitions| TopicMark { name: name.into(), partitions, published: vec![at; shards] };
@@ -282,6 +283,24 @@ mod tests {
         }
         std::fs::write(&path, &bytes[..100]).unwrap();
         assert_eq!(open().1, None);
+    }
+
+    #[test]
+    fn the_file_is_pinned() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let open = || MarkFile::open(&disk, folder.path(), 0x6d65_6564, 4).unwrap();
+        let unnamed = TopicMark { published: vec![0, 1, 2, 3], ..TopicMark::default() };
+        let newer = Mark { balances: unnamed, ..mark(4, 300) };
+        let mut file = open().0;
+        file.save(&mark(4, 5)).unwrap();
+        file.save(&newer).unwrap();
+        let path = folder.path().join(FILE);
+        let fixture = test_fixture::whole("publish/published-v1", &std::fs::read(&path).unwrap());
+        std::fs::write(&path, &fixture).unwrap();
+        assert_eq!(open().1, Some(newer));
+        // The slot before.
+        std::fs::write(&path, [&vec![0; fixture.len() / 2], &fixture[fixture.len() / 2..]].concat()).unwrap();
+        assert_eq!(open().1, Some(mark(4, 5)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod checkpoints;
 mod commands;
 mod dues;
+mod keys;
 mod paces;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -171,6 +172,18 @@ impl Bench {
         let request = request(&member(id), command, key);
         self.input(Input::Command(Envelope { request, to, deadline_ms: 10_000_000, bytes: 1 }));
         slot
+    }
+
+    /// A command with any keys and everything that it takes.
+    #[track_caller]
+    pub(super) fn ask_with(&mut self, id: &str, command: Command, keys: Keys) -> Reply {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        let to = Some(ReplyTo { worker: 0, slot, generation: 0, index: 0 });
+        let request = Request { keys, ..request(&member(id), command, None) };
+        self.input(Input::Command(Envelope { request, to, deadline_ms: 10_000_000, bytes: 1 }));
+        self.settle_down();
+        self.reply(slot)
     }
 
     /// A command that no answer is taken of, with its own deadline.

@@ -1,0 +1,93 @@
+//! What an account holds has bounds, and at each of them a client meets a refusal that names it.
+#![allow(clippy::unwrap_used)]
+
+#[allow(unreachable_pub)]
+mod model;
+
+use meed_engine::account::{
+    Account, LOTS_MAX, OPEN_HOLDS_MAX, PROGRAM_VERSIONS_MAX, SPEND_MONTH_MAX, SPEND_MONTHS_MAX,
+};
+use meed_schemas::command::{Basis, Command, Portion};
+use meed_schemas::ids::Identity;
+use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::time::{DAY_MS, Millis};
+use model::*;
+
+fn limit(limit: &'static str) -> Refusal {
+    Refusal::LimitExceeded { limit: limit.into() }
+}
+
+#[test]
+fn balances_lots_and_holds_are_bounded() {
+    let mut w = World::new(r#"{"earning":{"points":1000000000000,"per_amount":"1.00"}}"#);
+    assert_eq!(w.ask(earn_amount(200)).refused(), Refusal::BalanceOverflow);
+    for _ in 0..1_000 {
+        w.ask(earn_points(1_000_000_000_000)).executed();
+    }
+    assert_eq!(w.ask(earn_points(1)).refused(), Refusal::BalanceOverflow);
+    let mut w = World::new("{}");
+    let lot = |w: &World, n: usize| earn(Basis::Points(1), None, Some(w.now + DAY_MS + n as Millis), None);
+    for n in 0..LOTS_MAX {
+        let command = lot(&w, n);
+        w.ask(command).executed();
+    }
+    let one_more = lot(&w, LOTS_MAX);
+    assert_eq!(w.ask(one_more).refused(), limit("lots"));
+    let again = lot(&w, 0);
+    w.ask(again).executed();
+    for _ in 0..OPEN_HOLDS_MAX {
+        w.ask(hold(1, None)).executed();
+    }
+    assert_eq!(w.ask(hold(1, None)).refused(), limit("open_holds"));
+    w.check();
+}
+
+/// An amount of so many months before January 2026, in which the model's time begins.
+fn earn_months_ago(amount: i64, months: usize) -> Command {
+    let (year, month) = (2026 - months.div_ceil(12), 12 - (months + 11) % 12);
+    earn(Basis::Amount(amount), Some(at(&format!("{year}-{month:02}-01T00:00:00Z"))), None, None)
+}
+
+#[test]
+fn spend_is_bounded() {
+    let mut w = World::new(r#"{"late_days_max":null}"#);
+    for months in 0..SPEND_MONTHS_MAX {
+        let command = earn_months_ago(100, months);
+        w.ask(command).executed();
+    }
+    let one_more = earn_months_ago(100, SPEND_MONTHS_MAX);
+    assert_eq!(w.ask(one_more.clone()).refused(), limit("spend_months"));
+    // A month that there is takes more, and points without an amount are no spend.
+    w.ask(earn_amount(100)).executed();
+    w.ask(earn_points(1)).executed();
+    let oldest = w.journal[SPEND_MONTHS_MAX - 1].clone();
+    w.ask(reverse(&oldest, Portion::Rest)).executed();
+    w.ask(one_more).executed();
+    w.check();
+
+    let mut w = World::new(r#"{"late_days_max":null,"earning":{"points":1,"per_amount":"10000000.00"}}"#);
+    w.ask(earn_amount(SPEND_MONTH_MAX - 1)).executed();
+    assert_eq!(w.ask(earn_amount(2)).refused(), Refusal::BalanceOverflow);
+    let last_month = earn_months_ago(2, 1);
+    w.ask(last_month).executed();
+    w.ask(earn_amount(1)).executed();
+    assert_eq!(w.ask(earn_amount(1)).refused(), Refusal::BalanceOverflow);
+    w.check();
+}
+
+#[test]
+fn versions_of_a_program_are_bounded() {
+    let mut w = World::new("{}");
+    w.identity = Identity::program_account("fresh");
+    w.account = Account::new(&w.identity);
+    let put = |enroll: bool| Command::PutProgram {
+        document: document(&format!(r#"{{"auto_enroll":{enroll}}}"#)).to_canonical_json().into(),
+    };
+    for number in 1..=PROGRAM_VERSIONS_MAX as u32 {
+        assert_eq!(w.ask(put(number % 2 == 0)).executed().program_version, number);
+    }
+    assert_eq!(w.ask(put(false)).refused(), limit("program_versions"));
+    // The newest once more makes no version.
+    let version = PROGRAM_VERSIONS_MAX as u32;
+    assert!(matches!(w.ask(put(true)), Came::Reply(Reply::Program { version: v, created: false }) if v == version));
+}
