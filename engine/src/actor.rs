@@ -145,7 +145,7 @@ impl ShardState {
                     tenancy.change(node, *tenure, may_decide, world, &mut lane, &mut out)?;
                     continue;
                 }
-                housekeeping |= matches!(input, Input::Tick | Input::Flush | Input::CheckpointDone(_));
+                housekeeping |= matches!(input, Input::Tick | Input::CheckpointAll | Input::CheckpointDone(_));
                 shard.handle(input, world, &mut lane, &mut out)?;
             }
             tenancy.look_whether_gone(node, &lane, &out);
@@ -192,7 +192,7 @@ impl Tenancy {
                 out.ready.extend(refused(self.id, &envelope, Refusal::NotOwner { version }));
             }
             (Place::Coming(waiting), Input::Command(envelope)) => waiting.push(envelope),
-            (Place::Elsewhere, Input::Flush) => node.note_absent(self.id),
+            (Place::Elsewhere, Input::CheckpointAll) => node.note_absent(self.id),
             // What a tenure before this one had asked for.
             (Place::Elsewhere | Place::Coming(_), _) => {}
             (Place::Going { waiting, .. }, input @ (Input::Command(_) | Input::Due(_))) => waiting.push(input),

@@ -63,8 +63,8 @@ impl Parts {
     }
 
     /// Lets a shard checkpoint what it has, while it goes on.
-    fn flush(&self, shard: u16) {
-        self.node.send(shard, Input::Flush);
+    fn checkpoint(&self, shard: u16) {
+        self.node.send(shard, Input::CheckpointAll);
     }
 }
 
@@ -267,7 +267,7 @@ impl Work {
                     (self.leaving, self.stale) = (true, true);
                     // They go one after the other; what is written by then need not be waited for.
                     let here = (0..self.parts.node.shards()).filter(|shard| self.at[usize::from(*shard)] == At::Here);
-                    here.for_each(|shard| self.parts.flush(shard));
+                    here.for_each(|shard| self.parts.checkpoint(shard));
                 }
                 Ok(Event::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -386,7 +386,7 @@ impl Work {
         if let (None, Some((shard, to))) = (&self.giving, next.give)
             && self.at[usize::from(shard)] == At::Here
         {
-            self.parts.flush(shard);
+            self.parts.checkpoint(shard);
             self.giving = Some(Giving::new(shard, to));
         }
         let is_alone = self.live.iter().all(|node| node.draining);

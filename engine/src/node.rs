@@ -72,8 +72,8 @@ pub struct Node {
     reports: Vec<Mutex<ShardReport>>,
     lag_records: Vec<AtomicU64>,
     /// By shard: changed accounts that are not in the store.
-    unwritten_accounts: Vec<AtomicU64>,
-    flushed: Vec<AtomicBool>,
+    dirty_accounts: Vec<AtomicU64>,
+    checkpointed: Vec<AtomicBool>,
     on_fault: OnFault,
     faulted: AtomicBool,
     stopped: AtomicBool,
@@ -107,8 +107,8 @@ impl Node {
             settle_until: AtomicI64::new(settle_until),
             reports: (0..shards).map(|_| Mutex::default()).collect(),
             lag_records: (0..shards).map(|_| AtomicU64::new(0)).collect(),
-            unwritten_accounts: (0..shards).map(|_| AtomicU64::new(0)).collect(),
-            flushed: (0..shards).map(|_| AtomicBool::new(false)).collect(),
+            dirty_accounts: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            checkpointed: (0..shards).map(|_| AtomicBool::new(false)).collect(),
             on_fault,
             faulted: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -245,7 +245,7 @@ impl Node {
     ///
     /// # Errors
     /// A document that does not compile, which the decision had excluded.
-    pub fn publish_program(&self, record: &Record) -> Result<()> {
+    pub fn adopt_program_of(&self, record: &Record) -> Result<()> {
         let Detail::Program { document } = &record.detail else { return Ok(()) };
         self.adopt_program(record.identity.program(), record.program_version, record.recorded_at, document)
     }
@@ -271,7 +271,7 @@ impl Node {
     }
 
     /// The node is stopping and answers nobody any more: what falls due from now on is the next start's, so that
-    /// what is flushed stays flushed.
+    /// what is checkpointed stays checkpointed.
     pub fn stop_settling(&self) {
         self.settle_until.store(Millis::MIN, Ordering::Relaxed);
     }
@@ -285,8 +285,8 @@ impl Node {
     pub fn note_progress(&self, shard: &Shard) {
         let index = shard.id() as usize;
         self.lag_records[index].store(shard.lag_records(), Ordering::Relaxed);
-        self.unwritten_accounts[index].store(shard.unwritten_accounts(), Ordering::Relaxed);
-        self.flushed[index].store(shard.is_checkpointed(), Ordering::Release);
+        self.dirty_accounts[index].store(shard.dirty_accounts(), Ordering::Relaxed);
+        self.checkpointed[index].store(shard.is_checkpointed(), Ordering::Release);
     }
 
     /// Takes a shard's report.
@@ -294,12 +294,12 @@ impl Node {
         *self.reports[shard.id() as usize].lock().unwrap_or_else(PoisonError::into_inner) = shard.report();
     }
 
-    /// A shard is not here: there is nothing to report or to flush.
+    /// A shard is not here: there is nothing to report or to checkpoint.
     pub fn note_absent(&self, shard: u16) {
         let index = usize::from(shard);
         self.lag_records[index].store(0, Ordering::Relaxed);
-        self.unwritten_accounts[index].store(0, Ordering::Relaxed);
-        self.flushed[index].store(true, Ordering::Release);
+        self.dirty_accounts[index].store(0, Ordering::Relaxed);
+        self.checkpointed[index].store(true, Ordering::Release);
         *self.reports[index].lock().unwrap_or_else(PoisonError::into_inner) =
             ShardReport { shard, ..ShardReport::default() };
     }
@@ -310,8 +310,8 @@ impl Node {
     }
 
     /// Accounts of a shard that have changed and are not written, as it last said.
-    pub fn unwritten_accounts_of(&self, shard: u16) -> u64 {
-        self.unwritten_accounts[usize::from(shard)].load(Ordering::Relaxed)
+    pub fn dirty_accounts_of(&self, shard: u16) -> u64 {
+        self.dirty_accounts[usize::from(shard)].load(Ordering::Relaxed)
     }
 
     /// Records that no checkpoint covers.
@@ -324,14 +324,14 @@ impl Node {
         self.permits.set_lagging(self.lag_records() > self.config.checkpoint_lag_records);
     }
 
-    /// Whether every shard has said, since it was last asked to flush, that the store has everything.
-    pub fn is_flushed(&self) -> bool {
-        self.flushed.iter().all(|f| f.load(Ordering::Acquire))
+    /// Whether every shard has said, since it was last asked to checkpoint, that the store has everything.
+    pub fn is_checkpointed(&self) -> bool {
+        self.checkpointed.iter().all(|f| f.load(Ordering::Acquire))
     }
 
-    /// Forgets what the shards said of being flushed.
-    pub fn ask_flush(&self) {
-        self.flushed.iter().for_each(|f| f.store(false, Ordering::Release));
+    /// Forgets what the shards said of being checkpointed.
+    pub fn ask_checkpoint(&self) {
+        self.checkpointed.iter().for_each(|f| f.store(false, Ordering::Release));
     }
 
     /// A fault: nothing more is acknowledged, and the process stops.

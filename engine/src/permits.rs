@@ -62,7 +62,7 @@ impl Permits {
         }
     }
 
-    /// Whether a request has a chance at all; asked before its body is read.
+    /// Whether a request has a chance at all; asked when its body is there and before it is parsed.
     pub fn has_room(&self) -> Result<(), NoPermit> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(NoPermit::Draining);
@@ -169,5 +169,38 @@ mod tests {
         p.drain();
         assert_eq!(p.acquire(&[0], 1), Err(NoPermit::Draining));
         assert_eq!(p.under_way(), 0);
+        assert_eq!(p.has_room(), Err(NoPermit::Draining));
+    }
+
+    #[test]
+    fn a_node_whose_checkpoints_lag_admits_nothing_until_they_do_not() {
+        let p = permits();
+        assert_eq!(p.acquire(&[0], 10), Ok(()));
+        p.set_lagging(true);
+        assert_eq!(p.has_room(), Err(NoPermit::CheckpointLag));
+        assert_eq!(p.acquire(&[1], 10), Err(NoPermit::CheckpointLag));
+        assert_eq!((p.under_way(), p.under_way_in(1)), (1, 0));
+        p.set_lagging(false);
+        assert_eq!(p.has_room(), Ok(()));
+        assert_eq!(p.acquire(&[1], 10), Ok(()));
+    }
+
+    #[test]
+    fn there_is_room_as_long_as_one_more_command_could_have_a_permit() {
+        let p = permits();
+        assert_eq!(p.acquire(&[0, 1, 2], 30), Ok(()));
+        assert_eq!(p.has_room(), Ok(()));
+        assert_eq!(p.acquire(&[3], 1), Ok(()));
+        assert_eq!(p.has_room(), Err(NoPermit::Node), "four commands");
+        p.release_shard(3, 1);
+        p.release_node(1, 1);
+        assert_eq!(p.has_room(), Ok(()));
+        assert_eq!(p.acquire(&[3], 10), Ok(()));
+        p.release_shard(3, 1);
+        p.release_node(1, 10);
+        assert_eq!(p.acquire(&[3], 70), Ok(()));
+        p.release_shard(0, 1);
+        p.release_node(1, 0);
+        assert_eq!(p.has_room(), Err(NoPermit::Node), "a hundred bytes");
     }
 }

@@ -12,7 +12,7 @@ use crate::store::ShardCheckpoint;
 /// Where released things go.
 pub trait Outlet {
     /// Makes a version of a program known to every shard, before its answer leaves.
-    fn publish_program(&mut self, record: &Record) -> Result<()>;
+    fn adopt_program_of(&mut self, record: &Record) -> Result<()>;
     /// An answer leaves, and its permit of a shard and of so many bytes comes back.
     fn reply(&mut self, to: ReplyTo, shard: u16, bytes: u32, reply: Reply);
     /// At the deadline of a caller's wait, it is told that the first request with its key is still running.
@@ -32,7 +32,7 @@ pub fn release(held: Vec<Held>, outlet: &mut impl Outlet) {
             Held::Reply { to, shard, bytes, reply } => {
                 if let Reply::Executed { record, replayed: false } = &reply
                     && record.kind == RecordKind::Program
-                    && let Err(error) = outlet.publish_program(record)
+                    && let Err(error) = outlet.adopt_program_of(record)
                 {
                     outlet.fault(error);
                     continue;

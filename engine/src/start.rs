@@ -45,6 +45,9 @@ const READERS: usize = 2;
 const FEED_READERS: usize = 1;
 /// Records of a shard without checkpoint at which one begins early, in all shards together.
 const CHECKPOINT_RECORDS: u64 = 500_000;
+/// The part of the records beyond which load is shed at which one begins early at the latest: half, so that it has time
+/// to help first. Without it a small bound would shed load until the next checkpoint by the clock.
+const CHECKPOINT_LAG_PARTS: u64 = 2;
 /// Rows in one store batch, and accounts that a checkpoint takes at a time.
 const CHECKPOINT_ROWS: usize = 512;
 const CHECKPOINT_STEP: u64 = 128;
@@ -361,9 +364,9 @@ impl Engine {
             std::thread::sleep(STOP_POLL);
         }
         node.stop_settling();
-        node.ask_flush();
-        (0..node.shards()).for_each(|shard| node.send(shard, Input::Flush));
-        while !node.is_flushed() && Instant::now() < until && !node.has_faulted() {
+        node.ask_checkpoint();
+        (0..node.shards()).for_each(|shard| node.send(shard, Input::CheckpointAll));
+        while !node.is_checkpointed() && Instant::now() < until && !node.has_faulted() {
             std::thread::sleep(STOP_POLL);
         }
         node.stop();
@@ -434,10 +437,11 @@ async fn spawn_shards(node: &Arc<Node>, index: usize, shards: ShardStarts) -> Re
         None => (CHECKPOINT_ROWS, CHECKPOINT_STEP),
         Some(_) => (CQL_CHECKPOINT_ROWS, CQL_CHECKPOINT_ROWS as u64),
     };
+    let checkpoint_records = CHECKPOINT_RECORDS.min(node.config().checkpoint_lag_records / CHECKPOINT_LAG_PARTS);
     let limits = ShardLimits {
         resident_bytes: usize::try_from(memory.accounts / share).unwrap_or(usize::MAX),
         filter_bytes: usize::try_from(memory.filters / share).unwrap_or(usize::MAX),
-        checkpoint_records: (CHECKPOINT_RECORDS / share).max(1),
+        checkpoint_records: (checkpoint_records / share).max(1),
         checkpoint_interval_ms: node.config().checkpoint_interval_ms,
         checkpoint_rows,
         checkpoint_step,

@@ -385,10 +385,10 @@ struct Released<'a> {
 }
 
 impl Outlet for Released<'_> {
-    fn publish_program(&mut self, record: &Record) -> error::Result<()> {
+    fn adopt_program_of(&mut self, record: &Record) -> error::Result<()> {
         let node = &self.worker.inner.node;
         // In a cluster every node must know it before its author hears of it: see `reply`.
-        if node.cluster().is_some() { Ok(()) } else { node.publish_program(record) }
+        if node.cluster().is_some() { Ok(()) } else { node.adopt_program_of(record) }
     }
 
     fn reply(&mut self, to: ReplyTo, shard: u16, bytes: u32, reply: Reply) {

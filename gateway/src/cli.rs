@@ -442,6 +442,7 @@ mod tests {
             ("--front-of unix:x --programs a.json", "owner's"),
             ("--config bad.toml", "bad.toml"),
             ("--listen 0.0.0.0:8080", "loopback only"),
+            ("--metrics-listen 0.0.0.0:9464", "loopback only"),
             ("--max-connections 0", "--max-connections must be from 1"),
             ("verify", "DIR"),
             ("snapshot d", "--to"),

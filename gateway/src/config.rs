@@ -161,7 +161,7 @@ settings! {
     }
     "Network" {
         listen: ListenAddress = ListenAddress(SocketAddr::from(([127, 0, 0, 1], 8080))), "HOST:PORT", "Where to serve HTTP; port 0 takes a free one. Without credentials only loopback";
-        metrics_listen: OptionalAddress = OptionalAddress(Some(SocketAddr::from(([127, 0, 0, 1], 9464)))), "HOST:PORT|off", "Where to serve /metrics";
+        metrics_listen: OptionalAddress = OptionalAddress(Some(SocketAddr::from(([127, 0, 0, 1], 9464)))), "HOST:PORT|off", "Where to serve /metrics, to whoever reaches it. Without [[credentials]] only loopback";
         share_port: bool = false, "BOOL", "Listen beside other processes of this user on the same HOST:PORT; the system spreads connections";
         listen_backlog: u32 = 4096, "COUNT", "Connections that wait to be accepted, per worker", 1..=65535;
         max_connections: u32 = 100_000, "COUNT", "Open connections in all; never more than the file limit leaves", 1..=10000000;
@@ -377,13 +377,7 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
              open for a year and keys are remembered for months, or 0 to keep all"
         )));
     }
-    let listen = settings.listen.0;
-    if settings.credentials.is_empty() && !listen.ip().is_loopback() {
-        return Err(SettingError(format!(
-            "--listen {listen} is refused: without credentials this node answers anybody, so it listens on \
-             loopback only. Declare [[credentials]] in the file of --config, or listen on 127.0.0.1"
-        )));
-    }
+    check_open(settings)?;
     for (flag, addresses) in [
         ("--kafka", settings.kafka.split(',').filter(|part| !part.is_empty()).collect::<Vec<_>>()),
         ("--cql-nodes", settings.cql_nodes.iter().map(String::as_str).collect()),
@@ -394,6 +388,25 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
     }
     check_journal(settings)?;
     check_fronts(settings)
+}
+
+/// A node without credentials listens on loopback only, metrics too: they show what a program owes and how busy it is,
+/// to whoever reaches them. Where credentials are declared somebody has thought of who may reach the node; scrapers need
+/// none.
+fn check_open(settings: &Settings) -> Result<(), SettingError> {
+    if !settings.credentials.is_empty() {
+        return Ok(());
+    }
+    let listeners = [("--listen", Some(settings.listen.0)), ("--metrics-listen", settings.metrics_listen.0)];
+    for (flag, address) in listeners {
+        if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+            return Err(SettingError(format!(
+                "{flag} {address} is refused: without credentials this node answers anybody, so it listens on \
+                 loopback only. Declare [[credentials]] in the file of --config, or listen on 127.0.0.1"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether this is HOST:PORT. Whoever connects resolves the host.

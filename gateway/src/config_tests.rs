@@ -69,14 +69,32 @@ fn messages_name_what_is_wrong() {
 fn an_open_node_stays_on_loopback() {
     let message = load(None, [], &[flag("listen", "0.0.0.0:8080")]).err().unwrap().0;
     assert!(message.contains("loopback only"), "{message}");
-    assert!(load(None, [], &[flag("listen", "[::1]:0")]).is_ok());
+    assert!(load(None, [], &[flag("listen", "[::1]:0"), flag("metrics_listen", "[::1]:0")]).is_ok());
+    let message = load(None, [], &[flag("metrics_listen", "0.0.0.0:9464")]).err().unwrap().0;
+    assert!(message.contains("--metrics-listen 0.0.0.0:9464 is refused"), "{message}");
+    assert!(load(None, [], &[flag("metrics_listen", "off")]).is_ok());
     let with = format!(
-        "listen = \"0.0.0.0:0\"\n[[credentials]]\nname = \"till\"\ntoken_sha256 = \"{}\"\nprogram = \"p\"\nroles = [\"operate\"]",
+        "listen = \"0.0.0.0:0\"\nmetrics_listen = \"0.0.0.0:9464\"\n[[credentials]]\nname = \"till\"\ntoken_sha256 = \"{}\"\nprogram = \"p\"\nroles = [\"operate\"]",
         "ab".repeat(32)
     );
     let loaded = file(&with).unwrap();
     assert!(!loaded.show().contains("abab"), "digests are not shown");
     assert!(loaded.show().contains("redacted"));
+}
+
+#[test]
+fn credentials_are_bounded() {
+    let some = |count: usize| {
+        let one = |n| CredentialSetting {
+            name: format!("till-{n}"),
+            token_sha256: format!("{n:064x}"),
+            program: "p".to_owned(),
+            roles: vec!["operate".to_owned()],
+        };
+        check(&Settings { credentials: (0..count).map(one).collect(), ..Settings::default() })
+    };
+    assert_eq!(some(CREDENTIALS_MAX), Ok(()));
+    assert_eq!(some(CREDENTIALS_MAX + 1).unwrap_err().0, "`credentials` may have at most 10000 entries");
 }
 
 #[test]

@@ -4,10 +4,16 @@
 #[path = "support/contract.rs"]
 mod contract;
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use contract::{Answer, Shop, Value, document, each, id, json};
+use contract::{Answer, JSON, Shop, Value, document, each, id, json};
+use rustix::process::{Pid, Signal, kill_process};
+use sha2::{Digest, Sha256};
 
 fn page(shop: &Shop, query: &str) -> Value {
     let page = ask(shop, query).expect(200);
@@ -187,9 +193,15 @@ struct Started {
 }
 
 fn start(data: &str) -> Started {
+    start_logging(data, Stdio::inherit(), &["--log-level", "error"])
+}
+
+fn start_logging(data: &str, log: Stdio, flags: &[&str]) -> Started {
     let mut child = Command::new(env!("CARGO_BIN_EXE_meed"))
-        .args(["--listen", "127.0.0.1:0", "--metrics-listen", "off", "--log-level", "error", "--data", data])
+        .args(["--listen", "127.0.0.1:0", "--metrics-listen", "off", "--data", data])
+        .args(flags)
         .stdout(Stdio::piped())
+        .stderr(log)
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -200,6 +212,14 @@ fn start(data: &str) -> Started {
     };
     contract::wait_ready(&address);
     Started { child, address }
+}
+
+impl Started {
+    /// Stops it in order; its folder can be read then.
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
 }
 
 impl Drop for Started {
@@ -281,23 +301,84 @@ fn holds_bytes(folder: &std::path::Path, bytes: &[u8]) -> bool {
     })
 }
 
+/// Who may do everything, and the token that proves it.
+const TOKEN: &str = "unusual-token-of-a-till";
+
+fn config_with_token(folder: &Path) -> String {
+    let file = folder.join("meed.toml");
+    let digest: String = Sha256::digest(TOKEN).iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!(
+        "[[credentials]]\nname = \"till\"\ntoken_sha256 = \"{digest}\"\nprogram = \"*\"\n\
+         roles = [\"read\", \"operate\", \"admin\"]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// What every line of the log is: an object; those of requests name the route, not the path, and the request.
+fn check_log(text: &str, requests: usize) {
+    let lines: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    assert!(lines.iter().any(|line| line["message"] != "request"), "it tells of itself too: {text}");
+    // The test asked for readiness until there was.
+    let is_request = |line: &&Value| line["message"] == "request" && line["route"] != "/readyz";
+    let of_requests: Vec<&Value> = lines.iter().filter(is_request).collect();
+    assert_eq!(of_requests.len(), requests, "{text}");
+    let mut ids = BTreeSet::new();
+    for line in of_requests {
+        assert!(line["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{line}");
+        assert!(line["route"].as_str().is_some_and(|route| !route.contains("visible-account")), "{line}");
+        assert!(line["status"].is_u64() && line["duration_us"].is_u64() && line["timestamp"].is_string(), "{line}");
+        ids.insert(line["request_id"].as_str().unwrap());
+    }
+    assert!(ids.contains("asked-by-the-client") && ids.len() == requests, "{ids:?}");
+}
+
 #[test]
 fn an_alias_lies_nowhere_in_the_clear_and_stays_erased() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data").to_str().unwrap().to_owned();
-    let node = start(&data);
-    let shop = Shop::of(&node.address, "default");
-    shop.earn("visible-account", 1);
+    let log = folder.path().join("log");
+    let config = config_with_token(folder.path());
+    let flags = ["--config", config.as_str(), "--log-format", "json", "--access-log", "--log-level", "trace"];
+    // Short ones are read soon.
+    let flags = [&flags[..], &["--segment-bytes", "1MiB"]].concat();
+    let node = start_logging(&data, File::create(&log).unwrap().into(), &flags);
+    let shop = Shop::of(&node.address, "default").without_check();
+    let bearer = format!("Bearer {TOKEN}");
+    let requests = Cell::new(0);
+    let ask = |method: &str, path: &str, body: &str| {
+        requests.set(requests.get() + 1);
+        let key = format!("unusual-key-{}", requests.get());
+        let headers = [("Authorization", bearer.as_str()), ("Idempotency-Key", &key), JSON];
+        shop.ask(method, path, &headers, body.as_bytes())
+    };
     let path = "/api/v1/accounts/visible-account/aliases/email:quite.unusual%40example.org";
-    shop.put(path, "").expect(201);
-    shop.put("/api/v1/accounts/visible-account/aliases/phone:%2B4915112345678", "").expect(201);
-    shop.done("quite.unusual%40example.org", "earn", json!({"points": 2}));
-    assert_eq!(shop.delete(path).status, 204);
+    ask("POST", "/api/v1/points/visible-account/earn", r#"{"points":9}"#).expect(201);
+    ask("PUT", path, "").expect(201);
+    ask("PUT", "/api/v1/accounts/visible-account/aliases/phone:%2B4915112345678", "").expect(201);
+    ask("POST", "/api/v1/points/quite.unusual%40example.org/earn", r#"{"points":2}"#).expect(201);
+    let redeemed = ask("POST", "/api/v1/points/quite.unusual%40example.org/redeem", r#"{"points":1}"#).expect(201);
+    let code = redeemed["redemption_code"].as_str().unwrap().to_owned();
+    // What is refused names nothing in the log either: no route, no account, no document, no credential.
+    ask("GET", "/quite.unusual@example.org?phone=4915112345678", "").problem(404, "not-found");
+    ask("POST", "/api/v1/points/quite.unusual%40example.com/redeem", r#"{"points":1}"#).problem(404, "unknown-account");
+    ask("POST", "/api/v1/accounts/lookup", r#"{"user_identifier":"quite.unusual@example.org","#).invalid("body");
+    let wrong = [("Authorization", "Bearer unusual-token-of-nobody"), ("Request-Id", "asked-by-the-client")];
+    assert_eq!(shop.ask("GET", "/api/v1/points/quite.unusual%40example.org/balance", &wrong, b"").status, 401);
+    assert_eq!(ask("DELETE", path, "").status, 204);
     drop(shop);
-    drop(node);
+    node.stop();
+    let verified = Command::new(env!("CARGO_BIN_EXE_meed")).args(["verify", &data]).output().unwrap();
+    assert!(verified.status.success(), "{verified:?}");
+    let logged = std::fs::read_to_string(&log).unwrap();
+    check_log(&logged, requests.get() + 1);
+    for secret in ["quite.unusual", "4915112345678", "unusual-key", "unusual-token", &code] {
+        assert!(!logged.contains(secret), "{secret}: {logged}");
+    }
     let root = folder.path().join("data");
     assert!(holds_bytes(&root, b"visible-account"), "the search finds what is there");
-    for secret in ["quite.unusual", "4915112345678"] {
+    for secret in ["quite.unusual", "4915112345678", "unusual-key", "unusual-token", &code] {
         assert!(!holds_bytes(&root, secret.as_bytes()), "{secret}");
     }
     let node = start(&data);

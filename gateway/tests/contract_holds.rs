@@ -4,7 +4,9 @@
 #[path = "support/contract.rs"]
 mod contract;
 
-use contract::{Shop, Value, at, check_operation, check_time, each, id, json};
+use std::sync::Barrier;
+
+use contract::{Answer, Shop, Value, at, check_operation, check_time, each, id, json};
 
 fn hold_id(hold: &Value) -> &str {
     hold["hold_id"].as_str().unwrap()
@@ -100,6 +102,101 @@ fn a_hold_times_out() {
     assert_eq!((&row["hold_id"], &row["occurred_at"]), (&hold["hold_id"], &hold["expires_at"]));
     shop.on("m-1", &format!("holds/{}/capture", hold_id(&hold)), json!({})).problem(409, "hold-closed");
     assert_eq!(shop.on("m-1", &format!("holds/{}/void", hold_id(&hold)), json!({})).status, 200);
+}
+
+/// An instant of an answer, in milliseconds.
+fn instant(value: &Value) -> i64 {
+    value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond()
+}
+
+/// Checks that the hold of an account had one end, that every capture and void was told of that end what API.md says,
+/// and that history and balance agree. Returns how it ended.
+fn check_end(shop: &Shop, account: &str, hold: &Value, captures: &[Answer], voids: &[Answer]) -> &'static str {
+    let rows = shop.rows(account);
+    let [end, before @ ..] = &rows[..] else { panic!("{account} has no rows") };
+    assert_eq!(each(before, "type"), ["HOLD", "EARN"], "{rows:?}");
+    assert_eq!(end["hold_id"], hold["hold_id"]);
+    let deadline = instant(&hold["expires_at"]);
+    let (name, left) = match (end["type"].as_str().unwrap(), end["reason"].as_str()) {
+        ("REDEEM", _) => ("captured", 60),
+        ("VOID", Some("expired")) => ("expired", 100),
+        ("VOID", _) => ("voided", 100),
+        _ => panic!("{end}"),
+    };
+    match name {
+        "expired" => assert_eq!(end["occurred_at"], hold["expires_at"]),
+        _ => assert!(instant(&end["recorded_at"]) < deadline, "{name} past its time: {end} {hold}"),
+    }
+    let mut captured = 0;
+    for answer in captures {
+        match (answer.status, name) {
+            (201, "captured") => {
+                assert_eq!((id(&answer.json()), &answer.json()["points"]), (id(end), &json!(-40)));
+                captured += 1;
+            }
+            _ => drop(answer.problem(409, "hold-closed")),
+        }
+    }
+    assert_eq!(captured, u32::from(name == "captured"), "{captures:?}");
+    for answer in voids {
+        match name {
+            "captured" => drop(answer.problem(409, "hold-closed")),
+            _ => assert_eq!(answer.expect(200)["hold_id"], hold["hold_id"]),
+        }
+    }
+    let is_the_end = |answer: &&Answer| name == "voided" && id(&answer.json()) == id(end);
+    assert!(name != "voided" || voids.iter().any(|answer| is_the_end(&answer)), "{voids:?}");
+    assert_eq!(shop.points(account), [left, left, 0, 0, 0]);
+    assert_eq!(shop.get(&format!("/api/v1/points/{account}/holds")).expect(200)["holds"], json!([]));
+    name
+}
+
+#[test]
+fn a_hold_raced_by_captures_voids_and_its_time_has_one_end() {
+    const RACERS: usize = 4;
+    let shop = Shop::open(json!({}));
+    let holds: Vec<(String, Value)> = (0..12)
+        .map(|n| {
+            let account = format!("m-{n}");
+            shop.earn(&account, 100);
+            let hold = shop.done(&account, "holds", json!({"points": 40, "ttl_seconds": 1}));
+            (account, hold)
+        })
+        .collect();
+    let barrier = Barrier::new(2 * RACERS + 1);
+    let race = |what: &'static str, racer: usize| {
+        let (shop, barrier, holds) = (shop.another().without_check(), &barrier, &holds);
+        move || {
+            let ask = |(account, hold): &(String, Value)| {
+                barrier.wait();
+                let path = format!("/api/v1/points/{account}/holds/{}/{what}", hold_id(hold));
+                shop.post_key(&format!("{what}-{racer}"), &path, "{}")
+            };
+            holds.iter().map(ask).collect::<Vec<Answer>>()
+        }
+    };
+    let answers: Vec<Vec<Answer>> = std::thread::scope(|scope| {
+        let racing: Vec<_> =
+            (0..2 * RACERS).map(|n| scope.spawn(race(if n < RACERS { "capture" } else { "void" }, n))).collect();
+        // The first half of the holds is raced before its time runs out, the other behind it.
+        for ((_, hold), offset_ms) in holds.iter().zip((-240..).step_by(40)) {
+            let start = instant(&hold["expires_at"]) + offset_ms;
+            while jiff::Timestamp::now().as_millisecond() < start {
+                std::thread::yield_now();
+            }
+            barrier.wait();
+        }
+        racing.into_iter().map(|racer| racer.join().unwrap()).collect()
+    });
+    let mut ends = Vec::new();
+    for (at, (account, hold)) in holds.iter().enumerate() {
+        shop.until(account, |balance| balance["held_points"] == 0);
+        let of_hold: Vec<Answer> = answers.iter().map(|answers| answers[at].clone()).collect();
+        let (captures, voids) = of_hold.split_at(RACERS);
+        ends.push(check_end(&shop, account, hold, captures, voids));
+    }
+    println!("{ends:?}");
+    assert!(ends.contains(&"expired"), "the last one is past its time when it is raced");
 }
 
 #[test]

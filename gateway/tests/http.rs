@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 
 use meed_gateway::config::{ByteSize, ListenAddress, OptionalAddress, Settings};
@@ -331,6 +331,27 @@ fn connections_beyond_the_cap_are_told_so() {
 }
 
 #[test]
+fn refused_connections_do_not_linger_without_bound() {
+    /// As a worker has it.
+    const REFUSED_LINGERING_MAX: usize = 256;
+    let server = Server::start(Settings { max_connections: 1, linger_ms: 60_000, ..settings() });
+    let mut kept = server.client();
+    assert_eq!(kept.ask(get("/livez")).status, 200);
+    let refused = || {
+        let mut client = server.client();
+        assert_eq!(client.answer().problem(), "overloaded");
+        client
+    };
+    // They have their answer and do not close: the worker reads what they may still send, so that it is not lost.
+    let _lingering: Vec<Client> = (0..REFUSED_LINGERING_MAX).map(|_| refused()).collect();
+    let mut beyond = refused();
+    // This one has its answer too, and nobody reads from it: what it sends is refused by the system.
+    beyond.send("x");
+    eventually("it is gone", || beyond.stream.take_error().unwrap().is_some());
+    assert_eq!(kept.ask(get("/livez")).status, 200);
+}
+
+#[test]
 fn connections_beyond_the_cap_of_an_address_are_told_so() {
     let server = Server::start(Settings { max_connections_per_address: 1, ..settings() });
     let mut kept = server.client();
@@ -415,6 +436,29 @@ fn metrics_have_their_own_listener() {
     assert_eq!(scraper.ask(get("/livez")).status, 200);
     assert_eq!(scraper.ask(get("/else")).status, 404);
     assert_eq!(scraper.ask(post("/metrics", "", "")).status, 405);
+}
+
+#[test]
+fn scrapers_are_served_so_many_at_once() {
+    /// As the listener has it.
+    const METRICS_CONNECTIONS_MAX: usize = 64;
+    let metrics_listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
+    let server = Server::start(Settings { metrics_listen, ..settings() });
+    let connect = || Client::connect(server.node().metrics_address.unwrap());
+    let mut served: Vec<Client> = (0..METRICS_CONNECTIONS_MAX).map(|_| connect()).collect();
+    let serve = |served: &mut Vec<Client>| {
+        served.iter_mut().for_each(|client| assert_eq!(client.ask(get("/livez")).status, 200));
+    };
+    serve(&mut served);
+    let mut beyond = connect();
+    beyond.send(get("/livez"));
+    // One thread serves them all, so it has had its turn when these have their answers.
+    serve(&mut served);
+    beyond.stream.set_nonblocking(true).unwrap();
+    assert_eq!(beyond.stream.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    beyond.stream.set_nonblocking(false).unwrap();
+    served.pop();
+    assert_eq!(beyond.answer().status, 200, "the place is free again");
 }
 
 #[test]

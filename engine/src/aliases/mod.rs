@@ -12,7 +12,7 @@ mod table;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -85,6 +85,26 @@ pub struct Aliases {
     requests: mpsc::Sender<Request>,
     cache: Arc<AliasCache>,
     hasher: AliasHasher,
+    fault: Fault,
+}
+
+/// What stopped the owner, in words. It is noted before anybody who waits for the owner can see that it has stopped: who
+/// sees that first stops the node, and has to say why.
+#[derive(Clone, Default)]
+struct Fault(Arc<OnceLock<String>>);
+
+impl Fault {
+    fn note<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|error| {
+            // The first one counts.
+            let _ = self.0.set(error.to_string());
+        })
+    }
+
+    fn stopped(&self) -> Error {
+        let why = self.0.get().map_or("its node is stopping", String::as_str);
+        Error::Stopped(format!("the alias store has stopped: {why}"))
+    }
 }
 
 /// The owner's thread.
@@ -129,10 +149,11 @@ impl Aliases {
     fn start(table: Rows, options: &AliasOptions) -> Result<(Self, AliasOwner)> {
         let (requests, queue) = mpsc::channel(options.queue_requests.max(1));
         let cache = Arc::new(AliasCache::new(options.cache_entries));
-        let handle = Self { requests, cache: Arc::clone(&cache), hasher: table.hasher().clone() };
+        let fault = Fault::default();
+        let handle = Self { requests, cache: Arc::clone(&cache), hasher: table.hasher().clone(), fault: fault.clone() };
         let thread = std::thread::Builder::new()
             .name("aliases".to_owned())
-            .spawn(move || Owner { table, cache }.run(queue))
+            .spawn(move || Owner { table, cache, fault }.run(queue))
             .map_err(|e| Error::io("start the thread of", "the aliases", e))?;
         Ok((handle, AliasOwner(thread)))
     }
@@ -171,12 +192,11 @@ impl Aliases {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<Answer<T>> {
-        let stopped = || Error::Stopped("the alias store has stopped".to_owned());
         let (reply, answer) = oneshot::channel();
         match self.requests.try_send(request(reply)) {
-            Ok(()) => answer.await.map_err(|_| stopped())?.map(Answer::Done),
+            Ok(()) => answer.await.map_err(|_| self.fault.stopped())?.map(Answer::Done),
             Err(mpsc::error::TrySendError::Full(_)) => Ok(Answer::Overloaded),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(stopped()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(self.fault.stopped()),
         }
     }
 }
@@ -251,6 +271,7 @@ impl Rows {
 struct Owner {
     table: Rows,
     cache: Arc<AliasCache>,
+    fault: Fault,
 }
 
 impl Owner {
@@ -272,7 +293,8 @@ impl Owner {
         match request {
             Request::Put { program, alias, account, reply } => {
                 let hash = self.touch(group, &program, &alias, &account)?;
-                let outcome = self.table.put(&mut group.pending, &program, alias.as_str(), &account)?;
+                let outcome = self.table.put(&mut group.pending, &program, alias.as_str(), &account);
+                let outcome = self.fault.note(outcome)?;
                 if outcome == PutOutcome::New {
                     group.decided.push(Decided::Put { hash, account: account.into(), reply });
                 } else {
@@ -282,17 +304,19 @@ impl Owner {
             }
             Request::Delete { program, alias, account, reply } => {
                 let hash = self.touch(group, &program, &alias, &account)?;
-                if self.table.delete(&mut group.pending, &program, &account, alias.as_str())? {
+                let deleted = self.table.delete(&mut group.pending, &program, &account, alias.as_str());
+                if self.fault.note(deleted)? {
                     group.decided.push(Decided::Delete { hash, reply });
                 } else {
                     let _ = reply.send(Ok(false));
                 }
             }
             Request::List { program, account, reply } => {
-                let _ = reply.send(Ok(self.table.list(&program, &account)?));
+                let _ = reply.send(Ok(self.fault.note(self.table.list(&program, &account))?));
             }
             Request::Resolve { program, alias, reply } => {
-                let account: Option<Arc<str>> = self.table.resolve(&program, alias.as_str())?.map(Arc::from);
+                let account = self.fault.note(self.table.resolve(&program, alias.as_str()))?;
+                let account: Option<Arc<str>> = account.map(Arc::from);
                 if let Some(account) = &account {
                     self.cache.insert(self.table.hasher().alias(&program, alias.as_str()), account.clone());
                 }
@@ -317,7 +341,7 @@ impl Owner {
     fn commit(&mut self, group: &mut Group) -> Result<()> {
         let Group { pending, decided, .. } = std::mem::take(group);
         if !pending.is_empty() {
-            self.table.commit(pending)?;
+            self.fault.note(self.table.commit(pending))?;
         }
         for write in decided {
             match write {

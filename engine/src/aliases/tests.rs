@@ -62,7 +62,7 @@ fn of_two_puts_at_once_one_wins() {
     let dir = tempfile::tempdir().unwrap();
     let table = Rows::Own(AliasTable::open(dir.path(), [1; 16], &[2; 32], &AliasOptions::default()).unwrap());
     let cache = Arc::new(AliasCache::new(10));
-    let mut owner = Owner { table, cache };
+    let mut owner = Owner { table, cache, fault: Fault::default() };
     let mut group = Group::default();
     let mut ask = |account: &str| {
         let (reply, answer) = oneshot::channel();
@@ -100,7 +100,7 @@ fn puts_of_one_account_in_one_group_are_counted() {
 fn independent_writes_share_a_commit_and_an_answer_comes_after_it() {
     let dir = tempfile::tempdir().unwrap();
     let table = Rows::Own(AliasTable::open(dir.path(), [1; 16], &[2; 32], &AliasOptions::default()).unwrap());
-    let mut owner = Owner { table, cache: Arc::new(AliasCache::new(100)) };
+    let mut owner = Owner { table, cache: Arc::new(AliasCache::new(100)), fault: Fault::default() };
     let mut group = Group::default();
     let mut answers = Vec::new();
     for n in 0..50 {
@@ -128,7 +128,12 @@ fn a_full_queue_is_an_answer() {
     owner.join().unwrap();
     // A handle whose owner takes nothing.
     let (requests, queue) = mpsc::channel(1);
-    let stuck = Aliases { requests, cache: Arc::new(AliasCache::new(1)), hasher: AliasHasher::new(&[2; 32]) };
+    let stuck = Aliases {
+        requests,
+        cache: Arc::new(AliasCache::new(1)),
+        hasher: AliasHasher::new(&[2; 32]),
+        fault: Fault::default(),
+    };
     let (reply, _answer) = oneshot::channel();
     let waiting = Request::List { program: "p".to_owned(), account: "m-1".to_owned(), reply };
     stuck.requests.try_send(waiting).ok().unwrap();

@@ -93,7 +93,7 @@ impl AnnouncerQueue {
                     };
                     registry.put_program(&row)?;
                     // Only now: what this node decides by it must find it wherever its shards go.
-                    node.publish_program(&record)?;
+                    node.adopt_program_of(&record)?;
                     announced = registry.announce()?;
                     Some(then)
                 }

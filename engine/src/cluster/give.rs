@@ -35,13 +35,13 @@ impl Work {
     /// Takes the shard that is to go a step further.
     pub(super) fn push_out(&mut self) {
         let Some(Giving { shard, chosen, drained, .. }) = &mut self.giving else { return };
-        let left = self.parts.node.unwritten_accounts_of(*shard);
+        let left = self.parts.node.dirty_accounts_of(*shard);
         if drained.is_none() && (left <= GIVEN_ACCOUNTS_MAX || chosen.elapsed() >= GIVEN_CHECKPOINT_MAX) {
             *drained = Some((Instant::now(), left));
         }
         match drained {
             Some(_) => self.parts.tell(*shard, Tenure::Drain),
-            None => self.parts.flush(*shard),
+            None => self.parts.checkpoint(*shard),
         }
     }
 

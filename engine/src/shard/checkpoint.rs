@@ -122,7 +122,7 @@ impl Shard {
     }
 
     /// Accounts that have changed and are not written, about: one may be counted twice.
-    pub fn unwritten_accounts(&self) -> u64 {
+    pub fn dirty_accounts(&self) -> u64 {
         (self.dirty.len() + self.checkpoint.accounts_under_way) as u64
     }
 

@@ -64,7 +64,7 @@ pub enum Input {
     /// Time passes.
     Tick,
     /// Everything is to go to the store.
-    Flush,
+    CheckpointAll,
     /// The node gets the shard or gives it away; for the actor round the shard, not for the shard.
     Tenure(Box<Tenure>),
 }

@@ -142,7 +142,7 @@ impl Shard {
                 Ok(())
             }
             Input::Due(accounts) => self.due_found(accounts, world, lane, out),
-            Input::Flush => self.checkpoint_all(world, lane, out),
+            Input::CheckpointAll => self.checkpoint_all(world, lane, out),
             Input::Tenure(_) => Err(Error::Internal("a shard was asked who owns it".into())),
             Input::Tick => {
                 self.settle_near(world, lane, out)?;

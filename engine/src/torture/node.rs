@@ -454,15 +454,15 @@ impl Node {
     }
 
     /// Nothing more falls due for it, and everything goes to the store: the node is stopping.
-    pub(super) fn ask_flush(&mut self) {
+    pub(super) fn ask_checkpoint(&mut self) {
         self.settle_until = Millis::MIN;
         for (_, inbox) in &mut self.shards {
-            inbox.push(Input::Flush);
+            inbox.push(Input::CheckpointAll);
         }
     }
 
     /// Whether the store has everything.
-    pub(super) fn is_flushed(&self) -> bool {
+    pub(super) fn is_checkpointed(&self) -> bool {
         self.shards.iter().all(|(shard, _)| shard.is_checkpointed())
     }
 

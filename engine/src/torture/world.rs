@@ -428,14 +428,14 @@ impl World {
         self.quiet()?;
         for _ in 0..QUIET_ROUNDS_MAX {
             let Some(node) = self.running() else { return Ok(()) };
-            if node.is_flushed() && node.steps().is_empty() {
+            if node.is_checkpointed() && node.steps().is_empty() {
                 break;
             }
-            node.ask_flush();
+            node.ask_checkpoint();
             self.settle_down()?;
         }
         let Some(node) = self.node.take() else { return Ok(()) };
-        if !node.is_flushed() {
+        if !node.is_checkpointed() {
             return Err("the node does not bring everything to the store".to_owned());
         }
         node.close().map_err(|e| format!("the node does not stop in order: {e}"))?;

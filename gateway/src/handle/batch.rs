@@ -12,10 +12,11 @@ use meed_schemas::outcome::Reply as Outcome;
 use super::desk::{Desk, ProgramFacts, bad, refused, status};
 use super::unanswered;
 use crate::body::BodyFormat;
+use crate::config::Settings;
 use crate::reach::Window;
 use crate::reply::{Media, Reply};
 
-/// Commands of a batch that get their permits together, all or none.
+/// Most commands of a batch that get their permits together, all or none.
 const WINDOW_ITEMS: usize = 1_000;
 /// Bytes that a permit counts for one item.
 const ITEM_BYTES: u32 = 512;
@@ -28,6 +29,14 @@ enum Item {
     Sent,
     /// Answered.
     Answered(Outcome),
+}
+
+/// Commands of one window: no more than there are permits for when nothing else is under way, whatever their accounts.
+/// A larger one would be refused for ever.
+fn window_items(settings: &Settings) -> usize {
+    let commands = settings.admission_commands.min(settings.admission_commands_per_shard) as usize;
+    let items = settings.admission_bytes.as_usize() / ITEM_BYTES as usize;
+    WINDOW_ITEMS.min(commands).min(items).max(1)
 }
 
 impl Desk<'_> {
@@ -51,6 +60,7 @@ impl Desk<'_> {
         let mut items = Vec::with_capacity(decoded.len());
         let mut under_way: VecDeque<(Vec<usize>, Window)> = VecDeque::new();
         let mut window: (Vec<usize>, Vec<Request>) = Default::default();
+        let window_items = window_items(&self.context.shared.settings);
         for (index, item) in decoded.into_iter().enumerate() {
             let request = match item {
                 Ok(item) => self.item_request(item).await,
@@ -64,7 +74,7 @@ impl Desk<'_> {
                 }
                 Err(problem) => items.push(Item::Refused(problem)),
             }
-            if window.0.len() == WINDOW_ITEMS {
+            if window.0.len() == window_items {
                 self.send_window(&mut window, &mut under_way, &mut items).await;
             }
         }

@@ -1,5 +1,6 @@
-//! Disks without room.
+//! Disks without room, and folders that may not be written.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,6 +23,59 @@ impl Drop for Small {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// A folder seen through a mount that nobody may write through, not even root; only where mounting is allowed.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn mount(of: &Path, at: PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&at).unwrap();
+        let run = |arguments: &[&str]| {
+            let mut mount = Command::new("mount");
+            mount.args(arguments).arg(&at).stderr(Stdio::null());
+            mount.status().is_ok_and(|status| status.success())
+        };
+        let mounted = run(&["--bind", of.to_str().unwrap()]).then(|| Self(at.clone()))?;
+        run(&["-o", "remount,ro,bind"]).then_some(mounted)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// The node says that it may not, and where.
+#[track_caller]
+fn not_permitted(data: &Path, saying: &str) {
+    let (code, message) = Node::refused(data, SMALL);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains(saying) && message.contains(data.to_str().unwrap()), "{message}");
+}
+
+#[test]
+fn a_folder_without_permission_is_refused_by_its_path_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut loads: Vec<Load> = (0..4).map(|client| Load::new(client, 6, "permission")).collect();
+    under_load(Node::start(&data, SMALL), &mut loads, 100, Node::kill);
+    match ReadOnly::mount(folder.path(), folder.path().join("seen")) {
+        Some(seen) => {
+            not_permitted(&seen.0.join("data"), "Read-only file system");
+            not_permitted(&seen.0.join("new"), "Read-only file system");
+        }
+        None => println!("not allowed to mount"),
+    }
+    // Root may write whatever its mode is.
+    if !rustix::process::geteuid().is_root() {
+        let mode = |mode| std::fs::set_permissions(&data, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o500);
+        not_permitted(&data, "Permission denied");
+        mode(0o700);
+    }
+    check_whole(&data, &mut loads, "permission");
 }
 
 fn fill(node: Node, loads: &mut [Load]) -> (Option<i32>, String) {

@@ -198,12 +198,38 @@ impl Account {
     }
 }
 
-/// A client: accounts of its own and a part in one that all share.
+/// A client: accounts of its own, aliases that move between them, and a part in an account that all share.
 pub(crate) struct Load {
     random: Random,
     accounts: Vec<Account>,
+    aliases: Vec<Alias>,
     number: u64,
     shared: Shared,
+}
+
+/// An alias that only this client gives and takes.
+#[derive(Default)]
+struct Alias {
+    name: String,
+    /// Which of the client's accounts has it.
+    of: Option<usize>,
+    /// Which would have it if the request that is under way is executed.
+    unknown: Option<Option<usize>>,
+}
+
+impl Alias {
+    /// What was answered stands, whatever ended the node: put, it is found; deleted, it is not found again.
+    fn check(&mut self, client: &mut Client, accounts: &[Account]) {
+        let body = format!(r#"{{"user_identifier":"{}"}}"#, self.name);
+        let found = client.post("/api/v1/accounts/lookup", None, &body).unwrap();
+        assert!([200, 404].contains(&found.status), "{found:?}");
+        let name = (found.status == 200).then(|| found.json()["account_id"].as_str().unwrap().to_owned());
+        let is_now = |of: Option<usize>| of.map(|at| accounts[at].name.as_str()) == name.as_deref();
+        if let Some(after) = self.unknown.take().filter(|after| is_now(*after)) {
+            self.of = after;
+        }
+        assert!(is_now(self.of), "{} is not with {:?} but {found:?}", self.name, self.of);
+    }
 }
 
 #[derive(Default)]
@@ -219,6 +245,7 @@ impl Load {
         Self {
             random: Random(seed ^ (client as u64) << 32),
             accounts: (0..3).map(account).collect(),
+            aliases: (0..4).map(|n| Alias { name: format!("card:C{client}N{n}"), ..Alias::default() }).collect(),
             number: 0,
             shared: Shared { name: shared.to_owned(), ..Shared::default() },
         }
@@ -235,6 +262,15 @@ impl Load {
         let Ok(mut client) = Client::connect(node) else { return };
         loop {
             self.number += 1;
+            // A change of an alias is two syncs of its own, so there are fewer of them.
+            if self.random.below(8) == 0 {
+                match self.change_alias(&mut client) {
+                    Some(true) => {}
+                    _ => return,
+                }
+                let _ = answered.send(());
+                continue;
+            }
             let index = self.random.below(4) as usize;
             let executed = match self.accounts.get_mut(index) {
                 Some(account) => {
@@ -267,12 +303,47 @@ impl Load {
         }
     }
 
+    /// Gives an alias to an account, takes it from the one that has it, or gives it to that one again. Whether it was
+    /// done; `None` when nobody knows.
+    fn change_alias(&mut self, client: &mut Client) -> Option<bool> {
+        let at = self.random.below(self.aliases.len() as u64) as usize;
+        let to = self.random.below(self.accounts.len() as u64) as usize;
+        // There must be such an account.
+        if self.accounts[to].sequence == 0 {
+            return Some(true);
+        }
+        let alias = &mut self.aliases[at];
+        let (method, of, after, expected) = match alias.of {
+            None => ("PUT", to, Some(to), 201),
+            Some(of) if of == to => ("PUT", of, Some(of), 200),
+            Some(of) => ("DELETE", of, None, 204),
+        };
+        alias.unknown = Some(after);
+        let path = format!("/api/v1/accounts/{}/aliases/{}", self.accounts[of].name, alias.name);
+        let answer = client.ask(&format!("{method} {path} HTTP/1.1\r\nHost: m\r\n\r\n")).ok()?;
+        if answer.status == 503 {
+            return Some(not_executed(&answer, &mut alias.unknown));
+        }
+        assert_eq!(answer.status, expected, "{method} {path}: {answer:?}");
+        (alias.of, alias.unknown) = (after, None);
+        Some(true)
+    }
+
     /// After a restart: what was under way is resolved, and everything answered is there.
     pub(crate) fn check(&mut self, node: &Node) {
         let mut client = node.client();
         for account in &mut self.accounts {
             account.resolve(&mut client, &mut self.random);
             account.check(&mut client, &mut self.random);
+        }
+        for alias in &mut self.aliases {
+            alias.check(&mut client, &self.accounts);
+        }
+        for (at, account) in self.accounts.iter().enumerate().filter(|(_, account)| account.sequence > 0) {
+            let having = self.aliases.iter().filter(|alias| alias.of == Some(at)).map(|alias| alias.name.as_str());
+            let list = client.get(&format!("/api/v1/accounts/{}/aliases", account.name)).unwrap().json();
+            let listed = list["aliases"].as_array().unwrap().iter().map(|alias| alias.as_str().unwrap());
+            assert_eq!(listed.collect::<BTreeSet<_>>(), having.collect(), "{}", account.name);
         }
         if let Some(key) = self.shared.unknown.take() {
             let outcome = client.get(&format!("/api/v1/points/{}/outcomes/{key}", self.shared.name)).unwrap();

@@ -6,6 +6,7 @@ mod cycles;
 mod disks;
 mod folders;
 mod history;
+mod limits;
 mod linearizable;
 mod linearizable_tests;
 mod load;

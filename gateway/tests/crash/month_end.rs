@@ -2,18 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::node::{Client, Node, PATIENCE, verified};
+use crate::node::{Node, PATIENCE, metric, verified};
 
 const ACCOUNTS: usize = 20_000;
 const BATCH: usize = 5_000;
-
-/// The sum of a metric's samples.
-fn metric(address: &str, name: &str) -> f64 {
-    let mut client = Client::connect(address).unwrap();
-    let text = client.get("/metrics").unwrap().body;
-    let values = text.lines().filter(|line| line.starts_with(name));
-    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
 
 #[test]
 fn everything_due_at_one_instant_expires_soon_and_nobody_waits_for_it() {

@@ -203,6 +203,14 @@ pub(crate) struct Client {
     unread: Vec<u8>,
 }
 
+/// The sum of a metric's samples.
+pub(crate) fn metric(address: &str, name: &str) -> f64 {
+    let mut client = Client::connect(address).unwrap();
+    let text = client.get("/metrics").unwrap().body;
+    let values = text.lines().filter(|line| line.starts_with(name));
+    values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use serde_json::Value;
+
 use crate::node::Node;
 
 /// Type and labels of each metric.
@@ -68,50 +70,134 @@ fn exposed(page: &str) -> Metrics {
     metrics
 }
 
-/// Operations, a replay, refusals and a path that is not there.
-fn traffic(node: &Node) {
+/// The program whose members may owe.
+const LENDING: &str = "lending";
+
+/// Operations of every kind that moves points, a replay, refusals and a path that is not there. Returns how many
+/// records it made.
+fn traffic(node: &Node) -> u64 {
     let mut client = node.client();
-    let mut ask = |method: &str, path: &str, body: &str, expected: u16| {
-        let headers = format!("Content-Type: application/json\r\nIdempotency-Key: {MARKER}-{path}\r\n");
+    let mut number = 0;
+    let mut ask = |program: &str, method: &str, path: &str, body: &str, expected: u16| {
+        // The second request is a retry of the first.
+        number += u64::from(number != 1 || path != EARN);
+        let headers =
+            format!("Content-Type: application/json\r\nProgram: {program}\r\nIdempotency-Key: {MARKER}-{number}\r\n");
         let answer = client.ask(method, &path.replace('*', MARKER), &headers, &body.replace('*', MARKER));
         assert_eq!(answer.status, expected, "{method} {path}: {answer:?}");
+        if answer.body.is_empty() { Value::Null } else { serde_json::from_str(&answer.body).unwrap_or_default() }
     };
+    const EARN: &str = "/api/v1/points/*/earn";
+    let reverse =
+        |of: &Value| format!("/api/v1/points/*/transactions/{}/reverse", of["transaction_id"].as_str().unwrap());
     let earn = r#"{"points":100,"reference_id":"*-1"}"#;
-    ask("POST", "/api/v1/points/*/earn", earn, 201);
-    ask("POST", "/api/v1/points/*/earn", earn, 201);
-    ask("POST", "/api/v1/points/*/redeem", r#"{"points":30}"#, 201);
-    ask("POST", "/api/v1/points/*/holds", r#"{"points":10}"#, 201);
-    ask("POST", "/api/v1/points/*/adjust", r#"{"points":5}"#, 201);
-    ask("PUT", "/api/v1/accounts/*/aliases/card:*", "", 201);
-    ask("POST", "/api/v1/points/*-nobody/redeem", r#"{"points":1}"#, 404);
-    ask("POST", "/api/v1/batch", r#"{"items":[{"op":"earn","account":"*","points":1,"idempotency_key":"*"}]}"#, 207);
-    ask("GET", "/api/v1/points/*/balance", "", 200);
-    ask("GET", "/api/v1/events?limit=1", "", 200);
-    ask("GET", "/*", "", 404);
+    ask("default", "POST", EARN, earn, 201);
+    ask("default", "POST", EARN, earn, 201);
+    let redeemed = ask("default", "POST", "/api/v1/points/*/redeem", r#"{"points":30}"#, 201);
+    ask("default", "POST", &reverse(&redeemed), r#"{"points":12}"#, 201);
+    ask("default", "POST", "/api/v1/points/*/holds", r#"{"points":10}"#, 201);
+    ask("default", "POST", "/api/v1/points/*/adjust", r#"{"points":5}"#, 201);
+    let late = at(30);
+    ask("default", "POST", EARN, &format!(r#"{{"points":7,"activates_at":"{late}"}}"#), 201);
+    ask("default", "PUT", "/api/v1/accounts/*/aliases/card:*", "", 201);
+    ask("default", "POST", "/api/v1/points/*-nobody/redeem", r#"{"points":1}"#, 404);
+    let batch = r#"{"items":[{"op":"earn","account":"*","points":1,"idempotency_key":"*"}]}"#;
+    ask("default", "POST", "/api/v1/batch", batch, 207);
+    ask("default", "GET", "/api/v1/points/*/balance", "", 200);
+    ask("default", "GET", "/api/v1/events?limit=1", "", 200);
+    ask("default", "GET", "/*", "", 404);
+    // Of 50 awarded 45 are spent: taken back are those that are left, and the rest is a shortfall.
+    let spent = ask("default", "POST", "/api/v1/points/*-2/earn", r#"{"points":50}"#, 201);
+    ask("default", "POST", "/api/v1/points/*-2/redeem", r#"{"points":45}"#, 201);
+    ask("default", "POST", &reverse(&spent).replace('*', "*-2"), "{}", 201);
+    let document = r#"{"name":"lending","time_zone":"UTC","currency":"USD","earning":{"points":1,"per_amount":"1.00"},
+        "negative_balance":{"policy":"debt","floor":-500}}"#;
+    ask("default", "PUT", "/api/v1/programs/lending", document, 201);
+    ask(LENDING, "POST", EARN, r#"{"points":10}"#, 201);
+    ask(LENDING, "POST", "/api/v1/points/*/adjust", r#"{"points":-25}"#, 201);
+    // Those of the first account, of the second, of the third, and of two programs.
+    7 + 3 + 2 + 2
+}
+
+/// So many days from now.
+fn at(days: i64) -> String {
+    let day = jiff::SignedDuration::from_hours(24 * days);
+    (jiff::Timestamp::now() + day).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The value of a metric without labels.
+fn value(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in {page}")).parse().unwrap()
+}
+
+/// What the traffic must have made of the metrics of points.
+fn sums() -> Vec<String> {
+    let of_default = [
+        ("points_issued_total", 158),
+        ("points_redeemed_total", 75),
+        ("points_expired_total", 0),
+        ("points_reversed_total", 5),
+        ("points_returned_total", 12),
+        ("points_shortfall_total", 45),
+        ("points_held", 10),
+        ("points_pending", 7),
+        ("points_debt", 0),
+        ("points_adjusted", 5),
+        ("points_outstanding", 95),
+        ("accounts", 2),
+    ];
+    let of_lending = [
+        ("points_issued_total", 10),
+        ("points_adjusted", -25),
+        ("points_debt", 15),
+        ("points_outstanding", -15),
+        ("accounts", 1),
+    ];
+    let line =
+        |program| move |(name, points)| format!("meed_{name}{{program=\"{program}\",wallet=\"points\"}} {points}");
+    let default = of_default.into_iter().map(line("default"));
+    default.chain(of_lending.into_iter().map(line(LENDING))).collect()
+}
+
+/// What the engine tells of itself after so many records of five accounts, two of them of programs.
+fn check_engine(page: &str, records: u64) {
+    let of = |name: &str| value(page, &format!("meed_{name}"));
+    assert!((300.0..50_000.0).contains(&of("accounts_resident_bytes")), "{}", of("accounts_resident_bytes"));
+    // Each part of a batch is counted once, in a batch that was written and synced once.
+    let batches = of("journal_batch_records_count");
+    assert!((1.0..=records as f64).contains(&batches), "{batches}");
+    for name in ["journal_batch_bytes_count", "journal_write_seconds_count", "journal_sync_seconds_count"] {
+        assert_eq!(of(name), batches, "{name}");
+    }
+    assert_eq!(of("journal_batch_records_sum"), records as f64);
+    assert_eq!(of("journal_batch_bytes_sum"), of("journal_bytes_total"));
+    assert!(of("journal_bytes_total") > (50 * records) as f64, "{}", of("journal_bytes_total"));
+    assert!(of("journal_sync_seconds_sum") > 0.0 && of("journal_write_seconds_sum") > 0.0);
+    // Whoever asked has its answer.
+    assert!(page.lines().any(|line| line == "meed_mailbox_depth{worker=\"0\"} 0"), "{page}");
+    assert!(of("mailbox_wait_seconds_count") > 0.0 && of("mailbox_wait_seconds_sum") < 60.0);
 }
 
 #[test]
 fn the_page_has_what_is_documented_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let door = format!("unix:{}", folder.path().join("owner").display());
-    let node = Node::start(&folder.path().join("data"), &["--owner-listen", &door]);
+    // No checkpoint within this test but the first of shard 0, which has none of these accounts.
+    let flags = ["--owner-listen", &door, "--checkpoint-interval-ms", "3600000"];
+    let data = folder.path().join("data");
+    let node = Node::start(&data, &flags);
     let front = Node::start(&folder.path().join("front"), &["--front-of", &door]);
-    traffic(&node);
+    let records = traffic(&node);
     // A link that had nothing to send has no measures of it.
     front.client().ask("GET", &format!("/api/v1/points/{MARKER}/balance"), "", "");
-    let of_program =
-        |(name, points): (&str, i64)| format!("meed_{name}{{program=\"default\",wallet=\"points\"}} {points}");
-    let sums = [
-        ("points_issued_total", 101),
-        ("points_redeemed_total", 30),
-        ("points_held", 10),
-        ("points_adjusted", 5),
-        ("points_outstanding", 76),
-        ("accounts", 1),
-    ];
-    let mut lines: Vec<String> = sums.into_iter().map(of_program).collect();
+    let mut lines = sums();
     lines.push("meed_idempotent_replays_total 1".to_owned());
+    lines.push("meed_accounts_resident 5".to_owned());
+    lines.push("meed_accounts_passivated 0".to_owned());
+    lines.push(format!("meed_checkpoint_lag_records {records}"));
     let page = node.metrics_with(&lines);
+    check_engine(&page, records);
     let of_front = front.metrics();
     let (documented, mut exposed) = (documented(), exposed(&page));
     for (name, measure) in self::exposed(&of_front) {
@@ -127,6 +213,14 @@ fn the_page_has_what_is_documented_and_nothing_else() {
     }
     assert!(!page.contains(MARKER) && !of_front.contains(MARKER), "{page}{of_front}");
     front.stop();
+    node.stop();
+    // Stopped in order it has checkpointed everything, and started again it loads members when they are asked for.
+    let node = Node::start(&data, &flags);
+    let none = ["accounts_resident 0", "accounts_passivated 5", "checkpoint_lag_records 0"];
+    node.metrics_with(&none.map(|line| format!("meed_{line}")));
+    node.client().ask("GET", &format!("/api/v1/points/{MARKER}/balance"), "", "");
+    let loaded = ["resident 1", "passivated 4"].map(|name| format!("meed_accounts_{name}"));
+    node.metrics_with(&[&sums()[..], &loaded].concat());
     node.stop();
 }
 

@@ -371,22 +371,37 @@ fn events_through_a_front_are_the_owners() {
 fn too_much_under_way_is_refused_at_the_front_and_at_the_owner() {
     let place = Place::new();
     let door = place.door();
-    let small = ["--owner-listen", door.as_str(), "--admission-commands", "8", "--admission-wait-ms", "0"];
-    let owner = Node::start(&place.path("data"), &small);
+    let owner = Node::start(&place.path("data"), &["--owner-listen", &door, "--admission-commands", "8"]);
     let wide = place.front(&[]);
-    let narrow = place.front(&["--admission-commands", "8"]);
+    let narrow = place.front(&["--admission-commands", "8", "--admission-wait-ms", "0"]);
     let items: Vec<String> =
         (0..100).map(|n| format!(r#"{{"op":"earn","account":"m-1","points":1,"idempotency_key":"b-{n}"}}"#)).collect();
     let batch = format!(r#"{{"items":[{}]}}"#, items.join(","));
-    for front in [&wide, &narrow] {
-        let answer = front.client().ask("POST", "/api/v1/batch", JSON, &batch);
-        assert_eq!(answer.status, 207, "{answer:?}");
-        let results = answer.json()["results"].as_array().unwrap().clone();
-        assert_eq!(results.len(), 100);
-        assert!(results.iter().all(|item| item["status"] == 503), "{results:?}");
-        assert_eq!(earn(&mut front.client(), "m-1", "single").unwrap().status, 201);
+    // The front would let it run in one window, which the owner has no permits for.
+    let answer = wide.client().ask("POST", "/api/v1/batch", JSON, &batch);
+    assert_eq!(answer.status, 207, "{answer:?}");
+    let results = answer.json()["results"].as_array().unwrap().clone();
+    assert_eq!(results.len(), 100);
+    assert!(results.iter().all(|item| item["status"] == 503), "{results:?}");
+    assert_eq!(earn(&mut wide.client(), "m-1", "single").unwrap().status, 201);
+    // An owner that answers nothing keeps the front's permits taken.
+    owner.pause();
+    let send = |n| {
+        let mut client = narrow.client();
+        let headers = format!("{JSON}Idempotency-Key: waiting-{n}\r\n");
+        client.send("POST", "/api/v1/points/m-1/earn", &headers, r#"{"points":1}"#).unwrap();
+        client
+    };
+    let waiting: Vec<Client> = (0..8).map(send).collect();
+    narrow.metrics_with(&["meed_forward_in_flight 8".to_owned()]);
+    let refused = earn(&mut narrow.client(), "m-1", "ninth").unwrap();
+    assert!(refused.status == 503 && refused.body.contains("overloaded"), "{refused:?}");
+    owner.signal(Signal::CONT);
+    for mut client in waiting {
+        assert_eq!(client.receive().unwrap().status, 201);
     }
-    assert_eq!(counts(&mut wide.client(), "m-1"), (1, 1));
+    assert_eq!(earn(&mut narrow.client(), "m-1", "ninth").unwrap().status, 201);
+    assert_eq!(counts(&mut wide.client(), "m-1"), (10, 10));
     wide.stop();
     narrow.stop();
     owner.stop();

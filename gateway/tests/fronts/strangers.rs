@@ -140,6 +140,26 @@ fn a_front_that_takes_no_answers_is_not_read_and_harms_nobody() {
 }
 
 #[test]
+fn connections_of_fronts_are_bounded_and_a_link_that_stands_is_not_touched() {
+    /// As the owner has it.
+    const FRONTS_MAX: usize = 1_024;
+    let place = Place::new();
+    let owner = place.owner();
+    let front = place.front(&[]);
+    assert_eq!(earn(&mut front.client(), "m-1", "before").unwrap().status, 201);
+    // The front's links have some of the places, so these are too many.
+    let silent: Vec<UnixStream> = (0..FRONTS_MAX).map(|_| connect(&place)).collect();
+    crate::eventually("too many are refused", || owner.logged().contains("there are too many connections"));
+    assert_eq!(earn(&mut front.client(), "m-1", "meanwhile").unwrap().status, 201);
+    drop(silent);
+    let late = place.front(&[]);
+    assert_eq!(earn(&mut late.client(), "m-1", "after").unwrap().status, 201);
+    late.stop();
+    front.stop();
+    owner.stop();
+}
+
+#[test]
 fn the_socket_and_its_secret_are_the_owners_alone_and_a_stale_socket_is_replaced() {
     let place = Place::new();
     let owner = place.owner();

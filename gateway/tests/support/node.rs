@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ pub(crate) struct Node {
     pub(crate) address: String,
     pub(crate) metrics_address: String,
     announced: Vec<String>,
+    log: PathBuf,
     /// Open as long as the node lives: it must be able to print.
     _output: BufReader<ChildStdout>,
 }
@@ -53,12 +54,17 @@ impl Node {
             }
             announced.push(line);
         }
-        Self { child, address, metrics_address, announced, _output: output }
+        Self { child, address, metrics_address, announced, log: log_path, _output: output }
     }
 
     /// What it announced behind this prefix.
     pub(crate) fn announced(&self, prefix: &str) -> String {
         self.announced.iter().find_map(|line| line.strip_prefix(prefix)).unwrap().trim().to_owned()
+    }
+
+    /// What it and others beside it have logged.
+    pub(crate) fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 
     pub(crate) fn client(&self) -> Client {

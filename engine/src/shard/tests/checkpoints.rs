@@ -41,7 +41,7 @@ fn a_checkpoint_waits_for_the_journal() {
     assert!(!b.shard.is_checkpointed());
     assert_eq!(b.shard.lag_records(), 1);
     b.journal_all();
-    b.flush();
+    b.checkpoint_all();
     assert_eq!(b.shard.lag_records(), 0);
     check_store(&mut b, &["m-1".into()]);
 }
@@ -70,7 +70,7 @@ fn many_dirty_accounts_go_in_bounded_batches_oldest_first() {
         b.send(id, earn(1));
     }
     b.journal_all();
-    b.input(Input::Flush);
+    b.input(Input::CheckpointAll);
     assert_eq!(b.checkpoints.len(), 2, "no more than two batches are with the store");
     let mut starts = Vec::new();
     while let Some((checkpoint, _)) = b.checkpoints.front() {
@@ -89,7 +89,7 @@ fn a_start_replays_only_what_the_store_lacks() {
     for n in 0..20 {
         b.earned(&format!("m-{}", n % 5), n + 1);
     }
-    b.flush();
+    b.checkpoint_all();
     b.earned("m-1", 1_000);
     b.earned("m-9", 5);
     // Decided and never journaled: gone with the process.
@@ -120,10 +120,10 @@ fn a_kill_between_two_batches_of_one_checkpoint_loses_nothing() {
             }
             b.journal_all();
             if round == 1 {
-                b.flush();
+                b.checkpoint_all();
             }
         }
-        b.input(Input::Flush);
+        b.input(Input::CheckpointAll);
         for _ in 0..written {
             b.write_checkpoint();
         }
@@ -163,7 +163,7 @@ fn a_spilled_key_is_found_in_the_overlay_and_a_new_one_asks_nobody() {
 #[test]
 fn a_spilled_key_is_found_in_the_store_after_a_checkpoint() {
     let mut b = with_keys(20);
-    b.flush();
+    b.checkpoint_all();
     let live = |b: &mut Bench| {
         let hash = b.shard.table.hash(&member("m-1"));
         match b.shard.table.get_mut(hash, &member("m-1")) {
@@ -190,7 +190,7 @@ fn a_spilled_key_is_found_in_the_store_after_a_checkpoint() {
 #[test]
 fn a_filter_that_does_not_know_asks_the_store() {
     let mut b = with_keys(20);
-    b.flush();
+    b.checkpoint_all();
     // After a start over a store nothing is known of what was spilled before.
     let mut b = b.restart(limits());
     for (key, is_new) in [(2, false), (500, true)] {
@@ -215,7 +215,7 @@ fn after_a_start_the_filter_is_filled_and_then_a_new_key_asks_nobody() {
     for key in 1..=60 {
         b.ask_keyed(if key % 2 == 0 { "m-1" } else { "m-2" }, earn(key as i64), Some(key));
         if key % 10 == 0 {
-            b.flush();
+            b.checkpoint_all();
             b.world.now += 4 * 86_400_000;
         }
     }
@@ -268,7 +268,7 @@ fn after_a_start_the_filter_is_filled_and_then_a_new_key_asks_nobody() {
 #[test]
 fn the_overlay_stays_while_a_look_up_is_under_way() {
     let mut b = with_keys(8);
-    b.flush();
+    b.checkpoint_all();
     let mut b = b.restart(limits());
     // The filter is incomplete and the account has spilled nothing: key 9 evicts key 1, key 10 evicts key 2.
     b.ask_keyed("m-1", earn(9), Some(9));
@@ -277,7 +277,7 @@ fn the_overlay_stays_while_a_look_up_is_under_way() {
     let reversal = b.send_keyed("m-1", reverse(original), Some(10));
     let retry = b.send_keyed("m-1", earn(2), Some(2));
     let jobs: Vec<StoreJob> = b.jobs.drain(..).collect();
-    b.input(Input::Flush);
+    b.input(Input::CheckpointAll);
     b.journal_all();
     b.write_checkpoint();
     for job in jobs {
@@ -293,7 +293,7 @@ fn the_overlay_stays_while_a_look_up_is_under_way() {
 #[test]
 fn the_overlay_stays_while_anything_waits_that_was_looked_up_before() {
     let mut b = with_keys(10);
-    b.flush();
+    b.checkpoint_all();
     let mut b = b.restart(limits());
     b.total("m-1");
     let (one, two) = (b.journal[&1].position, b.journal[&2].position);
@@ -312,7 +312,7 @@ fn the_overlay_stays_while_anything_waits_that_was_looked_up_before() {
     }
     b.journal_all();
     assert!(b.answered(first) && between.iter().all(|slot| b.answered(*slot)) && !b.answered(slow));
-    b.input(Input::Flush);
+    b.input(Input::CheckpointAll);
     b.journal_all();
     b.write_checkpoint();
     b.settle_down();
@@ -403,7 +403,7 @@ fn idle_accounts_are_packed_over_the_idle_time_and_not_by_one_tick() {
     for n in 0..1_000 {
         b.send(&format!("m-{n}"), earn(n));
     }
-    b.flush();
+    b.checkpoint_all();
     let packed =
         |b: &Bench| b.shard.table.iter().filter(|(_, resident)| matches!(resident, Resident::Packed(_))).count();
     let (mut before, mut most) = (packed(&b), 0);
@@ -437,7 +437,7 @@ fn what_is_counted_is_what_is_there() {
         let fixed = Table::ENTRY_BYTES + size_of::<u64>();
         b.shard.table.iter().map(|(identity, r)| fixed + identity.heap_bytes() + heap(r)).sum()
     };
-    b.flush();
+    b.checkpoint_all();
     b.tick(5_000);
     assert_eq!(counted(&b), there(&b), "live");
     b.settle_down();

@@ -43,7 +43,7 @@ fn what_is_far_is_found_in_the_store_also_after_its_account_has_left_memory() {
     assert_eq!(expired(&b), 0);
     wait(&mut b, 3_000);
     assert_eq!(expired(&b), 200);
-    b.flush();
+    b.checkpoint_all();
     assert_eq!(b.total("m-7"), 0);
     // The index is empty: nothing is settled again.
     wait(&mut b, 5_000);

@@ -347,15 +347,15 @@ impl Bench {
     }
 
     /// Everything goes to the store.
-    pub(super) fn flush(&mut self) {
-        self.input(Input::Flush);
+    pub(super) fn checkpoint_all(&mut self) {
+        self.input(Input::CheckpointAll);
         self.settle_down();
         assert!(self.shard.is_checkpointed());
     }
 
     /// Idle accounts become blobs in memory.
     pub(super) fn pack(&mut self) {
-        self.flush();
+        self.checkpoint_all();
         for _ in 0..2 {
             self.tick(5_000);
             self.settle_down();
@@ -365,7 +365,7 @@ impl Bench {
     /// Every account leaves memory.
     pub(super) fn evict(&mut self) {
         let bytes = std::mem::replace(&mut self.shard.limits.resident_bytes, 0);
-        self.flush();
+        self.checkpoint_all();
         while self.shard.report().resident > 0 {
             self.tick(50);
             self.settle_down();

@@ -31,7 +31,7 @@ fn a_checkpoint_is_spread_over_half_its_interval_unless_too_much_is_dirty_or_mem
 fn what_is_to_be_written_soon_is_not_spread_though_the_next_checkpoint_begins_meanwhile() {
     let mut b = Bench::new(limits());
     change(&mut b, 0..2_000);
-    b.input(Input::Flush);
+    b.input(Input::CheckpointAll);
     assert_eq!((b.checkpoints.len(), b.shard.dirty.len()), (2, 2_000 - 2 * ROWS_PER_BATCH));
     change(&mut b, 2_000..3_000);
     b.tick(1_000);
@@ -40,7 +40,7 @@ fn what_is_to_be_written_soon_is_not_spread_though_the_next_checkpoint_begins_me
     b.tick(100);
     b.settle_down();
     assert_eq!(b.shard.dirty.len(), 1_000 - 512, "of 1,976 a fifth of the time later");
-    b.input(Input::Flush);
+    b.input(Input::CheckpointAll);
     b.settle_down();
     assert!(b.shard.is_checkpointed());
 }

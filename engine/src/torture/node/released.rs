@@ -19,7 +19,7 @@ pub(super) struct Released<'a> {
 }
 
 impl Outlet for Released<'_> {
-    fn publish_program(&mut self, record: &Record) -> Result<()> {
+    fn adopt_program_of(&mut self, record: &Record) -> Result<()> {
         let Detail::Program { document } = &record.detail else { return Ok(()) };
         let program = record.identity.program();
         let next = with_version(&self.node.programs, program, record.program_version, record.recorded_at, document)?;

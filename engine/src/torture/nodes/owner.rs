@@ -90,7 +90,7 @@ pub(super) struct Released {
 }
 
 impl Outlet for Released {
-    fn publish_program(&mut self, _: &Record) -> crate::error::Result<()> {
+    fn adopt_program_of(&mut self, _: &Record) -> crate::error::Result<()> {
         Ok(())
     }
 

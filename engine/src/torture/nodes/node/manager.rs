@@ -115,7 +115,7 @@ impl Node {
             && matches!(self.roles[usize::from(shard)], Role::Owning(_))
         {
             // Checkpointed while it still decides.
-            self.turn(shard, Input::Flush)?;
+            self.turn(shard, Input::CheckpointAll)?;
             self.giving = Some((shard, to));
         }
         self.wake(Task::Manager, WATCH_MS);
