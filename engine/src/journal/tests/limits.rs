@@ -155,7 +155,7 @@ fn a_wrong_batch_is_refused_before_anything_is_written() {
         let mut part = good(&mut last);
         spoil(&mut part);
         let written = journal.write(&[Part { bytes: &part.0, runs: &part.1 }]);
-        assert!(matches!(written, Err(Error::Stopped(_))), "case {case}");
+        assert!(matches!(written, Err(Error::Internal(_))), "case {case}");
         drop(journal);
         let (_, _, recovered) = open(dir.path()).unwrap();
         assert_eq!((recovered.last_batch, recovered.cut), (0, None), "case {case}");
