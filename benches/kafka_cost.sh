@@ -15,6 +15,7 @@ mode=cost
 if [ "${1:-}" = gone ]; then mode=gone; shift; fi
 seconds=${1:-10} pairs=${2:-3} connections=${3:-256}
 before=${2:-$seconds}
+START_SECONDS_MAX=60 DRAIN_SECONDS_MAX=600
 work=$(mktemp -d "$PWD/target/kafka-cost.XXXXXX")
 node=
 finish() {
@@ -24,12 +25,26 @@ finish() {
 }
 trap finish EXIT
 
+fail() {
+    echo "kafka_cost: $*; the node said:" >&2
+    tail -n 20 "$work/log" >&2
+    exit 1
+}
+node_lives() { kill -0 "$node" 2>/dev/null; }
+
 start() { # FOLDER [ARGUMENTS]
     local data=$1
     shift
+    # Emptied before, so that no line of the node before is taken for this one's.
+    : >"$work/out"
     target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --data "$data" "$@" >"$work/out" 2>>"$work/log" &
     node=$!
-    until grep -q '^metrics on' "$work/out"; do sleep 0.05; done
+    local deadline=$((SECONDS + START_SECONDS_MAX))
+    until grep -q '^metrics on' "$work/out"; do
+        node_lives || fail "the node ended while it started"
+        ((SECONDS < deadline)) || fail "the node was not ready within $START_SECONDS_MAX s"
+        sleep 0.05
+    done
     url=$(sed -n 's/^listening on //p' "$work/out")
     metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
 }
@@ -41,7 +56,14 @@ publishing_ms() { # of the threads that publish, one of them Kafka's client's
 load() { # SECONDS: prints requests a second
     wrk -t2 -c"$connections" -d"${1}s" -s benches/wrk/earn_rate.lua "$url" | awk '/^Requests\/sec/ { print int($2) }'
 }
-drain() { while [ "$(measure meed_publish_lag_records)" != 0 ]; do sleep 0.2; done; }
+drain() {
+    local deadline=$((SECONDS + DRAIN_SECONDS_MAX))
+    until [ "$(measure meed_publish_lag_records)" = 0 ]; do
+        node_lives || fail "the node ended before it had published everything"
+        ((SECONDS < deadline)) || fail "the node had not published everything within $DRAIN_SECONDS_MAX s"
+        sleep 0.2
+    done
+}
 flush_balances() { # waits until those of the run are published too, which happens every 30 s
     local before
     before=$(measure meed_published_balances_total)

@@ -8,7 +8,8 @@
 #   ops/cassandra.sh status    exit code 0 when it runs
 #   ops/cassandra.sh erase     stops it and removes its data
 #
-# Needs a JDK 11 or 17 and Maven; exit code 69 says that one of them is missing. Settings, from the environment:
+# Needs a JDK 11 or 17, Maven, and a network for the first time; exit code 69 says that one of them is missing. Settings,
+# from the environment:
 #   MEED_CASSANDRA_DIR      jars, data, logs (default: target/cassandra)
 #   MEED_CASSANDRA_ADDRESS  127.0.0.1
 #   MEED_CASSANDRA_PORT     19042
@@ -75,7 +76,7 @@ resolve() {
             # Maven writes beside the pom; the source tree stays as it is.
             cp "$here/cassandra/pom.xml" "$folder/pom.xml"
             mvn -B -q -f "$folder/pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-                -DoutputDirectory="$lib"
+                -DoutputDirectory="$lib" || { say "its jars cannot be fetched" >&2; exit "$EXIT_UNAVAILABLE"; }
             touch "$lib/.resolved"
         fi
     ) 9>"$folder/.lock"

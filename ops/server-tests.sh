@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# The tests that need real servers. Each starts its own on free ports, in a temporary folder, and stops them.
-# Where a server cannot be had, this says which tests did not run, and ends with 0; with --all it then ends with 1.
+# The tests that need real servers. They start their own, on ports and in folders of their own, and stop them.
+# Where a server cannot be had, or nothing can be mounted for a disk to be full, this says which tests did not run, and
+# ends with 0; with --all it then ends with 1.
 #
 #   ops/server-tests.sh [--all]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 all=${1:-}
 missing=()
+if [ "$all" = --all ]; then export MEED_TEST_ALL=1; fi
 
 if ops/kafka.sh available; then
     cargo test --workspace --no-run

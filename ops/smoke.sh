@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
 # A short tour of one node, each step checked: `ops/smoke.sh [path to the meed binary]`.
-# It starts a node on free ports in a temporary folder, kills it, starts it again, stops it and verifies its data.
+# It starts a node on free ports in a temporary folder, kills it, starts it again, stops it and verifies its data; then
+# an owner with two fronts.
 set -euo pipefail
 
 meed=$(realpath "${1:-target/release/meed}")
+ops=$(dirname "$(realpath "$0")")
 folder=$(mktemp -d)
 data=$folder/data
-node=
+node= fronts=
 
 finish() {
     local status=$?
     if [[ -n $node ]]; then kill -9 "$node" 2>/dev/null || true; fi
+    # It stops what it started.
+    if [[ -n $fronts ]]; then { kill -TERM "$fronts" && wait "$fronts" || true; } 2>/dev/null; fi
     if ((status != 0)); then
         echo "smoke: FAILED; what the node said:" >&2
         tail -n 50 "$folder"/*.log >&2 || true
@@ -117,4 +121,28 @@ echo "smoke: verify and inspect"
 "$meed" verify "$data"
 "$meed" inspect "$data" --account default/smoke-1 >"$folder/body"
 has REDEEM
+
+echo "smoke: an owner and two fronts on one port"
+: >"$folder/fronts.out"
+"$ops/fronts.sh" --fronts 2 --listen 127.0.0.1:0 --data "$folder/owned" --meed "$meed" \
+    >"$folder/fronts.out" 2>"$folder/fronts.log" &
+fronts=$!
+base=
+for _ in $(seq 300); do
+    base=$(sed -n 's|^listening on ||p' "$folder/fronts.out")
+    if [[ -n $base ]]; then break; fi
+    kill -0 "$fronts" 2>/dev/null || fail "the fronts ended while starting"
+    sleep 0.1
+done
+[[ -n $base ]] || fail "the fronts were not ready within 30 s"
+(($(grep -c '^metrics on ' "$folder/fronts.out") == 3)) || fail "not three processes: $(cat "$folder/fronts.out")"
+call 201 POST /api/v1/points/smoke-3/earn -H 'Idempotency-Key: smoke-front' -d '{"points":11}'
+has '"new_balance":11'
+kill -TERM "$fronts"
+status=0
+wait "$fronts" || status=$?
+fronts=
+((status == 0)) || fail "SIGTERM to the fronts ended in exit code $status"
+"$meed" verify "$folder/owned" >"$folder/body"
+has '1 accounts, 11 issued'
 echo "smoke: all good"

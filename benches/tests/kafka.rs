@@ -1,5 +1,6 @@
 //! The stream on a real Kafka under load, with faults: broker killed, broker paused, its disk full, topic missing, node
-//! killed. After each the sample consumer proves that nothing is missing, out of order or changed.
+//! killed. After each the sample consumer proves that nothing is missing, out of order or changed, every acknowledged
+//! operation is found in the stream once, and the node's folder is verified.
 //!
 //! `ops/server-tests.sh` runs them, one after another.
 #![allow(clippy::unwrap_used)]
@@ -9,9 +10,33 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use meed_benches::consumer::check_topics;
+use meed_benches::consumer::{check_topics, consume};
+use rdkafka::message::{Headers, Message};
 use rustix::process::Signal;
+use support::acknowledged::Acknowledged;
 use support::{Broker, Load, Node, SmallDisk, binary, check};
+
+/// A look-up that finds everything would prove nothing.
+#[test]
+fn what_is_acknowledged_and_not_in_the_stream_is_found() {
+    let event = |reference: &str, sequence: u64| {
+        format!("{{\"data\":{{\"transaction_id\":\"1-{sequence}\",\"reference_id\":\"{reference}\"}}}}\n")
+    };
+    let answers = r#"{"status":201,"body":{"transaction_id":"1-1"}}
+        {"status":404,"body":{"type":"/problems/unknown-account"}}
+        {"status":201,"body":{"transaction_id":"1-2"}}"#;
+    let mut acknowledged = Acknowledged::default();
+    acknowledged.take(answers, |item| format!("r-{item}"));
+    assert_eq!(acknowledged.count(), 2);
+    let whole = event("r-0", 1) + &event("r-2", 2);
+    assert_eq!(acknowledged.are_in(&(whole.clone() + "{\"cursor\":\"c\"}\n")), Ok(()));
+    let lost = acknowledged.are_in(&event("r-0", 1)).unwrap_err();
+    assert!(lost.contains("r-2 was acknowledged as 1-2 and is not in the stream"), "{lost}");
+    let replaced = acknowledged.are_in(&(event("r-0", 1) + &event("r-2", 3))).unwrap_err();
+    assert!(replaced.contains("r-2 was answered as 1-2, and is 1-3"), "{replaced}");
+    let doubled = acknowledged.are_in(&(whole + &event("r-0", 3))).unwrap_err();
+    assert!(doubled.contains("r-0 was done twice"), "{doubled}");
+}
 
 #[test]
 fn broker_killed_and_started_again() {
@@ -52,6 +77,8 @@ fn broker_paused() {
 fn broker_with_a_full_disk() {
     let folder = tempfile::tempdir().unwrap();
     let Some(disk) = SmallDisk::mount(&folder.path().join("kafka/logs")) else {
+        let is_to_run = std::env::var_os("MEED_TEST_ALL").is_some();
+        assert!(!is_to_run, "all tests are asked for, and nothing can be mounted here");
         println!("DID NOT RUN: a broker with a full disk, because nothing can be mounted here");
         return;
     };
@@ -72,6 +99,31 @@ fn broker_with_a_full_disk() {
     check(load, node, &broker);
 }
 
+/// Publishes a stopped node's journal, or a part of it, into a topic that it makes.
+fn replay(broker: &Broker, data: &Path, topic: &str, range: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka.sh");
+    let mut topics = Command::new(script);
+    topics.env("EVENTS_TOPIC", topic).env("BALANCES_TOPIC", "not-used").arg("topics").arg(&broker.folder);
+    assert!(topics.status().unwrap().success());
+    let arguments = ["events", "replay", "--topic", topic, "--kafka", &broker.address(), "--data"];
+    let ended = Command::new(binary()).args(arguments).arg(data).args(range).status().unwrap();
+    assert!(ended.success(), "meed events replay {range:?}: {ended}");
+}
+
+/// When the events of a topic were recorded, in order.
+fn recorded_times(broker: &Broker, topic: &str) -> Vec<String> {
+    let mut times = Vec::new();
+    let consumed = consume(&broker.address(), topic, |message| {
+        let headers = message.headers().unwrap();
+        let recorded = headers.iter().find(|header| header.key == "ce_recordedtime").unwrap().value.unwrap();
+        times.push(String::from_utf8(recorded.to_vec()).unwrap());
+        Ok(())
+    });
+    assert_eq!(consumed.unwrap(), times.len() as u64);
+    times.sort_unstable();
+    times
+}
+
 #[test]
 fn topic_missing() {
     let folder = tempfile::tempdir().unwrap();
@@ -86,15 +138,17 @@ fn topic_missing() {
     node.wait("meed_publish_up", |up| up == 1);
     let check = check(load, node, &broker);
     // What the journal of the stopped node gives once more is the same.
-    let replayed = ["EVENTS_TOPIC=replayed", "BALANCES_TOPIC=not-used"];
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka.sh");
-    let made = Command::new("env").args(replayed).arg(script).arg("topics").arg(&broker.folder).status().unwrap();
-    assert!(made.success());
-    let arguments = ["events", "replay", "--topic", "replayed", "--kafka", &broker.address(), "--data"];
-    let ended = Command::new(binary()).args(arguments).arg(folder.path().join("data")).status().unwrap();
-    assert!(ended.success(), "meed events replay: {ended}");
+    let data = folder.path().join("data");
+    replay(&broker, &data, "replayed", &[]);
     let again = check_topics(&broker.address(), "replayed", None).unwrap();
     assert_eq!((again.events, again.again, again.accounts()), (check.events, 0, check.accounts()));
+    // And so is a part of it: exactly the events between two instants that events have.
+    let mut all = recorded_times(&broker, "replayed");
+    let (since, until) = (all[all.len() / 3].clone(), all[all.len() / 3 * 2].clone());
+    replay(&broker, &data, "part", &["--since", &since, "--until", &until]);
+    all.retain(|at| (&since..&until).contains(&at));
+    assert!(!all.is_empty());
+    assert_eq!(recorded_times(&broker, "part"), all);
 }
 
 #[test]

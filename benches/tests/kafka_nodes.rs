@@ -1,6 +1,7 @@
-//! Two nodes on a real Cassandra and a real Kafka, loaded by `meed-loadtest`, of which one is killed, stopped, drained or
-//! put to sleep. The load test proves that no point was created or lost, the sample consumer that the stream has no
-//! gap, that what came twice is the same, and that the compacted topic says what the accounts say.
+//! Two nodes on a real Cassandra and a real Kafka, loaded by `meed-loadtest`, of which one is killed, stopped, drained, put
+//! to sleep or replaced by another of its name, or whose Cassandra is paused. The load test proves that no point was
+//! created or lost, the sample consumer that the stream has no gap, that what came twice is the same, and that the
+//! compacted topic says what the accounts say.
 //!
 //! `ops/cql-tests.sh` runs them, one after another.
 #![allow(clippy::unwrap_used)]
@@ -9,14 +10,16 @@ mod support;
 
 use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::stage::Stage;
+use support::stage::{Stage, cassandra};
 use support::{Node, binary, prove};
 
-/// How long the load lasts: longer than what happens to the nodes meanwhile.
+/// How long the load lasts: longer than what happens meanwhile.
 const LOAD_SECONDS: u64 = 30;
+/// The lease of the stage's nodes.
+const LEASE: Duration = Duration::from_secs(2);
 const ACCOUNTS: u64 = 300;
 const PREFIX: &str = "m-";
 /// Events of its own that a node has published before anything happens to it.
@@ -47,7 +50,8 @@ fn loadtest(stage: &Stage, nodes: &[&Node]) -> Child {
     Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap()
 }
 
-/// Loads two nodes, lets `happen` something to them, and proves that nothing came of it; gives all that live.
+/// Loads two nodes, lets `happen` something, and proves that nothing came of it; `happen` gives the nodes that
+/// live then.
 fn under_load(keyspace: &'static str, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
     let stage = Stage::new(keyspace);
     stage.broker.run("topics");
@@ -61,11 +65,13 @@ fn under_load(keyspace: &'static str, happen: impl FnOnce(&Stage, Node, Node) ->
         node.wait("meed_published_events_total", |events| events > EVENTS_BEFORE);
     }
     let nodes = happen(&stage, first, second);
+    println!("what happened took {:?} of {LOAD_SECONDS} s", began.elapsed());
     assert!(load.try_wait().unwrap().is_none(), "the load ended too early: all took {:?}", began.elapsed());
     assert_eq!(load.wait().unwrap().code(), Some(0), "the load test");
     nodes.iter().for_each(|node| node.wait("meed_publish_lag_records", |lag| lag == 0));
     let answered = balances(&nodes);
-    let check = prove(nodes.into(), &stage.broker);
+    // What was acknowledged is in the load test's books.
+    let check = prove(nodes.into(), &stage.broker, &[]);
     for (key, balance) in answered {
         assert_eq!(check.newest_balance(&key), Some(balance), "{}", String::from_utf8_lossy(&key));
     }
@@ -127,5 +133,34 @@ fn an_owner_that_sleeps_longer_than_its_lease_under_load() {
         let (code, (log, arguments, ports)) = second.ended();
         assert_eq!(code, Some(1), "it has lost its lease");
         [first, Node::start(log, arguments, ports)]
+    });
+}
+
+/// One load for two faults: most of what a test takes is its servers and its load.
+#[test]
+fn cassandra_paused_and_a_node_of_the_same_name_under_load() {
+    under_load("nodes_stood", |stage, first, second| {
+        let publishes_on = |node: &Node| {
+            let events = node.metric("meed_published_events_total");
+            node.wait("meed_published_events_total", |now| now > events);
+        };
+        cassandra("pause");
+        // Nobody has a lease any more, and who reaches Cassandra first must not take the other for dead.
+        [&first, &second].into_iter().for_each(|node| node.wait("meed_lease_held", |held| held == 0));
+        let paused = Instant::now();
+        first.wait("meed_publish_lag_seconds", |_| paused.elapsed() > LEASE);
+        cassandra("resume");
+        [&first, &second].into_iter().for_each(publishes_on);
+        std::thread::scope(|scope| {
+            let heir = scope.spawn(|| stage.start("second"));
+            publishes_on(&second);
+            assert!(!heir.is_finished(), "two nodes of one name serve");
+            let (.., ports) = second.kill();
+            let heir = heir.join().unwrap();
+            heir.wait("meed_cluster_shards_owned", |shards| shards == 2);
+            // The load test asks for what it does not know where it had sent it.
+            let (log, arguments, _) = heir.stop();
+            [first, Node::start(log, arguments, ports)]
+        })
     });
 }

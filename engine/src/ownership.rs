@@ -207,23 +207,39 @@ pub struct LeaseRow {
     pub lease_ms: i64,
 }
 
+/// Part of a lease for which who looks at others may have seen nothing. A look that comes later knows only that it was
+/// blind: where nobody reaches the cluster nobody can renew, and whoever reaches it first would take all others for dead.
+const BLIND_SHARE: i64 = 2;
+
+/// What is known of a row.
+#[derive(Debug)]
+struct Watched {
+    row: LeaseRow,
+    since_ms: i64,
+    looked_ms: i64,
+}
+
 /// Who looks at other nodes' leases: one is dead when its row has not changed for as long as it runs, by the looking
-/// node's own clock.
+/// node's own clock and as seen by looks that were never half a lease apart.
 #[derive(Debug, Default)]
 pub struct Watcher {
-    seen: HashMap<Box<str>, (LeaseRow, i64)>,
+    seen: HashMap<Box<str>, Watched>,
 }
 
 impl Watcher {
     /// Whether the lease in this row has run out, given that the row was asked for at `asked_ms` and had come by
     /// `came_ms` (both by [`boot_ms`]). Who acts on it must make sure that the row is still the same.
     pub fn is_dead(&mut self, name: &str, row: LeaseRow, asked_ms: i64, came_ms: i64) -> bool {
-        match self.seen.get(name) {
-            Some((seen, _)) if *seen == row && planted(Fault::TakeFromTheLiving) => true,
-            Some((seen, since_ms)) if *seen == row => asked_ms.saturating_sub(*since_ms) >= row.lease_ms,
+        let came_ms = came_ms.max(asked_ms);
+        match self.seen.get_mut(name) {
+            Some(seen) if seen.row == row && planted(Fault::TakeFromTheLiving) => true,
+            Some(seen) if seen.row == row && came_ms.saturating_sub(seen.looked_ms) < row.lease_ms / BLIND_SHARE => {
+                seen.looked_ms = came_ms;
+                asked_ms.saturating_sub(seen.since_ms) >= row.lease_ms
+            }
             // The row may have changed just before it was read: the time counts from after that answer.
             _ => {
-                self.seen.insert(name.into(), (row, came_ms.max(asked_ms)));
+                self.seen.insert(name.into(), Watched { row, since_ms: came_ms, looked_ms: came_ms });
                 false
             }
         }
@@ -260,12 +276,31 @@ mod tests {
         let mut watcher = Watcher::default();
         let mut look = |row, asked_ms| watcher.is_dead("other", row, asked_ms, asked_ms + 10);
         assert!(!look(row(7, 3), 1_000));
-        assert!(!look(row(7, 3), 7_009), "it may have been renewed just before it was first read");
+        for asked_ms in [3_000, 5_000, 7_009] {
+            assert!(!look(row(7, 3), asked_ms), "it may have been renewed just before it was first read");
+        }
         assert!(!look(row(7, 4), 7_010), "it was renewed");
-        assert!(!look(row(8, 4), 13_000), "another has the name");
-        assert!(!look(row(8, 4), 19_009));
-        assert!(look(row(8, 4), 19_010));
-        assert!(look(row(8, 4), 19_020), "until somebody acts on it");
+        assert!(!look(row(8, 4), 9_000), "another has the name");
+        for asked_ms in [11_000, 13_000, 15_009] {
+            assert!(!look(row(8, 4), asked_ms));
+        }
+        assert!(look(row(8, 4), 15_010));
+        assert!(look(row(8, 4), 15_020), "until somebody acts on it");
+    }
+
+    #[test]
+    fn who_could_not_look_takes_nobody_for_dead() {
+        let row = LeaseRow { holder: 7, beat: 3, lease_ms: 6_000 };
+        let mut watcher = Watcher::default();
+        assert!(!watcher.is_dead("other", row, 1_000, 1_010));
+        // The cluster is away: one look was asked before that and is answered after it, or none was made.
+        assert!(!watcher.is_dead("other", row, 1_500, 20_000));
+        assert!(!watcher.is_dead("other", row, 20_010, 20_020), "the other has had no time to renew");
+        assert!(!watcher.is_dead("other", row, 40_000, 40_010));
+        for asked_ms in [42_000, 44_000, 46_009] {
+            assert!(!watcher.is_dead("other", row, asked_ms, asked_ms + 10), "{asked_ms}");
+        }
+        assert!(watcher.is_dead("other", row, 46_010, 46_020), "now it has had a whole lease");
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use meed_engine::clock::SystemTimes;
-use meed_engine::error::Result;
+use meed_engine::error::{Error, Result};
 use meed_engine::journal::cql::{
     Cql, CqlConfig, CqlReader, Effect, History, ShardJournal, Statements, Trimmer, claim, open_keyspace,
 };
 use meed_engine::journal::frame;
 use meed_engine::metrics::UpkeepMetrics;
 use meed_engine::ownership::Ownership;
+use meed_engine::store::cql::PublishedRows;
 use meed_engine::trim::{Trim, Trimming};
 use meed_schemas::codec;
 use meed_schemas::command::References;
@@ -339,7 +340,59 @@ fn tables_of_another_form_are_refused_and_left_alone() {
     for _ in 0..2 {
         let refused = open_keyspace(&cql, &config, None).unwrap_err().to_string();
         assert!(refused.contains("table old_form.journal") && refused.contains("it has [payload blob]"), "{refused}");
-        assert!(refused.contains("lacks [bid blob, body blob, count int, epoch bigint"), "{refused}");
+        assert!(refused.contains("lacks [bid blob, body blob, count int, epoch bigint (static)"), "{refused}");
     }
+    cql.close();
+}
+
+/// The same columns under another key are another table: rows would replace each other, or be read in another order.
+#[test]
+fn tables_with_another_key_and_keyspaces_of_a_newer_format_are_refused() {
+    let config = config("other_key");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let of = |text: &str| cql.block_on(cql.create(text)).unwrap();
+    let key = |table: &str, key: &str| {
+        let tables = meed_schemas::cql::tables();
+        let statement = tables.iter().find(|one| one.name == table).unwrap().statement;
+        let columns = &statement[format!("CREATE TABLE {table}").len()..statement.find("PRIMARY KEY").unwrap()];
+        of(&format!("DROP TABLE other_key.{table}"));
+        of(&format!("CREATE TABLE IF NOT EXISTS {table}{columns}{key}"));
+        open_keyspace(&cql, &config, None).map_err(|refused| refused.to_string())
+    };
+    let refused = key("buckets", "PRIMARY KEY ((shard, bucket)))").unwrap_err();
+    assert!(refused.contains("it has [bucket bigint (partition key 1)]"), "{refused}");
+    assert!(refused.contains("lacks [bucket bigint (clustering key 0)]"), "{refused}");
+    key("buckets", "PRIMARY KEY (shard, bucket))").unwrap();
+    let refused = key("history", "PRIMARY KEY ((program, kind, account, part), position))").unwrap_err();
+    assert!(refused.contains("it has [position bigint (clustering key 0)]"), "{refused}");
+    assert!(refused.contains("lacks [position bigint (clustering key 0, descending)]"), "{refused}");
+    let with_order = "PRIMARY KEY ((program, kind, account, part), position)) WITH CLUSTERING ORDER BY (position DESC)";
+    key("history", with_order).unwrap();
+    of("UPDATE cluster SET format = 2 WHERE id = 'meed' IF EXISTS");
+    let refused = open_keyspace(&cql, &config, None).unwrap_err();
+    assert!(matches!(refused, Error::NewerFormat { found: 2, known: 1, .. }), "{refused}");
+    cql.close();
+}
+
+#[test]
+fn the_partitions_of_a_topic_are_those_of_its_first_publication_for_ever() {
+    let config = config("pinned");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let rows = PublishedRows::open(&cql).unwrap();
+    assert_eq!(rows.read("events", 2).unwrap(), (0, vec![0, 0]));
+    // A shard's row may be there before.
+    rows.put("events", 1, 7).unwrap();
+    // Of nodes that begin at once the first one counts.
+    let pinned: Vec<u32> = std::thread::scope(|scope| {
+        let rows = &rows;
+        let pins: Vec<_> = (4..8).map(|asked| scope.spawn(move || rows.pin("events", asked).unwrap())).collect();
+        pins.into_iter().map(|pin| pin.join().unwrap()).collect()
+    });
+    assert!(pinned.iter().all(|count| *count == pinned[0] && (4..8).contains(count)), "{pinned:?}");
+    assert_eq!(rows.pin("events", 9).unwrap(), pinned[0]);
+    assert_eq!(rows.pin("balances", 9).unwrap(), 9, "every topic has its own");
+    assert_eq!(rows.read("events", 2).unwrap(), (pinned[0], vec![0, 7]));
     cql.close();
 }

@@ -110,6 +110,34 @@ fn all_of_it_in_parts_and_again_after_a_kill() {
     node.stop();
 }
 
+#[test]
+fn a_trace_goes_from_the_request_to_its_event_and_nothing_else_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(&folder.path().join("data"), &[]);
+    let mut client = node.client();
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let later = "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-of-a-later-version";
+    let given = [
+        ("none", vec![], None),
+        ("valid", vec![trace], Some(trace)),
+        ("later", vec![later], Some(&later[..trace.len()])),
+        ("twice", vec![trace, trace], None),
+        ("upper case", vec!["00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01"], None),
+        ("nothing", vec!["00-00000000000000000000000000000000-b7ad6b7169203331-01"], None),
+        ("nonsense", vec!["nonsense"], None),
+    ];
+    for (reference, traces, _) in &given {
+        let headers: String = traces.iter().map(|trace| format!("traceparent: {trace}\r\n")).collect();
+        earn(&mut client, &headers, "m-1", reference);
+    }
+    // A request after one with a trace, on the same connection, has none.
+    let (events, _) = events(&mut client, "?types=points.earned", "");
+    let told: Vec<_> = events.iter().map(|event| (&event["data"]["reference_id"], event.get("traceparent"))).collect();
+    let expected = given.map(|(reference, _, trace)| (Value::from(reference), trace.map(Value::from)));
+    assert_eq!(told, expected.iter().map(|(reference, trace)| (reference, trace.as_ref())).collect::<Vec<_>>());
+    node.stop();
+}
+
 /// A follower's next event: its id and its data.
 fn next_event(client: &mut Client, unread: &mut String) -> (String, Value) {
     loop {

@@ -1,17 +1,19 @@
 //! A broker, a node and clients of a test of the stream.
 #![allow(dead_code)]
 
+pub(crate) mod acknowledged;
 pub(crate) mod stage;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use acknowledged::Acknowledged;
 use meed_benches::consumer::{Check, check_topics};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -171,6 +173,12 @@ impl Node {
         (self.log.clone(), self.arguments.clone(), self.ports)
     }
 
+    /// The folder of its data, if it has one.
+    fn data(&self) -> Option<PathBuf> {
+        let at = self.arguments.iter().position(|argument| argument == "--data")?;
+        self.arguments.get(at + 1).map(PathBuf::from)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -248,7 +256,7 @@ fn unchunked(mut body: &str) -> String {
 /// Clients that send batches of earns, redemptions and holds until told to end, to whoever listens on a port.
 pub(crate) struct Load {
     ended: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
+    acknowledged: Arc<Mutex<Acknowledged>>,
     clients: Vec<JoinHandle<()>>,
 }
 
@@ -259,9 +267,10 @@ impl Load {
 
     /// With keys from a number on.
     pub(crate) fn start_at(port: u16, first: u64) -> Self {
-        let (ended, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let ended = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(Mutex::new(Acknowledged::default()));
         let clients = (0..2u64).map(|client| {
-            let (ended, answered) = (Arc::clone(&ended), Arc::clone(&answered));
+            let (ended, acknowledged) = (Arc::clone(&ended), Arc::clone(&acknowledged));
             std::thread::spawn(move || {
                 let mut number = first + client;
                 while !ended.load(Ordering::Relaxed) {
@@ -273,9 +282,7 @@ impl Load {
                          Content-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n{body}"
                     );
                     match ask(port, &request) {
-                        Ok((207, answers)) => {
-                            answered.fetch_add(answers.lines().count() as u64, Ordering::Relaxed);
-                        }
+                        Ok((207, answers)) => acknowledged.lock().unwrap().take(&answers, |item| key(number, item)),
                         // A node that is killed answers nobody.
                         _ => std::thread::park_timeout(POLL),
                     }
@@ -283,57 +290,73 @@ impl Load {
             })
         });
         let clients = clients.collect();
-        Self { ended, answered, clients }
+        Self { ended, acknowledged, clients }
     }
 
-    /// Waits until so many more items are answered: the node serves.
-    pub(crate) fn wait(&self, more: u64) {
-        let (began, before) = (Instant::now(), self.answered.load(Ordering::Relaxed));
-        while self.answered.load(Ordering::Relaxed) < before + more {
-            assert!(began.elapsed() < PATIENCE, "the node does not answer");
+    /// Waits until so many more items are acknowledged: the node serves.
+    pub(crate) fn wait(&self, more: usize) {
+        let count = || self.acknowledged.lock().unwrap().count();
+        let (began, before) = (Instant::now(), count());
+        while count() < before + more {
+            assert!(began.elapsed() < PATIENCE, "the node acknowledges nothing");
             std::thread::park_timeout(POLL);
         }
     }
 
-    pub(crate) fn end(self) {
+    /// Ends it; what was acknowledged.
+    pub(crate) fn end(self) -> Acknowledged {
         self.ended.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(|client| client.join().unwrap());
+        std::mem::take(&mut self.acknowledged.lock().unwrap())
     }
+}
+
+fn key(number: u64, item: u64) -> String {
+    format!("{number}-{item}")
 }
 
 fn batch(number: u64) -> String {
     let mut lines = String::new();
     for item in 0..200 {
-        let (account, key) = ((number * 7 + item * 13) % ACCOUNTS, format!("{number}-{item}"));
+        let (account, key) = ((number * 7 + item * 13) % ACCOUNTS, key(number, item));
+        let keys = format!(r#""reference_id":"{key}","idempotency_key":"{key}""#);
         lines += &match item % 5 {
-            0 => format!(r#"{{"op":"redeem","account":"m-{account}","points":7,"reference_id":"{key}"}}"#),
-            1 => format!(
-                r#"{{"op":"hold","account":"m-{account}","points":3,"ttl_seconds":1,"idempotency_key":"{key}"}}"#
-            ),
-            _ => format!(r#"{{"op":"earn","account":"m-{account}","points":10,"reference_id":"{key}"}}"#),
+            0 => format!(r#"{{"op":"redeem","account":"m-{account}","points":7,{keys}}}"#),
+            1 => format!(r#"{{"op":"hold","account":"m-{account}","points":3,"ttl_seconds":1,{keys}}}"#),
+            _ => format!(r#"{{"op":"earn","account":"m-{account}","points":10,{keys}}}"#),
         };
         lines.push('\n');
     }
     lines
 }
 
-/// Ends the load, waits until everything is published, and consumes it.
+/// Ends the load, and proves what [`prove`] does of one node.
 pub(crate) fn check(load: Load, node: Node, broker: &Broker) -> Check {
-    load.end();
-    prove(vec![node], broker)
+    let acknowledged = load.end();
+    prove(vec![node], broker, &[acknowledged])
 }
 
-/// Waits until everything is published, stops the nodes, and consumes it.
-pub(crate) fn prove(nodes: Vec<Node>, broker: &Broker) -> Check {
+/// Waits until everything is published, stops the nodes, and consumes it: nothing that the journal tells is missing in
+/// the stream, nothing that was acknowledged is missing in either, and a journal in a folder is whole.
+pub(crate) fn prove(nodes: Vec<Node>, broker: &Broker, acknowledged: &[Acknowledged]) -> Check {
     nodes.iter().for_each(|node| node.wait("meed_publish_lag_records", |lag| lag == 0));
     let (status, journal) = nodes[0].get(0, "/api/v1/events");
     assert_eq!(status, 200);
+    let folders: Vec<PathBuf> = nodes.iter().filter_map(Node::data).collect();
     nodes.into_iter().for_each(|node| drop(node.stop()));
     let check = check_topics(&broker.address(), EVENTS, Some(BALANCES)).unwrap();
     check.balances_are_whole().unwrap();
     // Holds that fell due while the node stopped have events of their own.
     let told = check.compare(&journal).unwrap();
     assert!(check.events >= told && told > 1_000, "{told} of {}", check.events);
-    println!("{} events, {} came again, {} messages of balances", check.events, check.again, check.balance_messages);
+    // The journal's events were all consumed with the same bytes, so what is among them was consumed.
+    acknowledged.iter().for_each(|acknowledged| acknowledged.are_in(&journal).unwrap());
+    for folder in folders {
+        let ended = Command::new(binary()).arg("verify").arg(folder).stdout(Stdio::null()).status().unwrap();
+        assert!(ended.success(), "meed verify: {ended}");
+    }
+    let acknowledged: usize = acknowledged.iter().map(Acknowledged::count).sum();
+    let (again, balances) = (check.again, check.balance_messages);
+    println!("{acknowledged} acknowledged, {} events, {again} came again, {balances} of balances", check.events);
     check
 }

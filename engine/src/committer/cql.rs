@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{OnFault, Result};
 use crate::commit::Buffer;
@@ -35,7 +35,7 @@ struct Shared {
     queues: Mutex<Vec<Option<Queue>>>,
     tasks: Mutex<Vec<Task>>,
     workers: usize,
-    batches_per_worker: usize,
+    appends: Arc<Appends>,
     on_durable: OnShardDurable,
     on_fault: Arc<Mutex<Option<OnFault>>>,
     metrics: JournalMetrics,
@@ -45,11 +45,37 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The appends that may be under way at once, of all workers.
+struct Appends {
+    node: Semaphore,
+    max: usize,
+}
+
+impl Appends {
+    fn new(max: usize) -> Self {
+        Self { node: Semaphore::new(max), max }
+    }
+
+    /// How many one of so many workers may hand over: a batch that is not yet handed over grows, one that is does not,
+    /// so no worker hands over more than its share. Together they may hand over more than there may be under way; what
+    /// is too much waits for its turn.
+    fn per_worker(&self, workers: usize) -> usize {
+        self.max.div_ceil(workers.max(1)).max(1)
+    }
+
+    /// Makes one append, once there is room for it.
+    async fn make<T>(&self, append: impl Future<Output = T>) -> T {
+        // It is never closed; without a turn there would be no limit, but an append.
+        let _turn = self.node.acquire().await;
+        append.await
+    }
+}
+
 /// The tasks, to wait for.
 pub struct CqlTasks(Arc<Shared>);
 
 impl CqlCommitter {
-    /// Of `shards` shards, none of which is here yet. `appends` may be under way at once, shared evenly by the workers.
+    /// Of `shards` shards, none of which is here yet. At most `appends` are under way at once, shared evenly by the workers.
     pub fn new(
         cql: &Arc<Cql>,
         shards: u16,
@@ -64,7 +90,7 @@ impl CqlCommitter {
             queues: Mutex::new((0..shards).map(|_| None).collect()),
             tasks: Mutex::default(),
             workers,
-            batches_per_worker: (appends / workers.max(1)).max(1),
+            appends: Arc::new(Appends::new(appends.max(1))),
             on_durable,
             on_fault: Arc::new(Mutex::new(Some(on_fault))),
             metrics,
@@ -78,9 +104,10 @@ impl CqlCommitter {
         // A lane has one batch under way.
         let (queue, batches) = mpsc::unbounded_channel();
         let (on_durable, on_fault) = (Arc::clone(&shared.on_durable), Arc::clone(&shared.on_fault));
-        let metrics = shared.metrics.clone();
+        let (metrics, appends) = (shared.metrics.clone(), Arc::clone(&shared.appends));
         let task = shared.cql.spawn(async move {
-            let Err(error) = run(shard, journal, batches, &on_durable, &metrics).await else { return Ok(()) };
+            let ended = run(shard, journal, batches, &appends, &on_durable, &metrics).await;
+            let Err(error) = ended else { return Ok(()) };
             let first = lock(&on_fault).take();
             if let Some(on_fault) = first {
                 on_fault(error);
@@ -104,9 +131,9 @@ impl CqlCommitter {
         }
     }
 
-    /// How many appends one worker may have under way.
+    /// How many batches one worker may have handed over.
     pub fn batches_per_worker(&self) -> usize {
-        self.shared.batches_per_worker
+        self.shared.appends.per_worker(self.shared.workers)
     }
 
     /// Hands over a batch of the worker's lane.
@@ -144,16 +171,64 @@ async fn run(
     shard: u16,
     mut journal: ShardJournal,
     mut batches: mpsc::UnboundedReceiver<(u64, Buffer)>,
+    appends: &Appends,
     on_durable: &OnShardDurable,
     metrics: &JournalMetrics,
 ) -> Result<()> {
     while let Some((number, buffer)) = batches.recv().await {
         if let Some(first) = buffer.first_sequence() {
             let began = Instant::now();
-            journal.append(buffer.frames(), first, buffer.records()).await?;
+            appends.make(journal.append(buffer.frames(), first, buffer.records())).await?;
             metrics.batch(buffer.records(), buffer.bytes(), Duration::ZERO, began.elapsed());
         }
         on_durable(shard, number, buffer);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Workers that hand over all they may, none of which is answered before no more comes.
+    #[test]
+    fn no_more_appends_are_under_way_than_the_node_may_have() {
+        for (max, workers) in [(8, 3), (8, 16), (8, 2), (1, 4), (5, 5)] {
+            let appends = Arc::new(Appends::new(max));
+            let handed_over = workers * appends.per_worker(workers);
+            assert!(handed_over >= max && handed_over < max + workers, "{handed_over} of {max} by {workers}");
+            let (under_way, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let tasks: Vec<_> = (0..handed_over)
+                    .map(|_| {
+                        let (appends, answered) = (Arc::clone(&appends), Arc::clone(&answered));
+                        let under_way = Arc::clone(&under_way);
+                        tokio::spawn(async move {
+                            let append = async {
+                                under_way.fetch_add(1, Ordering::Relaxed);
+                                answered.acquire().await.unwrap().forget();
+                                under_way.fetch_sub(1, Ordering::Relaxed);
+                            };
+                            appends.make(append).await;
+                        })
+                    })
+                    .collect();
+                // Every task has run as far as it can: they take turns on one thread.
+                tokio::task::yield_now().await;
+                assert_eq!(under_way.load(Ordering::Relaxed), max, "{workers} workers");
+                for _ in 0..handed_over {
+                    assert!(under_way.load(Ordering::Relaxed) <= max);
+                    answered.add_permits(1);
+                    tokio::task::yield_now().await;
+                }
+                for task in tasks {
+                    task.await.unwrap();
+                }
+            });
+        }
+    }
 }

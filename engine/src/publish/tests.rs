@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use meed_schemas::command::References;
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
 use meed_schemas::record::{Detail, Record, RecordKind};
@@ -31,6 +32,7 @@ use crate::test_record::earn;
 
 const SHARDS: u16 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -107,7 +109,7 @@ impl Stage {
         }
     }
 
-    /// Every message of a topic, partition by partition.
+    /// Every message of a topic, partition by partition; each is in that of its shard.
     fn messages(&self, topic: &str) -> Vec<Seen> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", self.cluster.bootstrap_servers())
@@ -116,6 +118,7 @@ impl Stage {
             .unwrap();
         let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
         let mut found = Vec::new();
+        let partitions = metadata.topics()[0].partitions().len();
         for partition in metadata.topics()[0].partitions() {
             let (_, end) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE).unwrap();
             let mut list = TopicPartitionList::new();
@@ -139,6 +142,8 @@ impl Stage {
                 let (key, value) = (message.key().unwrap().to_vec(), message.payload().unwrap().to_vec());
                 let parsed: serde_json::Value = serde_json::from_slice(&value).unwrap();
                 let position = parsed["transaction_id"].as_str().unwrap().to_owned();
+                let shard = usize::from(Position::parse(&position).unwrap().shard());
+                assert_eq!(usize::try_from(message.partition()), Ok(shard % partitions), "{topic}: {position}");
                 found.push((position, key, value, headers, message.timestamp().to_millis()));
             }
         }
@@ -201,8 +206,9 @@ fn has_event(sequence: u64) -> bool {
 fn record(shard: u16, sequence: u64) -> Record {
     let position = Position::new(shard, sequence);
     let earned = earn(position, Identity::member("default", &format!("s{shard}-{}", sequence % 5)));
+    let traced = || Box::new(References { traceparent: Some(TRACE.into()), ..References::default() });
     match has_event(sequence) {
-        true => earned,
+        true => Record { references: sequence.is_multiple_of(2).then(traced), ..earned },
         false => {
             let detail = Detail::Key { target: Position::new(shard, 1) };
             Record { kind: RecordKind::Key, sequence: 0, detail, ..earned }
@@ -229,6 +235,43 @@ fn everything_once_and_on_from_there() {
     assert_eq!((mark.events.partitions, mark.balances.partitions), (2, 2));
     assert_eq!(stage.check_events(), 0, "nothing came again");
     stage.check_balances();
+}
+
+/// What the binding of CloudEvents to Kafka calls binary mode; readers rely on every name and every form.
+#[test]
+fn an_event_is_its_attributes_as_headers_its_key_and_the_time_of_its_record() {
+    let mut stage = Stage::new(2);
+    stage.append(12);
+    let publisher = stage.publisher();
+    stage.wait_until_published(&publisher);
+    publisher.stop(PATIENCE);
+    let messages = stage.messages("events");
+    for sequence in [11, 12] {
+        let position = Position::new(1, sequence);
+        let (_, key, _, headers, at) = messages.iter().find(|message| message.0 == position.to_string()).unwrap();
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (name.as_str(), std::str::from_utf8(value).unwrap())).collect();
+        let id = format!("{:032x}-1-{sequence}", 7);
+        let account = format!("s1-{}", sequence % 5);
+        let (recorded, of_account) = (format!("1970-01-01T00:00:01.0{sequence}Z"), format!("{sequence:020}"));
+        let partition_key = format!("default/member/{account}");
+        let mut expected = vec![
+            ("ce_specversion", "1.0"),
+            ("content-type", "application/json"),
+            ("ce_id", &*id),
+            ("ce_source", "/programs/default"),
+            ("ce_type", "points.earned"),
+            ("ce_subject", &account),
+            ("ce_time", "1970-01-01T00:00:01.000Z"),
+            ("ce_recordedtime", &recorded),
+            ("ce_sequence", &of_account),
+            ("ce_partitionkey", &partition_key),
+        ];
+        // Every second one of these records has a trace.
+        expected.extend(sequence.is_multiple_of(2).then_some(("ce_traceparent", TRACE)));
+        assert_eq!(headers, expected);
+        assert_eq!((key.as_slice(), *at), (partition_key.as_bytes(), Some(1_000 + sequence as i64)));
+    }
 }
 
 #[test]

@@ -219,8 +219,9 @@ impl Rules {
         let expiry = match self.expiry {
             Expiry::None => r#""none""#.to_owned(),
             Expiry::Days(days) => format!(r#"{{"days":{days}}}"#),
-            Expiry::Months(months, false) => format!(r#"{{"months":{months}}}"#),
-            Expiry::Months(months, true) => format!(r#"{{"months":{months},"round_to":"end_of_month"}}"#),
+            Expiry::Months(months, false) => format!(r#"{{"months":{months},"round_to":"day"}}"#),
+            // To the end of the month, where it does not say.
+            Expiry::Months(months, true) => format!(r#"{{"months":{months}}}"#),
         };
         let negative = match self.floor {
             0 => r#"{"policy":"refuse"}"#.to_owned(),

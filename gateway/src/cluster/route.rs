@@ -45,37 +45,52 @@ impl Time {
     }
 }
 
+/// Whom a request was asked of.
+#[derive(Default)]
+struct Asked {
+    /// Incarnation of who was asked last.
+    last: Option<u128>,
+    owners: u32,
+}
+
+impl Asked {
+    /// Notes who is asked next; `None` when that would be one too many, else whether it is another than the last.
+    fn go_on(&mut self, incarnation: u128) -> Option<bool> {
+        if self.last == Some(incarnation) {
+            return Some(false);
+        }
+        if self.owners == OWNERS_MAX {
+            return None;
+        }
+        self.owners += 1;
+        Some(self.last.replace(incarnation).is_some())
+    }
+}
+
 /// The way of one request, or of those of one shard that go together.
 pub(super) struct Route {
     cluster: Cluster,
     shard: u16,
     time: Time,
-    /// Incarnation of who was asked last.
-    asked: Option<u128>,
-    owners: u32,
+    asked: Asked,
 }
 
 impl Route {
     pub(super) fn new(cluster: &Cluster, shard: u16, time: Time) -> Self {
-        Self { cluster: cluster.clone(), shard, time, asked: None, owners: 0 }
+        Self { cluster: cluster.clone(), shard, time, asked: Asked::default() }
     }
 
     /// Who is to be asked, once there is somebody; nobody when there is none in time, or it would be one too many.
     pub(super) async fn next(&mut self) -> Option<Place> {
         let mut maps = self.cluster.ownership().maps();
-        while self.asked.is_none() || Instant::now() < self.time.until {
+        while self.asked.last.is_none() || Instant::now() < self.time.until {
             let map = maps.borrow_and_update().clone();
             if let Some(owner) = map.owner(self.shard)
                 && let Some(place) = self.place(owner.incarnation, &owner.address)
             {
-                if self.asked != Some(owner.incarnation) {
-                    self.owners += 1;
-                    if self.owners > OWNERS_MAX {
-                        return None;
-                    }
-                    if self.asked.replace(owner.incarnation).is_some() {
-                        self.cluster.inner.redirects.increment(1);
-                    }
+                let is_redirect = self.asked.go_on(owner.incarnation)?;
+                if is_redirect {
+                    self.cluster.inner.redirects.increment(1);
                 }
                 return Some(place);
             }
@@ -95,7 +110,7 @@ impl Route {
 
     /// Who was named last: requests for one owner go together.
     pub(super) fn asked(&self) -> Option<u128> {
-        self.asked
+        self.asked.last
     }
 
     fn place(&self, incarnation: u128, address: &str) -> Option<Place> {
@@ -136,6 +151,16 @@ pub(super) fn in_the_end(before: Unanswered, why: Unanswered) -> Unanswered {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_is_asked_of_one_owner_and_of_one_other_and_of_nobody_else() {
+        let mut asked = Asked::default();
+        // The same one again, as while its map is older than ours, is no other.
+        assert_eq!([1, 1, 2, 2, 2].map(|owner| asked.go_on(owner)), [false, false, true, false, false].map(Some));
+        // A third one is one too many, and so is one that was asked before and has the shard again.
+        assert_eq!([3, 1].map(|owner| asked.go_on(owner)), [None, None]);
+        assert_eq!((asked.last, asked.go_on(2)), (Some(2), Some(false)), "who was refused was not asked");
+    }
 
     #[test]
     fn what_an_owner_may_have_seen_stays_unknown_whatever_the_next_one_says() {

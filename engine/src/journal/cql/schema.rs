@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use meed_schemas::cql::{FORMAT, Table, tables};
+use meed_schemas::cql::{FORMAT, Place, Table, tables};
 use meed_schemas::ids::{SHARD_HASH_NAME, SHARDS_MAX};
 
 use super::CqlConfig;
@@ -98,12 +98,15 @@ async fn make_keyspace(cql: &Cql, config: &CqlConfig) -> Result<()> {
 
 /// Compares the tables that are there with what they must be; returns those that are not there.
 async fn check_tables(cql: &Cql, keyspace: &str) -> Result<Vec<Table>> {
-    let text = "SELECT table_name, column_name, type, kind FROM system_schema.columns WHERE keyspace_name = ?";
+    let text = "SELECT table_name, column_name, type, kind, position, clustering_order FROM system_schema.columns \
+                WHERE keyspace_name = ?";
     let statement = cql.prepare(text).await?;
-    let rows: Vec<(String, String, String, String)> = cql.read("read the tables", &statement, (keyspace,)).await?;
-    let mut found: BTreeMap<String, Vec<(String, String, bool)>> = BTreeMap::new();
-    for (table, column, kind, place) in rows {
-        found.entry(table).or_default().push((column, kind, place == "static"));
+    type ColumnRow = (String, String, String, String, i32, String);
+    let rows: Vec<ColumnRow> = cql.read("read the tables", &statement, (keyspace,)).await?;
+    type Column = (String, String, Option<Place>);
+    let mut found: BTreeMap<String, Vec<Column>> = BTreeMap::new();
+    for (table, column, kind, place, position, order) in rows {
+        found.entry(table).or_default().push((column, kind, Place::of(&place, position, &order)));
     }
     let mut missing = Vec::new();
     for table in tables() {
@@ -111,14 +114,17 @@ async fn check_tables(cql: &Cql, keyspace: &str) -> Result<Vec<Table>> {
             missing.push(table);
             continue;
         };
-        let mut expected: Vec<_> =
-            table.columns.iter().map(|c| (c.name.to_owned(), c.kind.to_owned(), c.is_static)).collect();
+        let mut expected: Vec<Column> =
+            table.columns.iter().map(|c| (c.name.to_owned(), c.kind.to_owned(), Some(c.place))).collect();
         columns.sort();
         expected.sort();
         if columns != expected {
-            let different = |(name, kind, _): &&(String, String, bool)| -> String { format!("{name} {kind}") };
-            let there = columns.iter().filter(|c| !expected.contains(c)).map(|c| different(&c));
-            let not_there = expected.iter().filter(|c| !columns.contains(c)).map(|c| different(&c));
+            let different = |(name, kind, place): &Column| match place {
+                Some(place) => format!("{name} {kind}{place}"),
+                None => format!("{name} {kind} (of an unknown kind)"),
+            };
+            let there = columns.iter().filter(|c| !expected.contains(c)).map(different);
+            let not_there = expected.iter().filter(|c| !columns.contains(c)).map(different);
             let (there, not_there) = (there.collect::<Vec<_>>().join(", "), not_there.collect::<Vec<_>>().join(", "));
             return Err(Error::Mismatch {
                 path: format!("table {keyspace}.{}", table.name).into(),
