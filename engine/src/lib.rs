@@ -1,22 +1,30 @@
 //! The transaction core of meed.
 //!
-//! Modules stand in the order in which a request meets them, and a module uses only modules declared below
-//! it.
+//! A request comes to a [`worker`], which hands it to the [`actor`] of its [`shard`]; that lets the [`account`] decide and
+//! puts the records into a [`commit`] pipeline; the [`committer`] writes them to the [`journal`], and [`release`] lets the
+//! answer go. A module uses only modules declared below it.
 
+// The simulator, and tools over a whole folder.
 pub mod torture;
 pub mod verify;
 pub mod inspect;
 pub mod backup;
+
+// How a node starts, and what a worker runs.
 pub mod start;
 pub mod actor;
 pub mod worker;
 pub mod slots;
+
+// Shards that come and go, and what follows the journal.
 pub mod cluster;
 pub mod followers;
 pub mod durable;
 pub mod recovery;
 pub mod project;
 pub mod publish;
+
+// What the threads share, and the threads beside the workers.
 pub mod node;
 pub mod exchange;
 pub mod trim;
@@ -28,11 +36,15 @@ pub mod feed;
 pub mod committer;
 pub mod inbox;
 pub mod release;
+
+// What decides, without I/O.
 pub mod shard;
 pub mod commit;
 pub mod config;
 pub mod permits;
 pub mod account;
+
+// What is kept, and where.
 pub mod aliases;
 pub mod program;
 pub mod snapshots;
@@ -42,6 +54,8 @@ pub mod ownership;
 pub mod folder;
 pub mod disk;
 pub mod secrets;
+
+// What all of them use.
 pub mod clock;
 pub mod metrics;
 pub mod planted;

@@ -26,10 +26,11 @@ use metrics::Counter;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
+use crate::error::Error;
 use crate::feed::{self, Chunk, NoStart, Start, Wanted};
 use crate::forward::Unanswered;
 use crate::forward::handshake::LinkSecret;
-use crate::link::{Known, Link, LinkError, LinkLimits, Owner};
+use crate::link::{Known, Link, LinkLimits, Owner};
 use crate::local::Local;
 use crate::peer::Peer;
 use route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again, of_another};
@@ -159,7 +160,7 @@ impl Cluster {
 
     fn link(&self, peer: &Peer) -> (Link, AbortHandle) {
         let link = Link::new(self.inner.peers.owner(peer), self.inner.index);
-        let running = spawn_local(link.clone().run(None::<fn(Result<(), LinkError>)>));
+        let running = spawn_local(link.clone().run(None::<fn(Result<(), Error>)>));
         (link, running.abort_handle())
     }
 

@@ -33,7 +33,7 @@ use crate::identify::{self, TraceParent};
 use crate::metrics::{Refused, Shed};
 use crate::operations;
 use crate::reply::Reply;
-use crate::route::{self, Access, Endpoint, Payload, RouteError};
+use crate::route::{self, Access, Endpoint, NoRoute, Payload};
 use crate::stream::Body;
 use crate::watch::{ConnectionState, Phase, Stream, TimeLimits};
 use meed_schemas::http::problem::{Kind, Problem};
@@ -415,11 +415,11 @@ async fn begin<'a>(
     reply.map(Begun::Answered)
 }
 
-fn unrouted(error: RouteError, request_id: &str) -> Result<Reply, Problem> {
+fn unrouted(error: NoRoute, request_id: &str) -> Result<Reply, Problem> {
     match error {
-        RouteError::NotFound => Err(Problem::of(Kind::NotFound)),
-        RouteError::BadPath(detail) => Err(Problem::invalid("path", detail)),
-        RouteError::MethodNotAllowed(allow) => {
+        NoRoute::NotFound => Err(Problem::of(Kind::NotFound)),
+        NoRoute::BadPath(detail) => Err(Problem::invalid("path", detail)),
+        NoRoute::MethodNotAllowed(allow) => {
             let detail = format!("this path takes {allow}");
             let mut reply = Reply::problem(&Problem::new(Kind::MethodNotAllowed, detail), request_id);
             reply.allow = Some(allow);

@@ -15,8 +15,9 @@ use crate::cluster::{self, Cluster, Peers};
 use crate::config::{SettingError, Settings};
 use crate::connection::serve_worker;
 use crate::context::{Context, Shared};
+use crate::error::Error;
 use crate::forward::handshake::LinkSecret;
-use crate::link::{Known, Link, LinkError, LinkLimits, Owner};
+use crate::link::{Known, Link, LinkLimits, Owner};
 use crate::owner::default_secret_file;
 use crate::peer::Peer;
 use crate::reach::Backend;
@@ -106,7 +107,7 @@ pub fn open(
     shared: &Arc<Shared>,
     listeners: Vec<TcpListener>,
     before_serving: impl FnOnce(),
-) -> Result<Vec<JoinHandle<()>>, LinkError> {
+) -> Result<Vec<JoinHandle<()>>, Error> {
     let meeting = Meeting::new(destination, shared, listeners.len());
     let (linked, all_linked) = mpsc::channel();
     let serve = tokio::sync::watch::Sender::new(false);
@@ -119,7 +120,7 @@ pub fn open(
             let runtime = match Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 // The starter waits for exactly one message of each worker.
-                Err(error) => return drop(linked.send(Err(LinkError::Io(error)))),
+                Err(error) => return drop(linked.send(Err(Error::Link(error)))),
             };
             LocalSet::new().block_on(&runtime, work(index, shared, listener, meeting, linked, may_serve));
             drop(serving);
@@ -143,7 +144,7 @@ pub fn open(
 ///
 /// # Errors
 /// None can ever stand.
-async fn meet(meeting: &Meeting, index: usize) -> Result<(Option<Link>, Vec<AbortHandle>), LinkError> {
+async fn meet(meeting: &Meeting, index: usize) -> Result<(Option<Link>, Vec<AbortHandle>), Error> {
     // Every owner sends at most once.
     let (met, mut meetings) = unbounded_channel();
     let mut links = Vec::new();
@@ -154,7 +155,7 @@ async fn meet(meeting: &Meeting, index: usize) -> Result<(Option<Link>, Vec<Abor
         links.push((link, running.abort_handle()));
     }
     drop(met);
-    let mut refused = LinkError::Mismatch("there is no address of an owner".to_owned());
+    let mut refused = Error::NoOwner;
     while let Some((number, first)) = meetings.recv().await {
         match first {
             // An owner that is one of many has told who the others are before its link stood.
@@ -177,7 +178,7 @@ async fn work(
     shared: Arc<Shared>,
     listener: TcpListener,
     meeting: Meeting,
-    linked: mpsc::Sender<Result<(), LinkError>>,
+    linked: mpsc::Sender<Result<(), Error>>,
     mut may_serve: tokio::sync::watch::Receiver<bool>,
 ) {
     let met = tokio::select! {

@@ -31,6 +31,7 @@ pub mod route;
 pub mod reply;
 pub mod stream;
 pub mod logging;
+pub mod error;
 pub mod config;
 mod values;
 pub mod peer;

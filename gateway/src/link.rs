@@ -37,7 +37,6 @@ use crate::forward::frame::Outgoing;
 use crate::forward::handshake::LinkSecret;
 use crate::forward::message::{Answer, Body, WINDOW_ITEMS_MAX};
 use crate::peer::Peer;
-pub use connect::LinkError;
 pub use known::Known;
 use outstanding::{Content, Outstanding};
 pub use pending::Window;

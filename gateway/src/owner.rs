@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use crate::context::Shared;
 use crate::forward::handshake;
 use crate::reach::Local;
+pub use door::Door;
 use door::Stream;
 pub(crate) use door::default_secret_file;
-pub use door::{Door, DoorError};
 use front::Front;
 
 /// Time for a front to prove itself.

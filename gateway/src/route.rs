@@ -132,7 +132,7 @@ routes! {
 
 /// Why a request has no route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteError {
+pub enum NoRoute {
     /// Nothing is at this path.
     NotFound,
     /// The path takes other methods, these, for the header `Allow`.
@@ -141,17 +141,17 @@ pub enum RouteError {
     BadPath(&'static str),
 }
 
-type Found<'a> = Result<Route<'a>, RouteError>;
+type Found<'a> = Result<Route<'a>, NoRoute>;
 
 /// The route of a request. HEAD is taken as GET: what sends the answer leaves the body out.
 pub fn resolve<'a>(method: &Method, path: &'a str) -> Found<'a> {
     let method = if method == Method::HEAD { &Method::GET } else { method };
     let mut segments = [""; SEGMENTS_MAX];
     let mut count = 0;
-    let Some(relative) = path.strip_prefix('/') else { return Err(RouteError::NotFound) };
+    let Some(relative) = path.strip_prefix('/') else { return Err(NoRoute::NotFound) };
     for segment in relative.split('/') {
         if segment.is_empty() || count == SEGMENTS_MAX {
-            return Err(RouteError::NotFound);
+            return Err(NoRoute::NotFound);
         }
         segments[count] = segment;
         count += 1;
@@ -164,7 +164,7 @@ pub fn resolve<'a>(method: &Method, path: &'a str) -> Found<'a> {
         ["api", "v1", "programs", program] => match *method {
             Method::GET => Ok(Route::ProgramGet { program: decode(program)? }),
             Method::PUT => Ok(Route::ProgramPut { program: decode(program)? }),
-            _ => Err(RouteError::MethodNotAllowed("GET, HEAD, PUT")),
+            _ => Err(NoRoute::MethodNotAllowed("GET, HEAD, PUT")),
         },
         ["api", "v1", "admin", "points", account, "adjust"] => {
             only(method, Method::POST, "POST", Route::AdminAdjust { account: decode(account)? })
@@ -180,7 +180,7 @@ pub fn resolve<'a>(method: &Method, path: &'a str) -> Found<'a> {
         ["health", "live"] => get(method, Route::HealthLive {}),
         ["health", "ready"] => get(method, Route::HealthReady {}),
         ["problems", problem] => get(method, Route::ProblemGet { problem: decode(problem)? }),
-        _ => Err(RouteError::NotFound),
+        _ => Err(NoRoute::NotFound),
     }
 }
 
@@ -196,7 +196,7 @@ fn points<'a>(method: &Method, account: &'a str, rest: &[&'a str]) -> Found<'a> 
         ["holds"] => match *method {
             Method::POST => Ok(Route::HoldCreate { account: account()? }),
             Method::GET => Ok(Route::HoldList { account: account()? }),
-            _ => Err(RouteError::MethodNotAllowed("GET, HEAD, POST")),
+            _ => Err(NoRoute::MethodNotAllowed("GET, HEAD, POST")),
         },
         ["holds", hold] => get(method, Route::HoldGet { account: account()?, hold: decode(hold)? }),
         ["holds", hold, "capture"] => {
@@ -217,7 +217,7 @@ fn points<'a>(method: &Method, account: &'a str, rest: &[&'a str]) -> Found<'a> 
         ),
         ["outcomes"] => get(method, Route::OutcomeQuery { account: account()? }),
         ["outcomes", key] => get(method, Route::Outcome { account: account()?, key: decode(key)? }),
-        _ => Err(RouteError::NotFound),
+        _ => Err(NoRoute::NotFound),
     }
 }
 
@@ -226,7 +226,7 @@ fn pos<'a>(method: &Method, rest: &[&'a str]) -> Found<'a> {
         ["transaction"] => Route::PosTransaction {},
         ["return"] => Route::PosReturn {},
         ["batch"] => Route::PosBatch {},
-        _ => return Err(RouteError::NotFound),
+        _ => return Err(NoRoute::NotFound),
     };
     only(method, Method::POST, "POST", route)
 }
@@ -238,22 +238,22 @@ fn accounts<'a>(method: &Method, account: &'a str, rest: &[&'a str]) -> Found<'a
             Method::PUT => Ok(Route::AccountPut { account: decode(account)? }),
             Method::GET => Ok(Route::AccountGet { account: decode(account)? }),
             Method::PATCH => Ok(Route::AccountPatch { account: decode(account)? }),
-            _ if account == "lookup" => Err(RouteError::MethodNotAllowed("GET, HEAD, PATCH, POST, PUT")),
-            _ => Err(RouteError::MethodNotAllowed("GET, HEAD, PATCH, PUT")),
+            _ if account == "lookup" => Err(NoRoute::MethodNotAllowed("GET, HEAD, PATCH, POST, PUT")),
+            _ => Err(NoRoute::MethodNotAllowed("GET, HEAD, PATCH, PUT")),
         },
         ["aliases"] => get(method, Route::AliasList { account: decode(account)? }),
         ["aliases", alias] => match *method {
             Method::PUT => Ok(Route::AliasPut { account: decode(account)?, alias: decode(alias)? }),
             Method::DELETE => Ok(Route::AliasDelete { account: decode(account)?, alias: decode(alias)? }),
-            _ => Err(RouteError::MethodNotAllowed("DELETE, PUT")),
+            _ => Err(NoRoute::MethodNotAllowed("DELETE, PUT")),
         },
-        _ => Err(RouteError::NotFound),
+        _ => Err(NoRoute::NotFound),
     }
 }
 
 #[inline]
 fn only<'a>(method: &Method, wanted: Method, allow: &'static str, route: Route<'a>) -> Found<'a> {
-    if *method == wanted { Ok(route) } else { Err(RouteError::MethodNotAllowed(allow)) }
+    if *method == wanted { Ok(route) } else { Err(NoRoute::MethodNotAllowed(allow)) }
 }
 
 #[inline]
@@ -261,8 +261,8 @@ fn get<'a>(method: &Method, route: Route<'a>) -> Found<'a> {
     only(method, Method::GET, "GET, HEAD", route)
 }
 
-fn decode(segment: &str) -> Result<Segment<'_>, RouteError> {
-    percent_decode(segment).map_err(RouteError::BadPath)
+fn decode(segment: &str) -> Result<Segment<'_>, NoRoute> {
+    percent_decode(segment).map_err(NoRoute::BadPath)
 }
 
 fn form_decode(text: &str) -> Result<Cow<'_, str>, &'static str> {
@@ -388,9 +388,7 @@ mod tests {
                 if taken.contains(&method) {
                     continue;
                 }
-                let Err(RouteError::MethodNotAllowed(allow)) = resolve(method, &path) else {
-                    panic!("{method} {path}")
-                };
+                let Err(NoRoute::MethodNotAllowed(allow)) = resolve(method, &path) else { panic!("{method} {path}") };
                 let allowed: Vec<&str> = allow.split(", ").filter(|name| *name != "HEAD").collect();
                 let names: Vec<&str> = taken.iter().map(|m| m.as_str()).collect();
                 assert!(allowed.iter().all(|a| names.contains(a)) && allowed.len() == names.len(), "{path}: {allow}");
@@ -428,7 +426,7 @@ mod tests {
         assert!(matches!(borrowed, Route::Balance { account: Cow::Borrowed("m-1") }));
         for bad in ["%", "%4", "%zz", "a%ff", "%C3%28", "%+1"] {
             let path = format!("/api/v1/points/{bad}/balance");
-            assert!(matches!(resolve(&Method::GET, &path), Err(RouteError::BadPath(_))), "{bad}");
+            assert!(matches!(resolve(&Method::GET, &path), Err(NoRoute::BadPath(_))), "{bad}");
         }
     }
 
@@ -452,7 +450,7 @@ mod tests {
             "/problems",
             "/api/v1/accounts",
         ] {
-            assert_eq!(resolve(&Method::GET, path), Err(RouteError::NotFound), "{path}");
+            assert_eq!(resolve(&Method::GET, path), Err(NoRoute::NotFound), "{path}");
         }
     }
 

@@ -14,18 +14,18 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 
-use meed_engine::error::Error;
+use meed_engine::error::Error as EngineError;
 use meed_engine::node::Node;
 use meed_engine::start::Engine;
 
-use crate::config::{JournalKind, Loaded, SettingError, Settings, Source};
+use crate::config::{JournalKind, Loaded, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
-use crate::exit::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE};
-use crate::link::LinkError;
-use crate::owner::{Door, DoorError};
+use crate::error::Error;
+use crate::exit::{EXIT_DONE, EXIT_FAILED};
+use crate::owner::Door;
 use crate::peer::Peer;
-use crate::{backend, exit, front, logging, metrics, operations};
+use crate::{backend, front, logging, metrics, operations};
 
 /// File descriptors that connections may not take: journal, store, listeners, log.
 const FILES_RESERVED: u64 = 512;
@@ -36,49 +36,6 @@ const CHECK_STAYING: &str = "staying";
 /// Where to wait for scrapers.
 const METRICS_BACKLOG: i32 = 64;
 
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A setting cannot be used.
-    #[error(transparent)]
-    Setting(#[from] SettingError),
-    /// The system refused something.
-    #[error("cannot {action} {subject}: {source}")]
-    System {
-        /// What was tried, as a verb.
-        action: &'static str,
-        /// On what.
-        subject: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The engine cannot start or stop.
-    #[error(transparent)]
-    Engine(#[from] Error),
-    /// The listener for fronts cannot be used.
-    #[error(transparent)]
-    Door(#[from] DoorError),
-    /// A front that cannot serve its owner's accounts.
-    #[error("this front cannot start: {0}")]
-    Link(#[from] LinkError),
-}
-
-impl StartError {
-    /// The exit code.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Setting(_) => EXIT_USAGE,
-            Self::Door(DoorError::Secret(_)) => EXIT_USAGE,
-            Self::System { .. } | Self::Door(_) | Self::Link(_) => EXIT_FAILED,
-            Self::Engine(error) => exit::exit_code(error),
-        }
-    }
-
-    fn system(action: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { action, subject: subject.to_string(), source }
-    }
-}
-
 /// The number of workers: the setting, or one per core.
 pub fn worker_count(settings: &Settings) -> usize {
     match settings.workers {
@@ -88,17 +45,17 @@ pub fn worker_count(settings: &Settings) -> usize {
 }
 
 /// Sockets that share one address, so that the system spreads connections over the workers.
-fn bind(settings: &Settings, workers: usize) -> Result<Vec<TcpListener>, StartError> {
+fn bind(settings: &Settings, workers: usize) -> Result<Vec<TcpListener>, Error> {
     // Sockets that share an address share it with any process of the same user: another node on this port
     // would get a part of our connections. A socket that does not share fails where one listens already.
     let probe = listen(settings.listen.0, settings.share_port, 1)?;
-    let address = probe.local_addr().map_err(StartError::system("read the address of", settings.listen.0))?;
+    let address = probe.local_addr().map_err(Error::system("read the address of", settings.listen.0))?;
     drop(probe);
     let backlog = i32::try_from(settings.listen_backlog).unwrap_or(i32::MAX);
     (0..workers).map(|_| listen(address, true, backlog)).collect()
 }
 
-fn listen(address: SocketAddr, shared: bool, backlog: i32) -> Result<TcpListener, StartError> {
+fn listen(address: SocketAddr, shared: bool, backlog: i32) -> Result<TcpListener, Error> {
     let bound = || -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -108,7 +65,7 @@ fn listen(address: SocketAddr, shared: bool, backlog: i32) -> Result<TcpListener
         socket.listen(backlog)?;
         Ok(socket.into())
     };
-    bound().map_err(StartError::system("listen on", address))
+    bound().map_err(Error::system("listen on", address))
 }
 
 /// The sockets of a node, and what answers on them while there is no engine: health, readiness, metrics,
@@ -132,12 +89,11 @@ impl Front {
     ///
     /// # Errors
     /// An address that cannot be bound, credentials that cannot be used.
-    pub fn open(mut settings: Settings) -> Result<Self, StartError> {
+    pub fn open(mut settings: Settings) -> Result<Self, Error> {
         settings.max_connections = connections_within_file_limit(settings.max_connections);
         let workers = worker_count(&settings);
         let listeners = bind(&settings, workers)?;
-        let address =
-            listeners[0].local_addr().map_err(StartError::system("read the address of", settings.listen.0))?;
+        let address = listeners[0].local_addr().map_err(Error::system("read the address of", settings.listen.0))?;
         let metrics_listener = match settings.metrics_listen.0 {
             Some(address) => Some(listen(address, false, METRICS_BACKLOG)?),
             None => None,
@@ -146,7 +102,7 @@ impl Front {
         // The waiting room counts for itself, behind the workers.
         let shared = Shared::new(settings, workers + 1)?;
         let clones = listeners.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>();
-        let clones = clones.map_err(StartError::system("share", "the listeners"))?;
+        let clones = clones.map_err(Error::system("share", "the listeners"))?;
         let leave = Arc::new(Notify::new());
         let waiting_room = {
             let shared = shared.clone();
@@ -175,7 +131,7 @@ fn start_waiting_room(
     listeners: Vec<TcpListener>,
     context: impl FnOnce() -> Context + Send + 'static,
     leave: Arc<Notify>,
-) -> Result<JoinHandle<()>, StartError> {
+) -> Result<JoinHandle<()>, Error> {
     let run = move || {
         let runtime = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -207,10 +163,10 @@ fn start_waiting_room(
             }
         });
     };
-    thread::Builder::new().name("waiting-room".to_owned()).spawn(run).map_err(StartError::system("start", "a thread"))
+    thread::Builder::new().name("waiting-room".to_owned()).spawn(run).map_err(Error::system("start", "a thread"))
 }
 
-fn start_operations(listener: Option<TcpListener>, shared: Arc<Shared>) -> Result<JoinHandle<()>, StartError> {
+fn start_operations(listener: Option<TcpListener>, shared: Arc<Shared>) -> Result<JoinHandle<()>, Error> {
     let run = move || {
         let runtime = match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -232,7 +188,7 @@ fn start_operations(listener: Option<TcpListener>, shared: Arc<Shared>) -> Resul
     thread::Builder::new()
         .name("operations".to_owned())
         .spawn(run)
-        .map_err(StartError::system("start", "the metrics thread"))
+        .map_err(Error::system("start", "the metrics thread"))
 }
 
 /// Raises the soft file limit to the hard one, and bounds `wanted` by what it leaves.
@@ -258,7 +214,7 @@ fn connections_within_file_limit(wanted: u32) -> u32 {
 /// nothing that was acknowledged.
 pub fn run(loaded: Loaded) -> u8 {
     let settings = &loaded.settings;
-    let started = logging::start(settings.log_format, &settings.log_level).map_err(StartError::from);
+    let started = logging::start(settings.log_format, &settings.log_level).map_err(Error::from);
     match started.and_then(|()| run_node(loaded)) {
         Ok(()) => EXIT_DONE,
         Err(error) => {
@@ -268,13 +224,11 @@ pub fn run(loaded: Loaded) -> u8 {
     }
 }
 
-fn run_node(loaded: Loaded) -> Result<(), StartError> {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(StartError::system("start", "the signal runtime"))?;
+fn run_node(loaded: Loaded) -> Result<(), Error> {
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(Error::system("start", "the signal runtime"))?;
     runtime.block_on(async {
-        let failed = || StartError::system("watch", "signals");
+        let failed = || Error::system("watch", "signals");
         let mut signals = Signals {
             terminate: signal(SignalKind::terminate()).map_err(failed())?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
@@ -306,7 +260,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         };
         let running = match opened {
             Ok(opened) => opened?,
-            Err(_) => return Err(StartError::Engine(Error::Stopped("a thread of the start panicked".into()))),
+            Err(_) => return Err(Error::Engine(EngineError::Stopped("a thread of the start panicked".into()))),
         };
         running.node().into_iter().for_each(|node| shared.set_engine(Arc::clone(node)));
         shared.set_check(CHECK_STARTED, Ok(()));
@@ -324,7 +278,7 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
             // Clients and engine share one bound; a client that used it up leaves the engine a moment.
             let patience = until.saturating_duration_since(Instant::now()).max(FLUSH_TIMEOUT_MIN);
             let stopped = tokio::task::spawn_blocking(move || running.stop(patience)).await;
-            stopped.unwrap_or_else(|_| Err(Error::Stopped("a thread of the stop panicked".into())))
+            stopped.unwrap_or_else(|_| Err(EngineError::Stopped("a thread of the stop panicked".into())))
         };
         tokio::select! {
             stopped = stop => stopped?,
@@ -333,19 +287,14 @@ fn run_node(loaded: Loaded) -> Result<(), StartError> {
         // It logged what went wrong.
         let _ = operations.join();
         match shared.has_failed() {
-            true => Err(StartError::Engine(Error::Stopped("a worker could not serve".into()))),
+            true => Err(Error::Engine(EngineError::Stopped("a worker could not serve".into()))),
             false => Ok(()),
         }
     })
 }
 
 /// Gives the shards of a node that stops to other nodes, while it still answers.
-async fn give_away(
-    running: Running,
-    shared: &Shared,
-    until: Instant,
-    signals: &mut Signals,
-) -> Result<Running, StartError> {
+async fn give_away(running: Running, shared: &Shared, until: Instant, signals: &mut Signals) -> Result<Running, Error> {
     if shared.is_draining() {
         return Ok(running);
     }
@@ -357,7 +306,7 @@ async fn give_away(
         running
     });
     tokio::select! {
-        left = leaving => left.map_err(|_| StartError::Engine(Error::Stopped("a thread of the stop panicked".into()))),
+        left = leaving => left.map_err(|_| Error::Engine(EngineError::Stopped("a thread of the stop panicked".into()))),
         () = signals.any() => end_at_once(),
     }
 }
@@ -368,7 +317,7 @@ fn is_loopback(address: &str) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|host| host.is_loopback())
 }
 
-async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, StartError> {
+async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, Error> {
     let in_cluster = settings.journal == JournalKind::Cql;
     if in_cluster && settings.owner_listen.0.is_none() && !settings.cql_nodes.iter().all(|node| is_loopback(node)) {
         tracing::warn!("only nodes on this machine reach this one: give it an address of its own with --owner-listen");
@@ -388,7 +337,7 @@ enum Running {
 }
 
 impl Running {
-    fn of_engine(engine: Engine) -> Result<Self, StartError> {
+    fn of_engine(engine: Engine) -> Result<Self, Error> {
         backend::log_recovery(&engine);
         Ok(Self::Engine(Box::new(engine)))
     }
@@ -398,8 +347,10 @@ impl Running {
         shared: &Arc<Shared>,
         listeners: Vec<TcpListener>,
         before_serving: impl FnOnce(),
-    ) -> Result<Self, StartError> {
-        Ok(Self::Front(front::open(to, shared, listeners, before_serving)?))
+    ) -> Result<Self, Error> {
+        Ok(Self::Front(
+            front::open(to, shared, listeners, before_serving).map_err(|error| Error::Front(Box::new(error)))?,
+        ))
     }
 
     fn node(&self) -> Option<&Arc<Node>> {

@@ -15,7 +15,7 @@ pub struct Alias(Box<str>);
 
 /// Why a text is no alias. The messages repeat nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AliasError {
+pub enum NoAlias {
     /// Neither `kind:value`, nor with `@`, nor with a leading `+`.
     #[error("an alias is kind:value, an address with @, or a phone number with a leading +")]
     NotAnAlias,
@@ -63,55 +63,55 @@ impl fmt::Debug for Alias {
 /// Brings an alias into the one form in which it is stored and compared. `phone` loses spaces and dashes,
 /// `email` its capitals; a bare value with `@` is an `email`, with a leading `+` a `phone`. Normalizing what is
 /// normalized changes nothing.
-pub fn normalize(text: &str) -> Result<Alias, AliasError> {
+pub fn normalize(text: &str) -> Result<Alias, NoAlias> {
     if text.len() > ALIAS_BYTES_MAX {
-        return Err(AliasError::TooLong);
+        return Err(NoAlias::TooLong);
     }
     if text.chars().any(char::is_control) {
-        return Err(AliasError::ControlCharacter);
+        return Err(NoAlias::ControlCharacter);
     }
     let (kind, value) = match text.split_once(':') {
         _ if text.starts_with('+') => ("phone", text),
         Some((kind, value)) => (kind, value),
         None if text.contains('@') => ("email", text),
-        None => return Err(AliasError::NotAnAlias),
+        None => return Err(NoAlias::NotAnAlias),
     };
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     if kind.len() > KIND_BYTES_MAX || !kind.starts_with(|c: char| c.is_ascii_lowercase()) || !kind.bytes().all(word) {
-        return Err(AliasError::BadKind);
+        return Err(NoAlias::BadKind);
     }
     if value.is_empty() {
-        return Err(AliasError::Empty);
+        return Err(NoAlias::Empty);
     }
     let value = match kind {
         "phone" => phone(value)?,
         "email" => email(value)?,
-        "card" if !value.bytes().all(|b| b.is_ascii_alphanumeric()) => return Err(AliasError::BadCard),
+        "card" if !value.bytes().all(|b| b.is_ascii_alphanumeric()) => return Err(NoAlias::BadCard),
         _ => value.to_owned(),
     };
     let alias = format!("{kind}:{value}");
     // A lower-case letter can be longer than its capital.
     if alias.len() > ALIAS_BYTES_MAX {
-        return Err(AliasError::TooLong);
+        return Err(NoAlias::TooLong);
     }
     Ok(Alias(alias.into_boxed_str()))
 }
 
-fn phone(value: &str) -> Result<String, AliasError> {
+fn phone(value: &str) -> Result<String, NoAlias> {
     let number: String = value.chars().filter(|c| !matches!(c, ' ' | '-')).collect();
-    let digits = number.strip_prefix('+').ok_or(AliasError::BadPhone)?;
+    let digits = number.strip_prefix('+').ok_or(NoAlias::BadPhone)?;
     let fits = (PHONE_DIGITS_MIN..=PHONE_DIGITS_MAX).contains(&digits.len());
     if !fits || digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(AliasError::BadPhone);
+        return Err(NoAlias::BadPhone);
     }
     Ok(number)
 }
 
-fn email(value: &str) -> Result<String, AliasError> {
+fn email(value: &str) -> Result<String, NoAlias> {
     let lower = value.to_lowercase();
-    let (local, domain) = lower.rsplit_once('@').ok_or(AliasError::BadEmail)?;
+    let (local, domain) = lower.rsplit_once('@').ok_or(NoAlias::BadEmail)?;
     if local.is_empty() || domain.is_empty() || local.contains('@') || lower.contains(char::is_whitespace) {
-        return Err(AliasError::BadEmail);
+        return Err(NoAlias::BadEmail);
     }
     Ok(lower)
 }
@@ -150,37 +150,37 @@ mod tests {
     #[test]
     fn what_is_no_alias() {
         let cases = [
-            ("", AliasError::NotAnAlias),
-            ("m-1", AliasError::NotAnAlias),
-            ("phone:", AliasError::Empty),
-            ("phone:62812", AliasError::BadPhone),
-            ("phone:+0812345", AliasError::BadPhone),
-            ("+1234567890123456", AliasError::BadPhone),
-            ("+12", AliasError::BadPhone),
-            ("+1 (202) 555 0100", AliasError::BadPhone),
-            ("+１２３４", AliasError::BadPhone),
-            ("+", AliasError::BadPhone),
-            ("@", AliasError::BadEmail),
-            ("a@", AliasError::BadEmail),
-            ("a@b@c", AliasError::BadEmail),
-            ("a b@c", AliasError::BadEmail),
-            ("email:ann", AliasError::BadEmail),
-            ("card:6012 3456", AliasError::BadCard),
-            ("card:é", AliasError::BadCard),
-            ("Phone:+62812", AliasError::BadKind),
-            (":x", AliasError::BadKind),
-            ("1a:x", AliasError::BadKind),
-            ("a b:x", AliasError::BadKind),
-            ("line:a\u{7}", AliasError::ControlCharacter),
-            ("a\n@b", AliasError::ControlCharacter),
+            ("", NoAlias::NotAnAlias),
+            ("m-1", NoAlias::NotAnAlias),
+            ("phone:", NoAlias::Empty),
+            ("phone:62812", NoAlias::BadPhone),
+            ("phone:+0812345", NoAlias::BadPhone),
+            ("+1234567890123456", NoAlias::BadPhone),
+            ("+12", NoAlias::BadPhone),
+            ("+1 (202) 555 0100", NoAlias::BadPhone),
+            ("+１２３４", NoAlias::BadPhone),
+            ("+", NoAlias::BadPhone),
+            ("@", NoAlias::BadEmail),
+            ("a@", NoAlias::BadEmail),
+            ("a@b@c", NoAlias::BadEmail),
+            ("a b@c", NoAlias::BadEmail),
+            ("email:ann", NoAlias::BadEmail),
+            ("card:6012 3456", NoAlias::BadCard),
+            ("card:é", NoAlias::BadCard),
+            ("Phone:+62812", NoAlias::BadKind),
+            (":x", NoAlias::BadKind),
+            ("1a:x", NoAlias::BadKind),
+            ("a b:x", NoAlias::BadKind),
+            ("line:a\u{7}", NoAlias::ControlCharacter),
+            ("a\n@b", NoAlias::ControlCharacter),
         ];
         for (text, error) in cases {
             assert_eq!(normalize(text), Err(error), "{text:?}");
         }
-        assert_eq!(normalize(&format!("card:{}", "7".repeat(251))), Err(AliasError::TooLong));
+        assert_eq!(normalize(&format!("card:{}", "7".repeat(251))), Err(NoAlias::TooLong));
         // İ becomes two letters of three bytes: what fitted does no more.
         let grows = format!("{}@b.cc", "İ".repeat(122));
         assert!(grows.len() <= ALIAS_BYTES_MAX);
-        assert_eq!(normalize(&grows), Err(AliasError::TooLong));
+        assert_eq!(normalize(&grows), Err(NoAlias::TooLong));
     }
 }

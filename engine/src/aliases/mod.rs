@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Error, Result};
 use crate::journal::cql::Cql;
-pub use alias::{ALIAS_BYTES_MAX, Alias, AliasError, normalize};
+pub use alias::{ALIAS_BYTES_MAX, Alias, NoAlias, normalize};
 use cache::AliasCache;
 use shared::SharedTable;
 use table::{AliasHasher, AliasTable, Pending};

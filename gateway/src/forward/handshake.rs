@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::PROTOCOL_VERSION;
 use super::socket::Socket;
+use crate::error::Error;
 
 const MAGIC: [u8; 8] = *b"MEEDLINK";
 const NONCE_BYTES: usize = 32;
@@ -30,21 +31,6 @@ const HELLO_BYTES: usize = MAGIC.len() + 2 + NONCE_BYTES;
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=4096;
 const ACCEPTED: u8 = 1;
 const REFUSED: u8 = 2;
-
-/// Why there is no link.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HandshakeError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("it is not the internal listener of a meed")]
-    Stranger,
-    #[error(
-        "it speaks version {0} of the protocol, this program version {PROTOCOL_VERSION}; run the same meed on both sides"
-    )]
-    Version(u16),
-    #[error("it has another secret; give both sides the same file with --owner-secret")]
-    Secret,
-}
 
 /// The secret that fronts and the owner share.
 #[derive(Clone)]
@@ -136,36 +122,36 @@ fn hello(nonce: &[u8; NONCE_BYTES]) -> [u8; HELLO_BYTES] {
     bytes
 }
 
-fn check_hello(bytes: &[u8; HELLO_BYTES]) -> Result<[u8; NONCE_BYTES], HandshakeError> {
+fn check_hello(bytes: &[u8; HELLO_BYTES]) -> Result<[u8; NONCE_BYTES], Error> {
     if bytes[..8] != MAGIC {
-        return Err(HandshakeError::Stranger);
+        return Err(Error::Stranger);
     }
     match u16::from_le_bytes([bytes[8], bytes[9]]) {
         PROTOCOL_VERSION => Ok(std::array::from_fn(|i| bytes[10 + i])),
-        other => Err(HandshakeError::Version(other)),
+        other => Err(Error::Version { theirs: other, ours: PROTOCOL_VERSION }),
     }
 }
 
 /// The front's side.
-pub(crate) async fn as_front(socket: &Socket, secret: &LinkSecret) -> Result<Nonces, HandshakeError> {
+pub(crate) async fn as_front(socket: &Socket, secret: &LinkSecret) -> Result<Nonces, Error> {
     let front = nonce()?;
     socket.write_all(&hello(&front)).await?;
     let owner = check_hello(&socket.read_exact().await?)?;
     let nonces = Nonces { front, owner };
     let tag: [u8; TAG_BYTES] = socket.read_exact().await?;
-    secret.tag(b"owner", &nonces).verify_slice(&tag).map_err(|_| HandshakeError::Secret)?;
+    secret.tag(b"owner", &nonces).verify_slice(&tag).map_err(|_| Error::OtherSecret)?;
     socket.write_all(&secret.prove(b"front", &nonces)).await?;
     match socket.read_exact().await? {
         [ACCEPTED] => Ok(nonces),
-        _ => Err(HandshakeError::Secret),
+        _ => Err(Error::OtherSecret),
     }
 }
 
 /// The owner's side.
-pub(crate) async fn as_owner(socket: &Socket, secret: &LinkSecret) -> Result<Nonces, HandshakeError> {
+pub(crate) async fn as_owner(socket: &Socket, secret: &LinkSecret) -> Result<Nonces, Error> {
     let checked = check_hello(&socket.read_exact().await?);
     let owner = nonce()?;
-    if let Err(HandshakeError::Stranger) = checked {
+    if let Err(Error::Stranger) = checked {
         // Most likely a person who looks what is here.
         let text = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nThis is the internal listener of meed.\n";
         let _ = socket.write_all(text.as_bytes()).await;
@@ -177,7 +163,7 @@ pub(crate) async fn as_owner(socket: &Socket, secret: &LinkSecret) -> Result<Non
     let tag: [u8; TAG_BYTES] = socket.read_exact().await?;
     let right = secret.tag(b"front", &nonces).verify_slice(&tag).is_ok();
     socket.write_all(&[if right { ACCEPTED } else { REFUSED }]).await?;
-    if right { Ok(nonces) } else { Err(HandshakeError::Secret) }
+    if right { Ok(nonces) } else { Err(Error::OtherSecret) }
 }
 
 #[cfg(test)]
@@ -190,7 +176,7 @@ mod tests {
         LinkSecret(text.as_bytes().into())
     }
 
-    async fn shake(front: &str, owner: &str) -> (Result<Nonces, HandshakeError>, Result<Nonces, HandshakeError>) {
+    async fn shake(front: &str, owner: &str) -> (Result<Nonces, Error>, Result<Nonces, Error>) {
         let (a, b) = UnixStream::pair().unwrap();
         let (front, owner) = (secret(front), secret(owner));
         let (a, b) = (Socket::Unix(a), Socket::Unix(b));
@@ -215,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn another_secret_is_said_to_be_one() {
         let (front, owner) = shake("a secret of this test", "another secret of this test").await;
-        assert!(matches!(front, Err(HandshakeError::Secret)));
+        assert!(matches!(front, Err(Error::OtherSecret)));
         // The front has gone without telling anything.
         assert!(owner.is_err());
     }
@@ -233,7 +219,7 @@ mod tests {
         };
         let (answer, owner) = tokio::join!(repeat, as_owner(&b, &key));
         assert_eq!(answer, [REFUSED]);
-        assert!(matches!(owner, Err(HandshakeError::Secret)));
+        assert!(matches!(owner, Err(Error::OtherSecret)));
     }
 
     #[tokio::test]
@@ -249,10 +235,10 @@ mod tests {
             a.write_all(&bytes).await.unwrap();
             let owner = as_owner(&b, &key).await;
             match owner {
-                Err(HandshakeError::Version(3)) if version => {
+                Err(Error::Version { theirs: 3, .. }) if version => {
                     assert!(check_hello(&a.read_exact().await.unwrap()).is_ok());
                 }
-                Err(HandshakeError::Stranger) if !version => {}
+                Err(Error::Stranger) if !version => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -10,10 +10,11 @@ use tokio::task::yield_now;
 use tokio::time::{interval, sleep, timeout};
 
 use super::{Link, Outgoing, Outstanding, Up};
+use crate::error::Error;
 use crate::forward::Unanswered;
 use crate::forward::clock::OwnerClock;
 use crate::forward::frame::Incoming;
-use crate::forward::handshake::{self, HandshakeError};
+use crate::forward::handshake;
 use crate::forward::message::{Answer, Place, ToFront, put_keep_alive, read_to_front};
 use crate::forward::socket::Socket;
 
@@ -30,26 +31,6 @@ const TICKS_PER_KEEP_ALIVE: u32 = 20;
 const SILENT_TICKS_MAX: u32 = 100;
 /// How often the writer lets others run first, so that its frame grows.
 const YIELDS_BEFORE_WRITE: usize = 2;
-
-/// Why there is no link.
-#[derive(Debug, thiserror::Error)]
-pub enum LinkError {
-    /// Nobody answers, or the connection broke. It is tried again.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The two do not belong together: trying again helps only when one of them is started anew.
-    #[error("{0}")]
-    Mismatch(String),
-}
-
-impl From<HandshakeError> for LinkError {
-    fn from(error: HandshakeError) -> Self {
-        match error {
-            HandshakeError::Io(error) => Self::Io(error),
-            other => Self::Mismatch(other.to_string()),
-        }
-    }
-}
 
 fn invalid(detail: impl ToString) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, detail.to_string())
@@ -93,7 +74,7 @@ impl Measures {
 impl Link {
     /// Keeps the link up for as long as it is polled. `first` is told when it stands for the first time, or that it
     /// never will.
-    pub async fn run(self, mut first: Option<impl FnOnce(Result<(), LinkError>)>) {
+    pub async fn run(self, mut first: Option<impl FnOnce(Result<(), Error>)>) {
         let mut pause = RETRY_MIN;
         let mut said = None;
         let stay_connected = async {
@@ -108,9 +89,9 @@ impl Link {
                         }
                         let error = self.serve(&socket, incoming).await;
                         self.break_off();
-                        LinkError::Io(error)
+                        Error::Link(error)
                     }
-                    Err(error @ LinkError::Mismatch(_)) if first.is_some() => {
+                    Err(error) if error.is_mismatch() && first.is_some() => {
                         if let Some(first) = first.take() {
                             first(Err(error));
                         }
@@ -135,8 +116,8 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<(Socket, Incoming), LinkError> {
-        let late = |_| LinkError::Io(io::ErrorKind::TimedOut.into());
+    async fn connect(&self) -> Result<(Socket, Incoming), Error> {
+        let late = |_| Error::Link(io::ErrorKind::TimedOut.into());
         timeout(CONNECT_TIMEOUT, async {
             let owner = &self.inner.owner;
             let socket = Socket::connect(&owner.peer).await?;
@@ -170,14 +151,13 @@ impl Link {
         .map_err(late)?
     }
 
-    fn adopt_keys(&self, keys: Vec<u8>) -> Result<(), LinkError> {
+    fn adopt_keys(&self, keys: Vec<u8>) -> Result<(), Error> {
         let keys: [u8; FRONT_BYTES] = keys.try_into().map_err(|_| invalid("keys of another length"))?;
         let keys = Secrets::of_owner(&keys);
         let known = &self.inner.owner.known;
         if *known.secrets.get_or_init(|| keys.clone()) != keys {
             // Keys of requests are hashed already with those of the first.
-            let text = "it owns other accounts than the one before it; start this front anew".to_owned();
-            return Err(LinkError::Mismatch(text));
+            return Err(Error::OtherOwner);
         }
         Ok(())
     }

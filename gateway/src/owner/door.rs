@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use meed_engine::error::Error;
+use meed_engine::error::Error as EngineError;
 use meed_engine::secrets::{Secrets, keep_secret};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::error::Error;
 use crate::forward::handshake::LinkSecret;
 use crate::forward::socket::Socket;
 use crate::peer::Peer;
@@ -25,31 +26,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const REFUSED_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Random bytes of a secret that is made here.
 const SECRET_BYTES: usize = 32;
-
-/// Why there is no door.
-#[derive(Debug, thiserror::Error)]
-pub enum DoorError {
-    /// The system refused something.
-    #[error("cannot {action} {subject}: {source}")]
-    System {
-        /// What was tried, as a verb.
-        action: &'static str,
-        /// On what.
-        subject: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The secret cannot be used.
-    #[error("{0}")]
-    Secret(String),
-    /// The secret cannot be made.
-    #[error(transparent)]
-    Make(#[from] Error),
-}
-
-fn system(action: &'static str, subject: impl ToString) -> impl FnOnce(io::Error) -> DoorError {
-    move |source| DoorError::System { action, subject: subject.to_string(), source }
-}
 
 enum Listener {
     Tcp(std::net::TcpListener),
@@ -106,7 +82,7 @@ impl Door {
         secret_file: Option<&Path>,
         workers: usize,
         in_cluster: bool,
-    ) -> Result<Arc<Self>, DoorError> {
+    ) -> Result<Arc<Self>, Error> {
         let (listener, address, default_secret) = match peer {
             Peer::Unix(path) => {
                 let listener = listen_unix(path)?;
@@ -114,8 +90,8 @@ impl Door {
             }
             Peer::Tcp(address) => {
                 let bound = TcpListener::bind(address).await.and_then(TcpListener::into_std);
-                let listener = bound.map_err(system("listen for fronts on", address))?;
-                let local = listener.local_addr().map_err(system("read the address of", address))?;
+                let listener = bound.map_err(Error::system("listen for fronts on", address))?;
+                let local = listener.local_addr().map_err(Error::system("read the address of", address))?;
                 (Listener::Tcp(listener), format!("http://{local}"), None)
             }
         };
@@ -140,7 +116,7 @@ impl Door {
             },
             listener: Mutex::new(Some(listener)),
             address,
-            secret: secret.map_err(DoorError::Secret)?,
+            secret: secret.map_err(Error::Secret)?,
             queues: (0..workers)
                 .map(|_| {
                     // `FRONTS_MAX` bounds them all together.
@@ -231,12 +207,12 @@ pub(crate) fn default_secret_file(socket: &Path) -> PathBuf {
 }
 
 /// Makes a secret unless there is one.
-fn make_secret(file: &Path) -> Result<(), DoorError> {
+fn make_secret(file: &Path) -> Result<(), Error> {
     if file.exists() {
         return Ok(());
     }
     let mut random = [0; SECRET_BYTES];
-    getrandom::fill(&mut random).map_err(Error::from)?;
+    getrandom::fill(&mut random).map_err(EngineError::from)?;
     let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     // Another process may have been quicker: what it made counts.
     keep_secret(file, text.as_bytes())?;
@@ -244,16 +220,16 @@ fn make_secret(file: &Path) -> Result<(), DoorError> {
 }
 
 /// Listens on a Unix socket that only this user can open. A socket that a killed node left is replaced.
-fn listen_unix(path: &Path) -> Result<unix::UnixListener, DoorError> {
+fn listen_unix(path: &Path) -> Result<unix::UnixListener, Error> {
     let at = || path.display();
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         if unix::UnixStream::connect(path).is_ok() {
-            return Err(system("listen for fronts on", at())(io::ErrorKind::AddrInUse.into()));
+            return Err(Error::system("listen for fronts on", at())(io::ErrorKind::AddrInUse.into()));
         }
-        fs::remove_file(path).map_err(system("remove", at()))?;
+        fs::remove_file(path).map_err(Error::system("remove", at()))?;
     }
-    let listener = unix::UnixListener::bind(path).map_err(system("listen for fronts on", at()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(system("restrict", at()))?;
-    listener.set_nonblocking(true).map_err(system("listen for fronts on", at()))?;
+    let listener = unix::UnixListener::bind(path).map_err(Error::system("listen for fronts on", at()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(Error::system("restrict", at()))?;
+    listener.set_nonblocking(true).map_err(Error::system("listen for fronts on", at()))?;
     Ok(listener)
 }
