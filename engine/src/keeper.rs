@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use meed_schemas::time::{DAY_MS, Millis};
 
 use crate::error::{Error, Result};
-use crate::shard::{BUSINESS_KEY_DAYS, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
+use crate::shard::{BUSINESS_KEY_DAYS, Copied, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
 use crate::store::{KeyClass, ROOM_LOOK_PAUSE, ShardCheckpoint, Store, StoreView, week_of};
 
 /// Delivers an input to the worker that owns the shard.
@@ -23,7 +23,7 @@ const QUESTIONS_PER_CHECKPOINT: usize = 256;
 /// Spilled keys read at once for a shard's filter; a cold account may wait for one such read per shard.
 const KEYS_PER_QUESTION: usize = 4_096;
 
-pub(crate) type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
+pub(crate) type Checkpoint = (Box<ShardCheckpoint>, Copied);
 
 /// What the store is asked to do, without its thread; the simulator takes the same rounds from it.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Tasks {
     }
 
     /// Adds a checkpoint whose records are all journaled.
-    pub fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+    pub fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
         self.checkpoints.push_back((checkpoint, copied));
     }
 
@@ -166,7 +166,7 @@ impl Keeper {
     }
 
     /// Writes a checkpoint whose records are all journaled.
-    pub fn checkpoint(&self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+    pub fn checkpoint(&self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
         let mut shared = self.lock();
         shared.tasks.checkpoint(checkpoint, copied);
         self.wake(&mut shared);

@@ -6,7 +6,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::{Detail, Record, RecordKind};
 
 use crate::error::{Error, Result};
-use crate::shard::{Held, Input, Purpose, ReplyTo};
+use crate::shard::{Copied, Held, Input, Purpose, ReplyTo};
 use crate::store::ShardCheckpoint;
 
 /// Where released things go.
@@ -20,7 +20,7 @@ pub trait Outlet {
     /// A record is to be read; see [`came_of`].
     fn read(&mut self, position: Position, purpose: Purpose);
     /// A checkpoint is to be written.
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>);
+    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied);
     /// The node has to stop.
     fn fault(&mut self, error: Error);
 }

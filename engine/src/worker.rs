@@ -23,7 +23,7 @@ use crate::permits::NoPermit;
 use crate::program::{Program, Programs};
 use crate::reader::ReadJob;
 use crate::release::{Came, Outlet, came_of, not_owner, program_of, release};
-use crate::shard::{Envelope, Held, Input, Purpose, ReplyTo};
+use crate::shard::{Copied, Envelope, Held, Input, Purpose, ReplyTo};
 use crate::slots::Slots;
 use crate::store::ShardCheckpoint;
 pub use calls::{Answers, Call, CallMany};
@@ -426,7 +426,7 @@ impl Outlet for Released<'_> {
         self.reads.push(self.worker.read_job(position, purpose));
     }
 
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
         self.worker.inner.node.keeper().checkpoint(checkpoint, copied);
     }
 

@@ -9,7 +9,7 @@ use meed_schemas::ids::Identity;
 use meed_schemas::time::Millis;
 
 use super::table::{Resident, Table, scope};
-use super::{Held, Output, Shard, ShardLimits, World};
+use super::{Copied, Held, Output, Shard, ShardLimits, World};
 use crate::account::{FactKey, FactValue, Totals};
 use crate::commit::Lane;
 use crate::error::Result;
@@ -146,18 +146,22 @@ impl Shard {
             let mut rows = 0;
             while rows < self.limits.checkpoint_rows
                 && keys.len() < KEYS_PER_BATCH
-                && let Some(hash) = self.next_dirty(&mut allowance)
+                && let Some((since, hash)) = self.next_dirty(&mut allowance)
             {
                 let seed = self.table.seed();
-                let Some((identity, Resident::Live(live))) = self.table.by_hash(hash) else { continue };
+                // A record is of one account. One that was written out of turn since it was queued is not found.
+                let is_wanted = |resident: &Resident| match resident {
+                    Resident::Live(live) => since.map_or(live.queued_overfull, |since| live.dirty_since == since),
+                    Resident::Packed(_) | Resident::Loading(_) => false,
+                };
+                let Some((identity, Resident::Live(live))) = self.table.by_hash(hash, is_wanted) else { continue };
                 live.queued_overfull = false;
-                // Written out of turn since it was queued.
                 if live.dirty_since == 0 {
                     continue;
                 }
                 let write = live.copy(identity, scope(identity, seed), &mut keys);
                 rows += 1 + write.facts.len();
-                copied.push((hash, live.writing_up_to));
+                copied.push((identity.clone(), live.writing_up_to));
                 accounts.push(write);
             }
             if accounts.is_empty() {
@@ -182,10 +186,10 @@ impl Shard {
     }
 
     /// The account to be written next: one with many spilled facts, else the one that is dirty longest, if it is urgent
-    /// or another is allowed.
-    fn next_dirty(&mut self, allowance: &mut u64) -> Option<u64> {
+    /// or another is allowed; this one with its first record that no checkpoint has.
+    fn next_dirty(&mut self, allowance: &mut u64) -> Option<(Option<u64>, u64)> {
         if let Some(hash) = self.overfull.pop_front() {
-            return Some(hash);
+            return Some((None, hash));
         }
         let Progress { target, urgent, .. } = self.checkpoint;
         let is_allowed = *allowance > 0;
@@ -194,16 +198,17 @@ impl Shard {
             *allowance -= 1;
             self.checkpoint.taken += 1;
         }
-        Some(hash)
+        Some((Some(since), hash))
     }
 
     /// The store has these accounts as of these sequences. What was spilled before may be forgotten, unless
     /// a command waits whose look-up may have begun before the write.
-    pub(super) fn checkpoint_done(&mut self, accounts: &[(u64, u64)]) {
+    pub(super) fn checkpoint_done(&mut self, accounts: &Copied) {
         self.checkpoint.batches_under_way -= 1;
         self.checkpoint.accounts_under_way -= accounts.len();
-        for (hash, sequence) in accounts {
-            let Some((_, Resident::Live(live))) = self.table.by_hash(*hash) else { continue };
+        for (identity, sequence) in accounts {
+            let hash = self.table.hash(identity);
+            let Some(Resident::Live(live)) = self.table.get_mut(hash, identity) else { continue };
             live.writes_under_way -= 1;
             if live.waiting.is_empty() {
                 live.account.drop_overlay(*sequence);
@@ -226,7 +231,7 @@ impl Shard {
         for _ in 0..steps {
             let Some(hash) = self.hand.pop_front() else { break };
             let short = self.resident_bytes > self.limits.resident_bytes;
-            let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
+            let Some((identity, resident)) = self.table.by_hash(hash, |_| true) else { continue };
             match resident {
                 Resident::Live(live) if live.is_clean() && (short || !live.touched) => {
                     live.account.drop_overlay(live.writing_up_to);

@@ -39,7 +39,7 @@ impl Shard {
                 break;
             }
             self.near_due.pop();
-            let Some((identity, resident)) = self.table.by_hash(hash) else { continue };
+            let Some((identity, resident)) = self.table.by_hash(hash, |_| true) else { continue };
             let is_due = match resident {
                 Resident::Live(live) => {
                     let due = live.account.next_due().unwrap_or(i64::MAX);

@@ -13,6 +13,9 @@ use crate::account::{FactKey, Totals};
 use crate::program::Programs;
 use crate::store::{FactQuery, KeyPlace, ShardCheckpoint};
 
+/// The accounts of a checkpoint, each with the shard sequence of the last record that it was copied with.
+pub type Copied = Vec<(Identity, u64)>;
+
 /// How long an `Idempotency-Key` is remembered at least.
 pub const IDEMPOTENCY_KEY_DAYS: i64 = 31;
 /// How long a business key is remembered at least.
@@ -55,8 +58,8 @@ pub enum Input {
     Fact(Identity, u64, FactKey, Option<Vec<u8>>),
     /// A record that a command needs; `None` when there is no such record.
     Record(Identity, u64, Position, Option<Box<Record>>),
-    /// A checkpoint is in the store: the accounts' hashes with the sequence they were copied at.
-    CheckpointDone(Vec<(u64, u64)>),
+    /// A checkpoint is in the store.
+    CheckpointDone(Copied),
     /// Accounts of the due index, in order of their instants; fewer than asked for when these are all.
     Due(Vec<(Millis, Identity)>),
     /// Keys that were spilled before the start, and where to go on, `None` at their end.
@@ -131,8 +134,8 @@ pub enum Held {
     /// The operation that a retry repeats is not durable yet: what the retry is told if that lasts beyond its deadline.
     /// Its answer is held besides.
     StillRunning(ReplyTo),
-    /// A checkpoint is to be written; the hashes and sequences come back with its completion.
-    Checkpoint(Box<ShardCheckpoint>, Vec<(u64, u64)>),
+    /// A checkpoint is to be written; its accounts come back with its completion.
+    Checkpoint(Box<ShardCheckpoint>, Copied),
 }
 
 /// What the store is asked for.

@@ -79,23 +79,51 @@ pub(super) fn scope(identity: &Identity, seed: u64) -> u128 {
 #[derive(Debug)]
 pub struct Table {
     entries: HashTable<Entry>,
+    hasher: Hasher,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hasher {
     seed: u64,
+    /// Bits of a hash that count; few of them let accounts collide.
+    #[cfg(test)]
+    mask: u64,
+}
+
+impl Hasher {
+    fn hash(self, identity: &Identity) -> u64 {
+        let hash = xxh3_64_with_seed(identity.as_bytes(), self.seed);
+        #[cfg(test)]
+        let hash = hash & self.mask;
+        hash
+    }
 }
 
 impl Table {
     /// An empty table.
     pub fn new(seed: u64) -> Self {
-        Self { entries: HashTable::new(), seed }
+        let hasher = Hasher {
+            seed,
+            #[cfg(test)]
+            mask: u64::MAX,
+        };
+        Self { entries: HashTable::new(), hasher }
+    }
+
+    /// Lets all accounts have the same hash. There are none yet.
+    #[cfg(test)]
+    pub fn let_all_collide(&mut self) {
+        self.hasher.mask = 0;
     }
 
     /// The seeded hash of an identity; names an account in queues that must stay small.
     pub fn hash(&self, identity: &Identity) -> u64 {
-        xxh3_64_with_seed(identity.as_bytes(), self.seed)
+        self.hasher.hash(identity)
     }
 
     /// The seed of the hashes.
     pub fn seed(&self) -> u64 {
-        self.seed
+        self.hasher.seed
     }
 
     /// What is known of an account.
@@ -119,26 +147,25 @@ impl Table {
         std::hint::black_box((inline, beyond));
     }
 
-    /// The account with this hash. Two accounts have the same only by the chance of 64 bits of a seed that is new at every
-    /// start: of a shard with a million accounts, once in 37 million starts. Of such a pair one would never be found
-    /// here, so no checkpoint would have it.
-    pub fn by_hash(&mut self, hash: u64) -> Option<(&Identity, &mut Resident)> {
-        let seed = self.seed;
-        let entry = self.entries.find_mut(hash, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed) == hash)?;
+    /// An account with this hash that is what is looked for. Two accounts of a shard have the same one only by the chance
+    /// of 64 bits, but for as long as the store lives: who names an account by its hash alone must be right for either.
+    pub fn by_hash(&mut self, hash: u64, is_wanted: impl Fn(&Resident) -> bool) -> Option<(&Identity, &mut Resident)> {
+        let hasher = self.hasher;
+        let is_found = |e: &Entry| hasher.hash(&e.identity) == hash && is_wanted(&e.resident);
+        let entry = self.entries.find_mut(hash, is_found)?;
         Some((&entry.identity, &mut entry.resident))
     }
 
     /// Adds an account that is not there.
     pub fn insert(&mut self, hash: u64, identity: Identity, resident: Resident) {
-        let seed = self.seed;
-        self.entries
-            .insert_unique(hash, Entry { identity, resident }, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed));
+        let hasher = self.hasher;
+        self.entries.insert_unique(hash, Entry { identity, resident }, |e| hasher.hash(&e.identity));
     }
 
     /// Makes place for so many more accounts.
     pub fn reserve(&mut self, additional: usize) {
-        let seed = self.seed;
-        self.entries.reserve(additional, |e| xxh3_64_with_seed(e.identity.as_bytes(), seed));
+        let hasher = self.hasher;
+        self.entries.reserve(additional, |e| hasher.hash(&e.identity));
     }
 
     /// Forgets an account.

@@ -27,7 +27,7 @@ use crate::store::{ShardCheckpoint, Store};
 const SHARD: u16 = 3;
 const START: Millis = 1_800_000_000_000;
 
-type Checkpoint = (Box<ShardCheckpoint>, Vec<(u64, u64)>);
+type Checkpoint = (Box<ShardCheckpoint>, Copied);
 
 pub(super) struct Bench {
     pub(super) shard: Shard,

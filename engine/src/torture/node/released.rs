@@ -10,7 +10,7 @@ use super::Node;
 use crate::error::{Error, Result};
 use crate::node::with_version;
 use crate::release::Outlet;
-use crate::shard::{Purpose, ReplyTo};
+use crate::shard::{Copied, Purpose, ReplyTo};
 use crate::store::ShardCheckpoint;
 
 pub(super) struct Released<'a> {
@@ -38,7 +38,7 @@ impl Outlet for Released<'_> {
         self.node.reads.push((position, purpose));
     }
 
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
         self.node.tasks.checkpoint(checkpoint, copied);
     }
 

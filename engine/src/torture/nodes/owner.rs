@@ -19,7 +19,7 @@ use crate::journal::cql::machine::{self, Appender, Ask, Step};
 use crate::keeper::Checkpoint;
 use crate::publish::outbox::Outbox;
 use crate::release::Outlet;
-use crate::shard::{Envelope, Held, Input, Output, Purpose, ReplyTo, Shard, World};
+use crate::shard::{Copied, Envelope, Held, Input, Output, Purpose, ReplyTo, Shard, World};
 use crate::store::ShardCheckpoint;
 use crate::torture::auditor::{self, Auditor};
 use crate::torture::watch::{Seen, Watch, decided};
@@ -105,7 +105,7 @@ impl Outlet for Released {
         self.reads.push((position, purpose));
     }
 
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Vec<(u64, u64)>) {
+    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
         self.checkpoints.push((checkpoint, copied));
     }
 
