@@ -4,6 +4,7 @@
 mod checkpoints;
 mod commands;
 mod dues;
+mod hashes;
 mod keys;
 mod paces;
 
