@@ -364,7 +364,7 @@ fn what_a_node_cannot_use_is_said_and_left_alone() {
     assert!(log.contains("it has 4 shards and 8 were asked for"), "{log}");
     let mut flags = server.flags("no-keyspace", "only");
     let (code, log) = server.refused(&flags);
-    assert_eq!(code, Some(1), "{log}");
+    assert_eq!(code, Some(2), "{log}");
     assert!(log.contains("`no-keyspace` is no keyspace"), "{log}");
     flags.truncate(2);
     let (code, log) = server.refused(&flags);
