@@ -36,14 +36,27 @@ start() {
     "$meed" serve --data "$data" --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 \
         >>"$folder/out.log" 2>>"$folder/err.log" &
     node=$!
+    wait_until_ready "$node" "$folder/out.log" "the node"
+}
+
+# wait_until_ready PROCESS FILE NAME – takes `base` and `metrics` from what the process writes to the file when it is ready.
+wait_until_ready() {
     for _ in $(seq 300); do
-        base=$(sed -n 's|^listening on \(http://[^ ]*\).*|\1|p' "$folder/out.log")
-        metrics=$(sed -n 's|^metrics on \(http://[^ ]*\).*|\1|p' "$folder/out.log")
+        base=$(sed -n 's|^listening on \(http://[^ ]*\).*|\1|p' "$2")
+        metrics=$(sed -n 's|^metrics on \(http://[^ ]*\).*|\1|p' "$2")
         if [[ -n $base && -n $metrics ]]; then return; fi
-        kill -0 "$node" 2>/dev/null || fail "the node ended while starting"
+        kill -0 "$1" 2>/dev/null || fail "$3 ended while starting"
         sleep 0.1
     done
-    fail "the node was not ready within 30 s"
+    fail "$3 was not ready within 30 s"
+}
+
+# stop PROCESS NAME – SIGTERM must end it with exit code 0.
+stop() {
+    local status=0
+    kill -TERM "$1"
+    wait "$1" || status=$?
+    ((status == 0)) || fail "SIGTERM to $2 ended in exit code $status"
 }
 
 # call EXPECTED_STATUS METHOD PATH [curl arguments…] – the body goes to $folder/body, the head to $folder/head.
@@ -111,11 +124,8 @@ curl -sS --max-time 20 -o "$folder/body" "$metrics/metrics"
 has meed_http_requests_total
 
 echo "smoke: stop"
-kill -TERM "$node"
-status=0
-wait "$node" || status=$?
+stop "$node" "the node"
 node=
-((status == 0)) || fail "SIGTERM ended in exit code $status"
 
 echo "smoke: verify and inspect"
 "$meed" verify "$data"
@@ -127,22 +137,12 @@ echo "smoke: an owner and two fronts on one port"
 "$ops/fronts.sh" --fronts 2 --listen 127.0.0.1:0 --data "$folder/owned" --meed "$meed" \
     >"$folder/fronts.out" 2>"$folder/fronts.log" &
 fronts=$!
-base=
-for _ in $(seq 300); do
-    base=$(sed -n 's|^listening on ||p' "$folder/fronts.out")
-    if [[ -n $base ]]; then break; fi
-    kill -0 "$fronts" 2>/dev/null || fail "the fronts ended while starting"
-    sleep 0.1
-done
-[[ -n $base ]] || fail "the fronts were not ready within 30 s"
+wait_until_ready "$fronts" "$folder/fronts.out" "the script of the fronts"
 (($(grep -c '^metrics on ' "$folder/fronts.out") == 3)) || fail "not three processes: $(cat "$folder/fronts.out")"
 call 201 POST /api/v1/points/smoke-3/earn -H 'Idempotency-Key: smoke-front' -d '{"points":11}'
 has '"new_balance":11'
-kill -TERM "$fronts"
-status=0
-wait "$fronts" || status=$?
+stop "$fronts" "the fronts"
 fronts=
-((status == 0)) || fail "SIGTERM to the fronts ended in exit code $status"
 "$meed" verify "$folder/owned" >"$folder/body"
 has '1 accounts, 11 issued'
 echo "smoke: all good"

@@ -173,7 +173,6 @@ impl Cluster {
         &self.inner.peers.known
     }
 
-    /// What time a request has from now on.
     /// The time for a request of which at most `left` is left.
     fn time(&self, left: Duration) -> Time {
         let deadline_ms = self.inner.peers.limits.request_deadline_ms;
@@ -339,7 +338,7 @@ impl Cluster {
         left: Duration,
     ) -> Result<PutOutcome, Unanswered> {
         self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
-            Place::Here(local) => local.put_alias(program, alias, account, left).await,
+            Place::Here(local) => local.of_aliases(left, local.aliases.put(program, alias, account)).await,
             Place::There(link) => link.put_alias(program, alias.as_str(), account, left).await,
         })
         .await
@@ -354,7 +353,7 @@ impl Cluster {
         left: Duration,
     ) -> Result<bool, Unanswered> {
         self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
-            Place::Here(local) => local.delete_alias(program, alias, account, left).await,
+            Place::Here(local) => local.of_aliases(left, local.aliases.delete(program, account, alias)).await,
             Place::There(link) => link.delete_alias(program, alias.as_str(), account, left).await,
         })
         .await
@@ -368,7 +367,7 @@ impl Cluster {
         left: Duration,
     ) -> Result<Vec<String>, Unanswered> {
         self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
-            Place::Here(local) => local.aliases_of(program, account, left).await,
+            Place::Here(local) => local.of_aliases(left, local.aliases.list(program, account)).await,
             Place::There(link) => link.aliases(program, account, left).await,
         })
         .await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meed_engine::aliases::{Alias, Aliases, Answer, PutOutcome};
+use meed_engine::aliases::{Alias, Aliases, Answer};
 use meed_engine::error::Error;
 use meed_engine::reader::PageQuery;
 use meed_engine::worker::{CallMany, Worker};
@@ -22,9 +22,14 @@ pub struct Local {
 }
 
 impl Local {
-    /// An answer of the alias store. One that has stopped takes the node with it: nothing can be promised any more.
-    pub(crate) fn of_aliases<T>(&self, answer: Result<Answer<T>, Error>) -> Result<T, Unanswered> {
-        match answer {
+    /// An answer of the alias store, which is waited for as by [`Self::within`]. A store that has stopped takes the node
+    /// with it: nothing can be promised any more.
+    pub(crate) async fn of_aliases<T>(
+        &self,
+        left: Duration,
+        answer: impl Future<Output = Result<Answer<T>, Error>>,
+    ) -> Result<T, Unanswered> {
+        match self.within(left, answer).await? {
             Ok(Answer::Done(done)) => Ok(done),
             Ok(Answer::Overloaded) => Err(Unanswered::Overloaded),
             Err(error) => {
@@ -80,40 +85,8 @@ impl Local {
         alias: &Alias,
         left: Duration,
     ) -> Result<Option<String>, Unanswered> {
-        let found = self.of_aliases(self.within(left, self.aliases.resolve(program, alias)).await?)?;
+        let found = self.of_aliases(left, self.aliases.resolve(program, alias)).await?;
         Ok(found.map(|account| account.as_ref().to_owned()))
-    }
-
-    /// Gives an account an alias.
-    pub(crate) async fn put_alias(
-        &self,
-        program: &str,
-        alias: &Alias,
-        account: &str,
-        left: Duration,
-    ) -> Result<PutOutcome, Unanswered> {
-        self.of_aliases(self.within(left, self.aliases.put(program, alias, account)).await?)
-    }
-
-    /// Takes an alias from an account.
-    pub(crate) async fn delete_alias(
-        &self,
-        program: &str,
-        alias: &Alias,
-        account: &str,
-        left: Duration,
-    ) -> Result<bool, Unanswered> {
-        self.of_aliases(self.within(left, self.aliases.delete(program, account, alias)).await?)
-    }
-
-    /// The aliases of an account.
-    pub(crate) async fn aliases_of(
-        &self,
-        program: &str,
-        account: &str,
-        left: Duration,
-    ) -> Result<Vec<String>, Unanswered> {
-        self.of_aliases(self.within(left, self.aliases.list(program, account)).await?)
     }
 
     /// Waits at most for `left` or the time that a request has. What is asked for may be done nevertheless.

@@ -171,10 +171,6 @@ fn account_row_key(account_hash: u128, account_row: u64) -> Vec<u8> {
     key
 }
 
-fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    Ok(getrandom::fill(bytes)?)
-}
-
 impl AliasTable {
     /// Opens the aliases in `dir`, creating them if they are not there, and clears away what a crash left.
     pub(super) fn open(dir: &Path, journal_id: [u8; 16], secret: &[u8; 32], options: &AliasOptions) -> Result<Self> {
@@ -310,8 +306,8 @@ impl AliasTable {
             return Ok(PutOutcome::TooMany);
         }
         let (mut key, mut account_row) = (SlotKey::default(), [0; 8]);
-        fill_random(&mut key)?;
-        fill_random(&mut account_row)?;
+        getrandom::fill(&mut key)?;
+        getrandom::fill(&mut account_row)?;
         let account_row = u64::from_be_bytes(account_row);
         let slot = self.slots.take()?;
         pending.added.extend(self.hasher.rows((slot, &key), account_row, program, alias, account)?);

@@ -52,7 +52,9 @@ struct Appends {
 }
 
 impl Appends {
+    /// At least one.
     fn new(max: usize) -> Self {
+        let max = max.max(1);
         Self { node: Semaphore::new(max), max }
     }
 
@@ -60,7 +62,7 @@ impl Appends {
     /// so no worker hands over more than its share. Together they may hand over more than there may be under way; what
     /// is too much waits for its turn.
     fn per_worker(&self, workers: usize) -> usize {
-        self.max.div_ceil(workers.max(1)).max(1)
+        self.max.div_ceil(workers.max(1))
     }
 
     /// Makes one append, once there is room for it.
@@ -90,7 +92,7 @@ impl CqlCommitter {
             queues: Mutex::new((0..shards).map(|_| None).collect()),
             tasks: Mutex::default(),
             workers,
-            appends: Arc::new(Appends::new(appends.max(1))),
+            appends: Arc::new(Appends::new(appends)),
             on_durable,
             on_fault: Arc::new(Mutex::new(Some(on_fault))),
             metrics,

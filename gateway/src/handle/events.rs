@@ -36,26 +36,23 @@ impl Desk<'_> {
     pub(super) async fn events(&self, context: &Rc<Context>) -> Result<Reply, Problem> {
         let query = Query::parse(self.call.query, &["after", "follow", "limit", "types"])?;
         let form = self.form();
-        let mut wanted = Wanted {
-            form,
-            program: String::new(),
-            types: types(query.get("types"))?,
-            follow: match query.get("follow") {
-                None => form == Form::ServerSent,
-                Some("true") => true,
-                Some("false") => false,
-                Some(_) => return Err(Problem::invalid("follow", "`follow` must be true or false")),
-            },
-            left: match query.get("limit").map(str::parse) {
-                None => u64::MAX,
-                Some(Ok(limit)) if (1..=LIMIT_MAX).contains(&limit) => limit,
-                Some(_) => {
-                    let detail = format!("`limit` must be a whole number from 1 to {LIMIT_MAX}");
-                    return Err(Problem::invalid("limit", detail));
-                }
-            },
+        let types = types(query.get("types"))?;
+        let is_followed = match query.get("follow") {
+            None => form == Form::ServerSent,
+            Some("true") => true,
+            Some("false") => false,
+            Some(_) => return Err(Problem::invalid("follow", "`follow` must be true or false")),
         };
-        wanted.program = self.program().await?.name().to_owned();
+        let left = match query.get("limit").map(str::parse) {
+            None => u64::MAX,
+            Some(Ok(limit)) if (1..=LIMIT_MAX).contains(&limit) => limit,
+            Some(_) => {
+                let detail = format!("`limit` must be a whole number from 1 to {LIMIT_MAX}");
+                return Err(Problem::invalid("limit", detail));
+            }
+        };
+        let program = self.program().await?.name().to_owned();
+        let wanted = Wanted { form, program, types, follow: is_followed, left };
         let from = self.beginning(query.get("after")).await?;
         let seat = Seat::take(&context.shared).ok_or_else(|| {
             Problem::new(Kind::Overloaded, "Too many readers of events; the setting event_readers bounds them.")

@@ -196,9 +196,8 @@ impl Front {
 
     /// Answers what is not a command; nothing when its deadline has passed.
     async fn answer(&self, ask: Ask, deadline_ms: i64) -> Option<Answer> {
-        if self.local.worker.node().times.elapsed_ms() > deadline_ms {
-            return None;
-        }
+        let left_ms = deadline_ms.saturating_sub(self.local.worker.node().times.elapsed_ms());
+        let left = Duration::from_millis(u64::try_from(left_ms).ok()?);
         if let Some(shard) = shard_of(&ask, self.local.worker.node().shards())
             && !self.local.owns(shard)
         {
@@ -208,21 +207,20 @@ impl Front {
         let answered = match ask {
             Ask::Resolve { program, alias } => {
                 let alias = canonical(&alias)?;
-                let found = self.local.of_aliases(aliases.resolve(&program, &alias).await);
-                found.map(|account| Answer::Account(account.map(|account| account.as_ref().to_owned())))
+                self.local.resolve(&program, &alias, left).await.map(Answer::Account)
             }
             Ask::PutAlias { program, alias, account } => {
                 let alias = canonical(&alias)?;
-                self.local.of_aliases(aliases.put(&program, &alias, &account).await).map(Answer::AliasPut)
+                self.local.of_aliases(left, aliases.put(&program, &alias, &account)).await.map(Answer::AliasPut)
             }
             Ask::DeleteAlias { program, alias, account } => {
                 let alias = canonical(&alias)?;
-                self.local.of_aliases(aliases.delete(&program, &account, &alias).await).map(Answer::AliasDeleted)
+                self.local.of_aliases(left, aliases.delete(&program, &account, &alias)).await.map(Answer::AliasDeleted)
             }
             Ask::Aliases { program, account } => {
-                self.local.of_aliases(aliases.list(&program, &account).await).map(Answer::Aliases)
+                self.local.of_aliases(left, aliases.list(&program, &account)).await.map(Answer::Aliases)
             }
-            Ask::Page(query) => self.local.page(query, Duration::MAX).await.map(Answer::Page),
+            Ask::Page(query) => self.local.page(query, left).await.map(Answer::Page),
             Ask::BeginEvents(start) => Ok(Answer::EventsBegin(feed::begin(self.local.worker.node(), &start).await)),
             Ask::NextEvents { wanted, from, patience } => {
                 let next = feed::next(self.local.worker.node(), &wanted, from, patience);

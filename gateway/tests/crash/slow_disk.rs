@@ -1,11 +1,26 @@
 //! A disk on which a sync takes long: what clients are told meanwhile, and what they find after it.
 
+use std::path::PathBuf;
 use std::time::Instant;
+
+use tempfile::TempDir;
 
 use crate::node::{Answer, Node, PATIENCE, verified};
 use crate::power::Layer;
 
 const FLAGS: &[&str] = &["--request-deadline-ms", "200", "--shards", "2", "--workers", "1"];
+
+fn data_of(folder: &TempDir) -> PathBuf {
+    folder.path().join("data")
+}
+
+/// A node whose syncs the layer can hold.
+fn started(flags: &[&str]) -> (TempDir, Layer, Node) {
+    let folder = tempfile::tempdir().unwrap();
+    let layer = Layer::new(&folder.path().join("writes"), &[]);
+    let node = layer.try_start(&data_of(&folder), flags).unwrap();
+    (folder, layer, node)
+}
 
 /// Asks again until the status is this one; every try waits for the deadline of a request by itself.
 fn until(status: u16, mut ask: impl FnMut() -> Answer) -> Answer {
@@ -27,10 +42,7 @@ fn refused(answer: &Answer, status: u16, problem: &str) {
 
 #[test]
 fn what_a_slow_sync_left_without_an_answer_is_found_by_its_key() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let layer = Layer::new(&folder.path().join("writes"), &[]);
-    let node = layer.try_start(&data, FLAGS).unwrap();
+    let (folder, layer, node) = started(FLAGS);
     let (mut first, mut second) = (node.client(), node.client());
     first.earn("m-1", 100, "before");
     let earn = |client: &mut crate::node::Client, points: i64| {
@@ -53,36 +65,30 @@ fn what_a_slow_sync_left_without_an_answer_is_found_by_its_key() {
     assert_eq!(earn(&mut first, 8).problem(), "idempotency-key-reused");
     assert_eq!(first.total("m-1"), 107);
     node.stop();
-    verified(&data);
+    verified(&data_of(&folder));
 }
 
 #[test]
 fn a_kill_during_a_slow_sync_leaves_an_outcome_that_is_found_by_its_key() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let layer = Layer::new(&folder.path().join("writes"), &[]);
-    let node = layer.try_start(&data, FLAGS).unwrap();
+    let (folder, layer, node) = started(FLAGS);
     let mut client = node.client();
     client.earn("m-1", 100, "before");
     layer.hold_syncs();
     let late = client.post("/api/v1/points/m-1/earn", Some("slow"), r#"{"points":7}"#).unwrap();
     refused(&late, 504, "outcome-unknown");
     node.kill();
-    let node = Node::start(&data, FLAGS);
+    let node = Node::start(&data_of(&folder), FLAGS);
     let mut client = node.client();
     // The page cache has kept it, or not: the same request gives one effect either way.
     client.earn("m-1", 7, "slow");
     assert_eq!(client.total("m-1"), 107);
     node.stop();
-    verified(&data);
+    verified(&data_of(&folder));
 }
 
 #[test]
 fn an_alias_is_answered_by_the_deadline_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let layer = Layer::new(&folder.path().join("writes"), &[]);
-    let node = layer.try_start(&data, FLAGS).unwrap();
+    let (folder, layer, node) = started(FLAGS);
     let mut client = node.client();
     client.earn("m-1", 100, "before");
     let put = "PUT /api/v1/accounts/m-1/aliases/card:77 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n";
@@ -97,17 +103,13 @@ fn an_alias_is_answered_by_the_deadline_too() {
     until(200, || client.ask(put).unwrap());
     assert_eq!(client.get("/api/v1/points/card:77/balance").unwrap().json()["total_points"], 100);
     node.stop();
-    verified(&data);
+    verified(&data_of(&folder));
 }
 
 #[test]
 fn a_batch_has_one_deadline_for_all_that_it_holds() {
     const DEADLINE_MS: u128 = 1_500;
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let layer = Layer::new(&folder.path().join("writes"), &[]);
-    let flags = ["--request-deadline-ms", "1500", "--shards", "2", "--workers", "1"];
-    let node = layer.try_start(&data, &flags).unwrap();
+    let (folder, layer, node) = started(&["--request-deadline-ms", "1500", "--shards", "2", "--workers", "1"]);
     let mut client = node.client();
     client.earn("m-1", 100, "before");
     // More than twice of what is under way at once.
@@ -129,5 +131,5 @@ fn a_batch_has_one_deadline_for_all_that_it_holds() {
     assert!((DEADLINE_MS..2 * DEADLINE_MS).contains(&took_ms), "answered after {took_ms} ms");
     until(200, || client.get("/api/v1/points/m-1/outcomes/b-1").unwrap());
     node.stop();
-    verified(&data);
+    verified(&data_of(&folder));
 }
