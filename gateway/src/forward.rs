@@ -27,7 +27,7 @@ pub enum Unanswered {
     NoPermit(NoPermit),
     /// Too much waits for the aliases or for reads: it was not executed.
     Overloaded,
-    /// The owner cannot be reached, or its store has stopped: it was not executed.
+    /// The owner cannot be reached: it was not executed.
     NotReady,
     /// Its shard is another node's: it was not executed.
     NotOwner,

@@ -23,7 +23,8 @@ pub struct Local {
 
 impl Local {
     /// An answer of the alias store, which is waited for as by [`Self::within`]. A store that has stopped takes the node
-    /// with it: nothing can be promised any more.
+    /// with it: nothing can be promised any more. What it was asked may be done nevertheless: a deleted alias is gone
+    /// with its key, which is durable before the rest of the deletion.
     pub(crate) async fn of_aliases<T>(
         &self,
         left: Duration,
@@ -34,7 +35,7 @@ impl Local {
             Ok(Answer::Overloaded) => Err(Unanswered::Overloaded),
             Err(error) => {
                 self.worker.node().fault(error);
-                Err(Unanswered::NotReady)
+                Err(Unanswered::Unknown)
             }
         }
     }

@@ -321,8 +321,11 @@ impl Load {
         alias.unknown = Some(after);
         let path = format!("/api/v1/accounts/{}/aliases/{}", self.accounts[of].name, alias.name);
         let answer = client.ask(&format!("{method} {path} HTTP/1.1\r\nHost: m\r\n\r\n")).ok()?;
-        if answer.status == 503 {
-            return Some(not_executed(&answer, &mut alias.unknown));
+        match answer.status {
+            503 => return Some(not_executed(&answer, &mut alias.unknown)),
+            // The store has stopped, and half of it may be done.
+            504 => return None,
+            _ => {}
         }
         assert_eq!(answer.status, expected, "{method} {path}: {answer:?}");
         (alias.of, alias.unknown) = (after, None);

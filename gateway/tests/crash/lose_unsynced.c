@@ -4,7 +4,8 @@
  *
  * Environment: MEED_LOSE_LOG the log; MEED_LOSE_WRITES bytes that may be written before the disk is full;
  * MEED_LOSE_SYNCS syncs that succeed before they fail; MEED_LOSE_LIES when syncs are to say that they succeeded and do
- * nothing, which a test must find out. While there is a file of the log's name with `.hold` behind it, no sync ends.
+ * nothing, which a test must find out. While there is a file of the log's name with `.hold` behind it, no sync ends;
+ * while there is one with `.fail`, none succeeds.
  *
  * What it does not lose: names of files (creation, renaming, removal), and writes by system calls that do not go
  * through the C library.
@@ -35,7 +36,7 @@ static int log_file = -1;
 static uint64_t records;
 static int64_t writes_left = -1, syncs_left = -1;
 static int lies;
-static char hold[4096];
+static char hold[4096], fail[4096];
 
 /* Longest time that syncs are held, in milliseconds: a test that forgot them is seen. */
 #define HOLD_MAX_MS 60000
@@ -46,6 +47,7 @@ __attribute__((constructor)) static void begin(void) {
     if (path) log_file = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (path && log_file < 0) _exit(99);
     if (path) snprintf(hold, sizeof hold, "%s.hold", path);
+    if (path) snprintf(fail, sizeof fail, "%s.fail", path);
     if (writes) writes_left = atoll(writes);
     if (syncs) syncs_left = atoll(syncs);
     lies = getenv("MEED_LOSE_LIES") != NULL;
@@ -162,7 +164,7 @@ static int sync_file(int file, long call) {
         usleep(1000);
     }
     if (lies) return 0;
-    if (fails) {
+    if (fails || access(fail, F_OK) == 0) {
         errno = EIO;
         return -1;
     }

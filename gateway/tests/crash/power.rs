@@ -73,6 +73,16 @@ impl Layer {
         fs::remove_file(self.hold()).unwrap();
     }
 
+    /// How many writes have begun, of any file.
+    pub(crate) fn writes(&self) -> usize {
+        records(&fs::read(&self.log).unwrap()).iter().filter(|record| record.kind == b'W').count()
+    }
+
+    /// From now on no sync succeeds.
+    pub(crate) fn fail_syncs(&self) {
+        fs::write(self.log.with_added_extension("fail"), []).unwrap();
+    }
+
     fn hold(&self) -> PathBuf {
         self.log.with_added_extension("hold")
     }
@@ -94,6 +104,16 @@ impl Layer {
     }
 }
 
+/// What the layer has noted.
+struct Record {
+    kind: u8,
+    inode: u64,
+    offset: u64,
+    /// Length of the file before a write.
+    length: u64,
+    replaced: Vec<u8>,
+}
+
 /// A write that may be lost.
 struct Write {
     number: u64,
@@ -113,29 +133,36 @@ impl Write {
     }
 }
 
-/// By inode, the writes that no sync covers, oldest first. A record that is cut off belongs to a write that never
-/// began.
-fn unsynced(log: &[u8]) -> BTreeMap<u64, Vec<Write>> {
+/// The records of a log. One that is cut off belongs to a write that never began.
+fn records(log: &[u8]) -> Vec<Record> {
     const RECORD_BYTES: usize = 40;
-    let mut writes: BTreeMap<u64, Vec<Write>> = BTreeMap::new();
-    let (mut rest, mut number) = (log, 0);
+    let (mut rest, mut found) = (log, Vec::new());
     while let Some((record, after)) = rest.split_at_checked(RECORD_BYTES) {
         let field = |n: usize| u64::from_le_bytes(record[n * 8..n * 8 + 8].try_into().unwrap());
         let [kind, inode, offset, length, replaced] = [0, 1, 2, 3, 4].map(field);
         let Some((replaced, after)) = after.split_at_checked(replaced as usize) else { break };
-        let of_file = writes.entry(inode).or_default();
-        match kind as u8 {
+        found.push(Record { kind: kind as u8, inode, offset, length, replaced: replaced.to_vec() });
+        rest = after;
+    }
+    found
+}
+
+/// By inode, the writes that no sync covers, oldest first.
+fn unsynced(log: &[u8]) -> BTreeMap<u64, Vec<Write>> {
+    let mut writes: BTreeMap<u64, Vec<Write>> = BTreeMap::new();
+    for (number, record) in (0..).zip(records(log)) {
+        let of_file = writes.entry(record.inode).or_default();
+        match record.kind {
             b'W' => of_file.push(Write {
                 number,
-                offset: offset as usize,
-                length: length as usize,
-                replaced: replaced.to_vec(),
+                offset: record.offset as usize,
+                length: record.length as usize,
+                replaced: record.replaced,
             }),
             b'N' => of_file.clear(),
-            b'S' => of_file.retain(|write| write.number >= offset),
+            b'S' => of_file.retain(|write| write.number >= record.offset),
             _ => panic!("the layer's log is damaged"),
         }
-        (rest, number) = (after, number + 1);
     }
     writes
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use crate::node::{Answer, Node, PATIENCE, verified};
+use crate::node::{Answer, Node, PATIENCE, SMALL, verified};
 use crate::power::Layer;
 
 const FLAGS: &[&str] = &["--request-deadline-ms", "200", "--shards", "2", "--workers", "1"];
@@ -104,6 +104,41 @@ fn an_alias_is_answered_by_the_deadline_too() {
     assert_eq!(client.get("/api/v1/points/card:77/balance").unwrap().json()["total_points"], 100);
     node.stop();
     verified(&data_of(&folder));
+}
+
+/// The journal and the alias store fail at the same moment: the first ends the process, and the other may still answer.
+#[test]
+fn a_change_of_an_alias_that_failed_is_never_refused_as_not_executed() {
+    const ALIAS: &str = "/api/v1/accounts/m-1/aliases/card:77 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n";
+    let mut answered = 0;
+    for method in ["PUT", "DELETE"].repeat(10) {
+        let (_folder, layer, mut node) = started(SMALL);
+        let (mut first, mut second) = (node.client(), node.client());
+        first.earn("m-1", 100, "before");
+        if method == "DELETE" {
+            assert_eq!(first.ask(&format!("PUT {ALIAS}")).unwrap().status, 201);
+        }
+        layer.hold_syncs();
+        let before = layer.writes();
+        std::thread::scope(|scope| {
+            let earn = scope.spawn(move || first.post("/api/v1/points/m-2/earn", Some("failed"), r#"{"points":7}"#));
+            let change = scope.spawn(move || second.ask(&format!("{method} {ALIAS}")));
+            let began = Instant::now();
+            while layer.writes() < before + 2 {
+                assert!(began.elapsed() < PATIENCE, "they did not write");
+                std::thread::yield_now();
+            }
+            layer.fail_syncs();
+            layer.release_syncs();
+            for answer in [earn.join().unwrap(), change.join().unwrap()].into_iter().flatten() {
+                refused(&answer, 504, "outcome-unknown");
+                answered += 1;
+            }
+        });
+        let (code, log) = node.ended();
+        assert!(code == Some(1) && log.contains("Input/output error"), "{code:?} {log}");
+    }
+    println!("{answered} were answered");
 }
 
 #[test]
