@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry};
+use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy};
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
 use super::room::Room;
@@ -199,8 +199,10 @@ fn open_files(folder: &Path, settings: &DatabaseSettings) -> Result<Database> {
     Ok(Database { inner, meta, folder: folder.to_owned(), unsynced_bytes: AtomicU64::default(), room: Room::default() })
 }
 
-/// Values are small and mostly looked for in vain, so every level has its filters. fjall would rotate a
-/// memtable by its own size; the owner of a database bounds their sum instead, so that limit is out of reach.
+/// Values are small and mostly looked for in vain, so every level has its filters. Filters and indexes are cut into
+/// blocks of their own at every level: a table's whole filter has megabytes, and one that is larger than a part of the
+/// cache would be read from the disk for every row that is looked for. fjall would rotate a memtable by its own size; the
+/// owner of a database bounds their sum instead, so that limit is out of reach.
 fn keyspace_options() -> KeyspaceCreateOptions {
     let filter = |false_positives| {
         FilterPolicyEntry::Bloom(fjall::config::BloomConstructionPolicy::FalsePositiveRate(false_positives))
@@ -209,6 +211,8 @@ fn keyspace_options() -> KeyspaceCreateOptions {
         .max_memtable_size(u64::MAX)
         .expect_point_read_hits(false)
         .filter_policy(FilterPolicy::new([filter(0.0001), filter(0.003)]))
+        .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+        .index_block_partitioning_policy(PartitioningPolicy::all(true))
         .data_block_compression_policy(CompressionPolicy::disabled())
 }
 
