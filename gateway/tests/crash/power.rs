@@ -89,12 +89,13 @@ impl Layer {
 
     /// Cuts the power of a process that was killed: sets back what it had not synced. Returns how many files were.
     pub(crate) fn cut_power(&self, data: &Path, left: Left, random: &mut Random) -> usize {
-        let unsynced = unsynced(&fs::read(&self.log).unwrap());
+        let log = fs::read(&self.log).unwrap();
+        let unsynced = unsynced(&log);
         let mut set_back = 0;
         for path in files(data) {
             let Some(writes) = unsynced.get(&path.metadata().unwrap().ino()) else { continue };
             let current = fs::read(&path).unwrap();
-            let synced = writes.iter().rev().fold(current.clone(), |content, write| write.undo(content));
+            let synced = writes.iter().rev().fold(current.clone(), |content, (_, write)| write.undo(content));
             if synced != current {
                 fs::write(&path, mixed(&synced, &current, left, random)).unwrap();
                 set_back += 1;
@@ -105,62 +106,49 @@ impl Layer {
 }
 
 /// What the layer has noted.
-struct Record {
+struct Record<'a> {
     kind: u8,
     inode: u64,
-    offset: u64,
-    /// Length of the file before a write.
-    length: u64,
-    replaced: Vec<u8>,
-}
-
-/// A write that may be lost.
-struct Write {
-    number: u64,
     offset: usize,
-    /// Length of the file before it.
+    /// Length of the file before a write.
     length: usize,
-    replaced: Vec<u8>,
+    replaced: &'a [u8],
 }
 
-impl Write {
+impl Record<'_> {
+    /// Takes a write back.
     fn undo(&self, mut content: Vec<u8>) -> Vec<u8> {
         let end = self.offset + self.replaced.len();
         content.resize(content.len().max(end), 0);
-        content[self.offset..end].copy_from_slice(&self.replaced);
+        content[self.offset..end].copy_from_slice(self.replaced);
         content.resize(self.length, 0);
         content
     }
 }
 
 /// The records of a log. One that is cut off belongs to a write that never began.
-fn records(log: &[u8]) -> Vec<Record> {
+fn records(log: &[u8]) -> Vec<Record<'_>> {
     const RECORD_BYTES: usize = 40;
     let (mut rest, mut found) = (log, Vec::new());
     while let Some((record, after)) = rest.split_at_checked(RECORD_BYTES) {
         let field = |n: usize| u64::from_le_bytes(record[n * 8..n * 8 + 8].try_into().unwrap());
         let [kind, inode, offset, length, replaced] = [0, 1, 2, 3, 4].map(field);
         let Some((replaced, after)) = after.split_at_checked(replaced as usize) else { break };
-        found.push(Record { kind: kind as u8, inode, offset, length, replaced: replaced.to_vec() });
+        found.push(Record { kind: kind as u8, inode, offset: offset as usize, length: length as usize, replaced });
         rest = after;
     }
     found
 }
 
-/// By inode, the writes that no sync covers, oldest first.
-fn unsynced(log: &[u8]) -> BTreeMap<u64, Vec<Write>> {
-    let mut writes: BTreeMap<u64, Vec<Write>> = BTreeMap::new();
-    for (number, record) in (0..).zip(records(log)) {
+/// By inode, the writes that no sync covers, with their numbers in the log, oldest first.
+fn unsynced(log: &[u8]) -> BTreeMap<u64, Vec<(usize, Record<'_>)>> {
+    let mut writes: BTreeMap<u64, Vec<(usize, Record<'_>)>> = BTreeMap::new();
+    for (number, record) in records(log).into_iter().enumerate() {
         let of_file = writes.entry(record.inode).or_default();
         match record.kind {
-            b'W' => of_file.push(Write {
-                number,
-                offset: record.offset as usize,
-                length: record.length as usize,
-                replaced: record.replaced,
-            }),
+            b'W' => of_file.push((number, record)),
             b'N' => of_file.clear(),
-            b'S' => of_file.retain(|write| write.number >= record.offset),
+            b'S' => of_file.retain(|(number, _)| *number >= record.offset),
             _ => panic!("the layer's log is damaged"),
         }
     }

@@ -22,13 +22,12 @@ use meed_schemas::time::Millis;
 use super::*;
 use crate::commit::Buffer;
 use crate::journal::frame::verified;
+use crate::keeper::Checkpoint;
 use crate::program::{Program, Programs};
-use crate::store::{ShardCheckpoint, Store};
+use crate::store::Store;
 
 const SHARD: u16 = 3;
 const START: Millis = 1_800_000_000_000;
-
-type Checkpoint = (Box<ShardCheckpoint>, Copied);
 
 pub(super) struct Bench {
     pub(super) shard: Shard,
