@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The tests on a real Cassandra, which this starts in a folder and on a port of its own and removes again:
 #
-#   ops/cql-tests.sh [nodes|ring|contract|stream]
-#                                                all of them, or only those of nodes and servers that end, of a ring of
-#                                                three servers, of the contract, or of the stream, which need a Kafka
-#                                                as well
+#   ops/cql-tests.sh [nodes|contract|stream|ring]
+#                                                all of them, or only those of nodes and servers that end, of the
+#                                                contract, of the stream, or of the stream on a ring of three servers;
+#                                                those of the stream need a Kafka as well
 #   ops/cql-tests.sh figures                     how long shards are away while they change their owner; in none of the
 #                                                others. MEED_BINARY names a release
 #
@@ -35,12 +35,7 @@ export MEED_TEST_CQL=127.0.0.1:$MEED_CASSANDRA_PORT MEED_TEST_CASSANDRA=$PWD/ops
 export MEED_TEST_CQL_PASSWORD=$password
 if [[ $part == all || $part == nodes ]]; then
     cargo test --workspace --test cql_server -- --test-threads 1
-    cargo test --workspace --test cql -- --test-threads 1 --nocapture --skip figures --skip ring
-fi
-if [[ $part == all || $part == ring ]]; then
-    ops/cassandra.sh stop
-    cargo test --workspace --test cql -- --nocapture ring
-    if [[ $part == all ]]; then ops/cassandra.sh start; fi
+    cargo test --workspace --test cql -- --test-threads 1 --nocapture --skip figures
 fi
 if [[ $part == figures ]]; then
     cargo test --workspace --test cql -- --nocapture figures
@@ -55,11 +50,18 @@ if [[ $part == all || $part == contract ]]; then
         MEED_CQL_KEYSPACE=contract_history cargo test --workspace --test contract_history -- \
         pages_ parameters_ a_row_ an_award_
 fi
-if [[ $part == all || $part == stream ]]; then
+if [[ $part == all || $part == stream || $part == ring ]]; then
+    on_stream() {
+        cargo test --workspace --features meed-benches/server-tests "${@:2}" -- --test-threads 1 --nocapture $1 ring
+    }
     if ops/kafka.sh available; then
         cargo test --workspace --no-run
-        cargo test --workspace --features meed-benches/server-tests --test kafka_cql --test kafka_nodes -- \
-            --test-threads 1 --nocapture
+        if [[ $part != ring ]]; then on_stream --skip --test kafka_cql --test kafka_nodes; fi
+        if [[ $part != stream ]]; then
+            # Three servers take the place of the one.
+            ops/cassandra.sh stop
+            on_stream "" --test kafka_nodes
+        fi
     else
         echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql, kafka_nodes)" >&2
     fi

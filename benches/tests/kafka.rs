@@ -76,12 +76,7 @@ fn broker_paused() {
 #[test]
 fn broker_with_a_full_disk() {
     let folder = tempfile::tempdir().unwrap();
-    let Some(disk) = SmallDisk::mount(&folder.path().join("kafka/logs")) else {
-        let is_to_run = std::env::var_os("MEED_TEST_ALL").is_some();
-        assert!(!is_to_run, "all tests are asked for, and nothing can be mounted here");
-        println!("DID NOT RUN: a broker with a full disk, because nothing can be mounted here");
-        return;
-    };
+    let Some(disk) = SmallDisk::mount(&folder.path().join("kafka/logs"), "a broker with a full disk") else { return };
     let broker = Broker::start(folder.path());
     broker.run("topics");
     let node = Node::new(folder.path(), &broker);

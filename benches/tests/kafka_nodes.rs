@@ -1,5 +1,6 @@
 //! Two nodes on a real Cassandra and a real Kafka, loaded by `meed-loadtest`, of which one is killed, stopped, drained, put
-//! to sleep or replaced by another of its name, or whose Cassandra is paused. The load test proves that no point was
+//! to sleep or replaced by another of its name; or whose Cassandra is paused, or killed while the broker's disk is full,
+//! or loses one of three servers. The load test proves that no point was
 //! created or lost, the sample consumer that the stream has no gap, that what came twice is the same, and that the
 //! compacted topic says what the accounts say.
 //!
@@ -13,11 +14,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use support::ring::Ring;
 use support::stage::{Stage, cassandra};
 use support::{Node, binary, prove};
 
 /// How long the load lasts: longer than what happens meanwhile.
 const LOAD_SECONDS: u64 = 30;
+/// The same where a Cassandra is started meanwhile.
+const LOAD_WITH_START_SECONDS: u64 = 100;
+const LOAD_ON_RING_SECONDS: u64 = 150;
+/// Requests a second, and what three servers that share this machine's processors can follow.
+const RATE: u64 = 500;
+const RATE_ON_RING: u64 = 100;
 /// The lease of the stage's nodes.
 const LEASE: Duration = Duration::from_secs(2);
 const ACCOUNTS: u64 = 300;
@@ -26,11 +34,12 @@ const PREFIX: &str = "m-";
 const EVENTS_BEFORE: u64 = 600;
 
 /// A load test on all nodes, which ends by itself.
-fn loadtest(stage: &Stage, nodes: &[&Node]) -> Child {
+fn loadtest(stage: &Stage, nodes: &[&Node], seconds: u64, rate: u64) -> Child {
     let targets: Vec<String> = nodes.iter().map(|node| format!("http://127.0.0.1:{}", node.ports[0])).collect();
     let accounts = format!("accounts.count={ACCOUNTS}");
     let prefix = format!("accounts.prefix={PREFIX:?}");
-    let seconds = format!("stages.1.seconds={LOAD_SECONDS}");
+    let seconds = format!("stages.1.seconds={seconds}");
+    let rates = [0, 1].map(|stage| format!("stages.{stage}.rate={rate}"));
     let mut arguments = vec!["run", "smoke", "--quiet", "--require", "conservation", "--out"];
     let out = stage.folder.path().join("result");
     arguments.push(out.to_str().unwrap());
@@ -41,6 +50,8 @@ fn loadtest(stage: &Stage, nodes: &[&Node]) -> Child {
         &*accounts,
         &*prefix,
         &*seconds,
+        &*rates[0],
+        &*rates[1],
         "connections_per_second=100",
         "validity.lag_p99_us_max=60000000",
         "validity.sent_percent_min=0",
@@ -52,20 +63,24 @@ fn loadtest(stage: &Stage, nodes: &[&Node]) -> Child {
 
 /// Loads two nodes, lets `happen` something, and proves that nothing came of it; `happen` gives the nodes that
 /// live then.
-fn under_load(keyspace: &'static str, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
-    let stage = Stage::new(keyspace);
+fn under_load(keyspace: &str, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
+    stage_under_load(&Stage::new(keyspace), LOAD_SECONDS, RATE, happen);
+}
+
+/// The same on this stage, for so long, with so many requests a second.
+fn stage_under_load(stage: &Stage, seconds: u64, rate: u64, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
     stage.broker.run("topics");
     let (first, second) = (stage.start("first"), stage.start("second"));
     for node in [&first, &second] {
         node.wait("meed_cluster_shards_owned", |shards| shards == 2);
     }
     let began = Instant::now();
-    let mut load = loadtest(&stage, &[&first, &second]);
+    let mut load = loadtest(stage, &[&first, &second], seconds, rate);
     for node in [&first, &second] {
         node.wait("meed_published_events_total", |events| events > EVENTS_BEFORE);
     }
-    let nodes = happen(&stage, first, second);
-    println!("what happened took {:?} of {LOAD_SECONDS} s", began.elapsed());
+    let nodes = happen(stage, first, second);
+    println!("what happened took {:?} of {seconds} s", began.elapsed());
     assert!(load.try_wait().unwrap().is_none(), "the load ended too early: all took {:?}", began.elapsed());
     assert_eq!(load.wait().unwrap().code(), Some(0), "the load test");
     nodes.iter().for_each(|node| node.wait("meed_publish_lag_records", |lag| lag == 0));
@@ -91,6 +106,12 @@ fn balances(nodes: &[Node]) -> HashMap<Vec<u8>, (u64, [i64; 5])> {
     (0..ACCOUNTS).map(read).collect()
 }
 
+/// Waits until a node has published more.
+fn publishes_on(node: &Node) {
+    let events = node.metric("meed_published_events_total");
+    node.wait("meed_published_events_total", |now| now > events);
+}
+
 #[test]
 fn a_node_killed_under_load() {
     under_load("nodes_killed", |_, first, second| {
@@ -110,8 +131,7 @@ fn shards_handed_over_under_load() {
         first.wait("meed_cluster_shards_owned", |shards| shards == 4);
         stage.cluster(&["drain", "second", "--undo"]);
         second.wait("meed_cluster_shards_owned", |shards| shards == 2);
-        let events = second.metric("meed_published_events_total");
-        second.wait("meed_published_events_total", |now| now > events);
+        publishes_on(&second);
         let (log, arguments, ports) = second.stop();
         first.wait("meed_cluster_shards_owned", |shards| shards == 4);
         [first, Node::start(log, arguments, ports)]
@@ -140,10 +160,6 @@ fn an_owner_that_sleeps_longer_than_its_lease_under_load() {
 #[test]
 fn cassandra_paused_and_a_node_of_the_same_name_under_load() {
     under_load("nodes_stood", |stage, first, second| {
-        let publishes_on = |node: &Node| {
-            let events = node.metric("meed_published_events_total");
-            node.wait("meed_published_events_total", |now| now > events);
-        };
         cassandra("pause");
         // Nobody has a lease any more, and who reaches Cassandra first must not take the other for dead.
         [&first, &second].into_iter().for_each(|node| node.wait("meed_lease_held", |held| held == 0));
@@ -162,5 +178,47 @@ fn cassandra_paused_and_a_node_of_the_same_name_under_load() {
             let (log, arguments, _) = heir.stop();
             [first, Node::start(log, arguments, ports)]
         })
+    });
+}
+
+#[test]
+fn cassandra_killed_while_the_brokers_disk_is_full_under_load() {
+    let what = "Cassandra killed while the broker's disk is full";
+    let Some((stage, disk)) = Stage::with_small_disk("nodes_servers", what) else { return };
+    stage_under_load(&stage, LOAD_WITH_START_SECONDS, RATE, |stage, first, second| {
+        disk.fill();
+        stage.broker.wait_until_ended();
+        cassandra("kill");
+        [&first, &second].into_iter().for_each(|node| node.wait("meed_lease_held", |held| held == 0));
+        cassandra("start");
+        for node in [&first, &second] {
+            node.wait("meed_cluster_shards_owned", |shards| shards == 2);
+            let lag = node.metric("meed_publish_lag_records");
+            // It answers, and nobody takes what comes of it.
+            node.wait("meed_publish_lag_records", |now| now > lag + EVENTS_BEFORE);
+        }
+        disk.empty();
+        stage.broker.run("start");
+        [&first, &second].into_iter().for_each(publishes_on);
+        [first, second]
+    });
+}
+
+/// Run by itself: the ring takes the place of the one Cassandra.
+#[test]
+fn ring_one_of_three_servers_gone_and_back_under_load() {
+    let ring = Ring::start();
+    let stage = Stage::with(tempfile::tempdir().unwrap(), ring.flags());
+    stage_under_load(&stage, LOAD_ON_RING_SECONDS, RATE_ON_RING, |stage, first, second| {
+        ring.run(3, "kill");
+        [&first, &second].into_iter().for_each(publishes_on);
+        // A node that starts meanwhile meets the other two servers.
+        let third = stage.start("third");
+        third.wait("meed_cluster_shards_owned", |shards| shards > 0);
+        publishes_on(&third);
+        third.stop();
+        ring.run(3, "start");
+        [&first, &second].into_iter().for_each(publishes_on);
+        [first, second]
     });
 }

@@ -56,6 +56,10 @@ pub enum Fault {
     ClaimWithoutRaise,
     /// Whoever opens a bucket does not look whether the chain has gone on without it.
     OpenWithoutLookingBack,
+    /// A bucket is opened although the seal of the one before has no answer.
+    OpenBeforeSealed,
+    /// A claim stops in a sealed bucket.
+    ClaimSealed,
     /// An append without an answer counts as done.
     TakeUnknownForDone,
     /// The watermark of the stream goes beyond what is confirmed.
@@ -76,9 +80,11 @@ pub enum Fault {
 
 impl Fault {
     /// Those of several nodes on one cluster.
-    pub const NODES: [Self; 10] = [
+    pub const NODES: [Self; 12] = [
         Self::ClaimWithoutRaise,
         Self::OpenWithoutLookingBack,
+        Self::OpenBeforeSealed,
+        Self::ClaimSealed,
         Self::TakeUnknownForDone,
         Self::PublishPastGap,
         Self::AnswerBeyondLease,

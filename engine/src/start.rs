@@ -59,6 +59,9 @@ const PACK_AFTER_MS: i64 = 15_000;
 /// Idle accounts settled in a second by all shards together: so many of those in memory, and so many that the store
 /// names. Those of a month end take minutes; an account that anybody asks for is settled by that.
 const SETTLED_PER_SECOND: usize = 5_000;
+/// Accounts that may come into memory in a second although it is full, in all shards together. Without them a bound
+/// below what is always in use would keep every other account out. The store writes several times as many.
+const UNBOUNDED_LOADS_PER_SECOND: usize = 5_000;
 /// How often a stop looks whether it is through.
 const STOP_POLL: Duration = Duration::from_millis(2);
 
@@ -438,15 +441,18 @@ async fn spawn_shards(node: &Arc<Node>, index: usize, shards: ShardStarts) -> Re
         Some(_) => (CQL_CHECKPOINT_ROWS, CQL_CHECKPOINT_ROWS as u64),
     };
     let checkpoint_records = CHECKPOINT_RECORDS.min(node.config().checkpoint_lag_records / CHECKPOINT_LAG_PARTS);
+    let per_tick =
+        |per_second: usize| (per_second * TICK.as_millis() as usize / 1_000 / usize::from(node.shards())).max(1);
     let limits = ShardLimits {
         resident_bytes: usize::try_from(memory.accounts / share).unwrap_or(usize::MAX),
+        unbounded_loads_per_tick: per_tick(UNBOUNDED_LOADS_PER_SECOND),
         filter_bytes: usize::try_from(memory.filters / share).unwrap_or(usize::MAX),
         checkpoint_records: (checkpoint_records / share).max(1),
         checkpoint_interval_ms: node.config().checkpoint_interval_ms,
         checkpoint_rows,
         checkpoint_step,
         pack_after_ms: PACK_AFTER_MS,
-        settled_per_tick: (SETTLED_PER_SECOND * TICK.as_millis() as usize / 1_000 / usize::from(node.shards())).max(1),
+        settled_per_tick: per_tick(SETTLED_PER_SECOND),
     };
     for (id, start) in shards {
         let inbox = Arc::new(Inbox::default());

@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use meed_engine::account::{Sums, Totals};
 use meed_engine::node::Node;
+use meed_engine::shard::ShardReport;
 
 use crate::route::{ENDPOINTS, Endpoint};
 
@@ -280,17 +281,17 @@ type ProgramMetric = (&'static str, &'static str, fn(&Sums) -> i128);
 pub fn render_engine(out: &mut String, node: &Node) {
     let reports = node.reports();
     let mut totals = Totals::default();
-    let (mut resident, mut passivated, mut bytes) = (0, 0, 0);
-    for report in &reports {
-        totals.merge(&report.totals);
-        resident += report.resident;
-        passivated += report.passivated;
-        bytes += report.resident_bytes;
-    }
+    reports.iter().for_each(|report| totals.merge(&report.totals));
+    let sum = |of: fn(&ShardReport) -> u64| reports.iter().map(of).sum();
     let gauges = [
-        ("meed_accounts_resident", "Accounts in memory.", resident),
-        ("meed_accounts_passivated", "Accounts that exist and are not in memory.", passivated),
-        ("meed_accounts_resident_bytes", "Memory of the accounts in memory, as accounted.", bytes),
+        ("meed_accounts_resident", "Accounts in memory.", sum(|shard| shard.resident)),
+        ("meed_accounts_passivated", "Accounts that exist and are not in memory.", sum(|shard| shard.passivated)),
+        (
+            "meed_accounts_resident_bytes",
+            "Memory of the accounts in memory, as accounted.",
+            sum(|shard| shard.resident_bytes),
+        ),
+        ("meed_accounts_waiting", "Accounts asked for that wait until memory has room.", sum(|shard| shard.held_loads)),
         (
             "meed_checkpoint_lag_records",
             "Records that no checkpoint covers; a restart replays them.",

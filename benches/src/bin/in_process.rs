@@ -30,6 +30,9 @@ use meed_schemas::program::{BUILT_IN_DOCUMENT, Document};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How often in a second it looks at the memory of the accounts.
+const LOOKS_PER_SECOND: u32 = 20;
+
 #[derive(Clone)]
 struct Options {
     seconds: u64,
@@ -221,10 +224,14 @@ fn wait_filled(engine: &Engine, options: &Options, counts: &Counts, before: u64)
     }
 }
 
+/// Bytes of accounts in memory, as the node counts them.
+fn accounted_bytes(engine: &Engine) -> u64 {
+    engine.node().reports().iter().map(|report| report.resident_bytes).sum()
+}
+
 /// What the accounts take in memory, beyond the resident `before`.
 fn print_memory(when: &str, before: u64, accounts: u64, engine: &Engine) {
-    let reports = engine.node().reports();
-    let accounted: u64 = reports.iter().map(|report| report.resident_bytes).sum();
+    let accounted = accounted_bytes(engine);
     let grown = resident_bytes().saturating_sub(before);
     println!(
         "{accounts} accounts, {when}: {grown} bytes resident, {} each; {accounted} as accounted, {} each",
@@ -233,13 +240,16 @@ fn print_memory(when: &str, before: u64, accounts: u64, engine: &Engine) {
     );
 }
 
-/// Lets the callers run, and prints the rate each second and in all.
-fn measure(options: &Options, counts: &Counts) {
+/// Lets the callers run, and prints the rate each second and in all, and the most memory that accounts had.
+fn measure(options: &Options, counts: &Counts, engine: &Engine) {
     let answered = || counts.executed.load(Ordering::Relaxed) + counts.refused.load(Ordering::Relaxed);
     counts.go.store(true, Ordering::Release);
-    let (began, mut last) = (Instant::now(), 0);
+    let (began, mut last, mut most_bytes) = (Instant::now(), 0, 0);
     for _ in 0..options.seconds {
-        std::thread::sleep(Duration::from_secs(1));
+        for _ in 0..LOOKS_PER_SECOND {
+            std::thread::sleep(Duration::from_secs(1) / LOOKS_PER_SECOND);
+            most_bytes = most_bytes.max(accounted_bytes(engine));
+        }
         let now = answered();
         println!("{} a second", now - last);
         last = now;
@@ -250,7 +260,8 @@ fn measure(options: &Options, counts: &Counts) {
     let seconds = began.elapsed();
     counts.stop.store(true, Ordering::Relaxed);
     println!(
-        "executed {}, refused {}, shed {}, failed {} in {seconds:?}: {} operations a second",
+        "executed {}, refused {}, shed {}, failed {} in {seconds:?}: {} operations a second, at most {most_bytes} bytes of \
+         accounts",
         counts.executed.load(Ordering::Relaxed),
         counts.refused.load(Ordering::Relaxed),
         counts.shed.load(Ordering::Relaxed),
@@ -286,7 +297,7 @@ fn run(options: &Options) -> Result<(), String> {
     );
     let before = resident_bytes();
     wait_filled(&engine, options, &counts, before);
-    measure(options, &counts);
+    measure(options, &counts, &engine);
     print_memory("after the load", before, options.accounts, &engine);
     if options.abort {
         std::process::abort();

@@ -1,4 +1,4 @@
-//! Fuzzy incremental checkpoints, and the bound of memory.
+//! Fuzzy incremental checkpoints.
 //!
 //! A blob is copied in a turn of its own, at shard sequence s, and reaches the store only once the journal
 //! has passed s. Replay starts at the lowest sequence that no blob covers: the first sequence of the oldest
@@ -8,7 +8,7 @@ use meed_schemas::codec;
 use meed_schemas::ids::Identity;
 use meed_schemas::time::Millis;
 
-use super::table::{Resident, Table, scope};
+use super::table::{Resident, scope};
 use super::{Copied, Held, Output, Shard, ShardLimits, World};
 use crate::account::{FactKey, FactValue, Totals};
 use crate::commit::Lane;
@@ -27,8 +27,6 @@ const BATCHES_MAX: u32 = 2;
 const SPREAD_PARTS: i64 = 2;
 /// Shards begin their checkpoints at so many different times, one after the other.
 const PHASES: i64 = 16;
-/// Residents that the hand looks at in one tick while memory is short.
-const HAND_STEPS_SHORT: usize = 8_192;
 
 /// How far the running checkpoint is.
 #[derive(Debug, Default)]
@@ -45,8 +43,6 @@ pub(super) struct Progress {
     batches_under_way: u32,
     accounts_under_way: usize,
     next_at_ms: i64,
-    /// When the hand last moved.
-    hand_ms: i64,
     /// Lowest sequence that is in no store batch handed over yet.
     replay_start: u64,
 }
@@ -88,6 +84,8 @@ pub struct ShardReport {
     pub passivated: u64,
     /// Bytes of accounts in memory.
     pub resident_bytes: u64,
+    /// Accounts that wait until memory has room for them.
+    pub held_loads: u64,
     /// Records not covered by a checkpoint.
     pub lag_records: u64,
     /// Totals per program and wallet.
@@ -99,12 +97,14 @@ impl Shard {
     pub(super) fn checkpoint_tick(&mut self, world: &World) {
         let lag = self.lag_records();
         let is_long = lag > self.limits.checkpoint_records;
-        let is_urgent = is_long || self.resident_bytes > self.limits.resident_bytes;
-        if lag > 0 && (world.elapsed_ms >= self.checkpoint.next_at_ms || is_long) {
+        let is_taken = self.dirty.front().is_none_or(|(since, _)| *since >= self.checkpoint.target);
+        // One that is under way is not begun anew, or what is left of it would be spread over time again.
+        let is_large = is_taken && self.is_mostly_dirty();
+        if lag > 0 && (world.elapsed_ms >= self.checkpoint.next_at_ms || is_long || is_large) {
             self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms);
             self.checkpoint.next_at_ms = world.elapsed_ms + self.limits.checkpoint_interval_ms;
         }
-        if is_urgent {
+        if is_long || self.is_short() {
             self.checkpoint.urgent = self.checkpoint.target;
         }
     }
@@ -216,50 +216,6 @@ impl Shard {
         }
     }
 
-    /// Moves the clock hand: packs idle accounts, and forgets packed ones while memory is short.
-    pub(super) fn hand_step(&mut self, world: &World) {
-        let short = self.resident_bytes > self.limits.resident_bytes;
-        let passed_ms = (world.elapsed_ms - self.checkpoint.hand_ms).clamp(0, self.limits.pack_after_ms);
-        // A round takes the idle time, so an account is packed after one to two of them.
-        let paced = self.hand.len() as u64 * passed_ms as u64 / self.limits.pack_after_ms.max(1) as u64;
-        if paced == 0 && !short {
-            return;
-        }
-        self.checkpoint.hand_ms = world.elapsed_ms;
-        let steps = if short { HAND_STEPS_SHORT.max(paced as usize) } else { paced as usize };
-        let steps = steps.min(self.hand.len());
-        for _ in 0..steps {
-            let Some(hash) = self.hand.pop_front() else { break };
-            let short = self.resident_bytes > self.limits.resident_bytes;
-            let Some((identity, resident)) = self.table.by_hash(hash, |_| true) else { continue };
-            match resident {
-                Resident::Live(live) if live.is_clean() && (short || !live.touched) => {
-                    live.account.drop_overlay(live.writing_up_to);
-                    let mut blob = Vec::with_capacity(160);
-                    live.account.encode(&mut blob);
-                    let freed = live.counted_bytes;
-                    self.resident_bytes = (self.resident_bytes + blob.len()).saturating_sub(freed);
-                    *resident = Resident::Packed(blob.into_boxed_slice());
-                }
-                Resident::Live(live) => {
-                    live.touched = false;
-                    let (before, now) = live.recount();
-                    self.resident_bytes = (self.resident_bytes + now).saturating_sub(before);
-                }
-                Resident::Packed(blob) if short => {
-                    let freed = blob.len() + Table::ENTRY_BYTES + identity.heap_bytes() + size_of::<u64>();
-                    let identity = identity.clone();
-                    self.table.remove(hash, &identity);
-                    self.resident_accounts -= 1;
-                    self.resident_bytes = self.resident_bytes.saturating_sub(freed);
-                    continue;
-                }
-                _ => {}
-            }
-            self.hand.push_back(hash);
-        }
-    }
-
     /// What the node's metrics show of this shard.
     pub fn report(&self) -> ShardReport {
         ShardReport {
@@ -267,6 +223,7 @@ impl Shard {
             resident: self.resident_accounts,
             passivated: self.accounts - self.resident_accounts,
             resident_bytes: self.resident_bytes as u64,
+            held_loads: self.held_loads() as u64,
             lag_records: self.lag_records(),
             totals: self.totals.clone(),
         }
@@ -303,12 +260,6 @@ impl super::table::Live {
         self.writing_up_to = self.account.applied();
         self.writes_under_way += 1;
         write
-    }
-
-    /// Whether the store has this account as it is, so that it may leave memory.
-    fn is_clean(&self) -> bool {
-        let nobody_waits = self.waiting.is_empty() || planted(Fault::EvictWhileLoading);
-        self.dirty_since == 0 && self.writes_under_way == 0 && nobody_waits && self.account.exists()
     }
 }
 

@@ -185,6 +185,8 @@ pub struct World {
 pub struct ShardLimits {
     /// Bytes of accounts in memory.
     pub resident_bytes: usize,
+    /// Accounts that may come into memory in one tick although it is full.
+    pub unbounded_loads_per_tick: usize,
     /// Bytes of the filter of spilled keys.
     pub filter_bytes: usize,
     /// Records that may be without checkpoint before one is begun early.

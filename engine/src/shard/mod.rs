@@ -7,6 +7,7 @@ mod checkpoint;
 pub mod due;
 mod fetch;
 pub mod filter;
+mod memory;
 pub mod table;
 mod messages;
 
@@ -59,6 +60,7 @@ pub struct Shard {
     /// Every resident account once, in the order of the clock hand.
     hand: VecDeque<u64>,
     resident_bytes: usize,
+    memory: memory::Bound,
     /// Accounts in memory that exist; those being loaded and blank ones are not counted.
     resident_accounts: u64,
     /// Accounts being loaded, and commands that wait for what they need.
@@ -86,6 +88,7 @@ impl Shard {
             near_due: BinaryHeap::new(),
             hand: VecDeque::new(),
             resident_bytes: 0,
+            memory: memory::Bound::default(),
             resident_accounts: 0,
             waiting: 0,
         };
@@ -149,6 +152,7 @@ impl Shard {
                 self.sweep_step(world, out);
                 self.hand_step(world);
                 self.begin_filter(out);
+                self.load_held(out);
                 self.checkpoint_tick(world);
                 self.checkpoint_step(world, lane, out)
             }
@@ -170,7 +174,9 @@ impl Shard {
     fn command(&mut self, envelope: Envelope, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
         let identity = &envelope.request.identity;
         let hash = self.table.hash(identity);
-        let (all_resident, seed) = (self.accounts == self.resident_accounts, self.table.seed());
+        // A new account waits for memory like any other.
+        let all_resident = self.accounts == self.resident_accounts && !self.is_full();
+        let seed = self.table.seed();
         match self.table.get_mut(hash, identity) {
             Some(Resident::Loading(queue)) => queue.push_back(envelope),
             Some(Resident::Live(live)) if !live.waiting.is_empty() => {
@@ -190,11 +196,11 @@ impl Shard {
                 return self.run(hash, envelope, Facts::default(), world, lane, out);
             }
             None => {
-                out.jobs.push(StoreJob::Load(self.id, identity.clone()));
                 let identity = identity.clone();
                 let queue = Box::new(VecDeque::from([envelope]));
                 self.waiting += 1;
-                self.add_resident(hash, identity, Resident::Loading(queue));
+                self.add_resident(hash, identity.clone(), Resident::Loading(queue));
+                self.load(identity, out);
             }
         }
         Ok(())
@@ -391,7 +397,7 @@ impl Shard {
             None => (Account::new(&identity), None),
         };
         let live = Live::new(account, due);
-        self.resident_bytes += live.counted_bytes;
+        self.resident_bytes = (self.resident_bytes + live.counted_bytes).saturating_sub(memory::LOADING_BYTES);
         *resident = Resident::Live(live);
         for envelope in queue {
             if blob.is_none() && self.table.get_mut(hash, &identity).is_none() {
@@ -430,10 +436,10 @@ impl Shard {
     }
 
     fn add_resident(&mut self, hash: u64, identity: Identity, resident: Resident) {
-        self.resident_bytes += Table::ENTRY_BYTES + identity.heap_bytes() + size_of::<u64>();
         self.resident_bytes += match &resident {
-            Resident::Live(live) => live.counted_bytes,
-            Resident::Packed(blob) => blob.len(),
+            Resident::Live(live) => memory::entry_bytes(&identity) + live.counted_bytes,
+            Resident::Packed(blob) => memory::entry_bytes(&identity) + blob.len(),
+            // Counted when the store is asked for it.
             Resident::Loading(_) => 0,
         };
         self.table.insert(hash, identity, resident);
@@ -461,10 +467,9 @@ impl Shard {
             && live.waiting.is_empty()
         {
             self.hand.pop_back_if(|last| *last == hash);
-            self.resident_bytes = self.resident_bytes.saturating_sub(live.counted_bytes);
+            let freed = live.counted_bytes + memory::entry_bytes(identity);
+            self.resident_bytes = self.resident_bytes.saturating_sub(freed);
             self.table.remove(hash, identity);
-            self.resident_bytes =
-                self.resident_bytes.saturating_sub(Table::ENTRY_BYTES + identity.heap_bytes() + size_of::<u64>());
         }
     }
 }

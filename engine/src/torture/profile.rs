@@ -29,6 +29,7 @@ pub(super) struct Profile {
     pub(super) checkpoint_interval_ms: i64,
     pub(super) checkpoint_records: u64,
     pub(super) resident_bytes: usize,
+    pub(super) unbounded_loads_per_tick: usize,
     pub(super) pack_after_ms: i64,
     pub(super) settle_gap_days: i64,
     pub(super) clock_jump_ms: i64,
@@ -136,6 +137,7 @@ impl Profile {
             pack: random.chance(70),
             // Of sources of their own, so that other worlds are as they would be without these.
             is_cramped: Random(mix(seed ^ 0x726f_6f6d)).chance(25),
+            unbounded_loads_per_tick: *Random(mix(seed ^ 0x6c6f_6164)).pick(&[1, 16]),
             publishes: Random(mix(seed ^ 0x7075_626b)).chance(if is_old { 70 } else { 35 }),
             stride_ms: if is_old { 300 * DAY_MS } else { *random.pick(&[200, 60_000, 20 * HOUR_MS, 20 * DAY_MS]) },
             reuse_percent: *random.pick(&[2, 10]),
@@ -154,6 +156,7 @@ impl Profile {
             checkpoint_step: 128,
             pack_after_ms: self.pack_after_ms,
             settled_per_tick: 64,
+            unbounded_loads_per_tick: self.unbounded_loads_per_tick,
         }
     }
 

@@ -160,6 +160,7 @@ pub(crate) fn old_folder(data: &Path, last: Millis, accounts: &[(&str, i64, Mill
         checkpoint_step: 128,
         pack_after_ms: i64::MAX / 2,
         settled_per_tick: 64,
+        unbounded_loads_per_tick: 16,
     };
     let begin = |id| ShardStart {
         id,

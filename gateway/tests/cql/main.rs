@@ -4,7 +4,6 @@
 #[allow(dead_code)]
 #[path = "../crash/node.rs"]
 mod node;
-mod ring;
 
 mod cluster;
 mod figures;

@@ -195,6 +195,7 @@ fn the_page_has_what_is_documented_and_nothing_else() {
     lines.push("meed_idempotent_replays_total 1".to_owned());
     lines.push("meed_accounts_resident 5".to_owned());
     lines.push("meed_accounts_passivated 0".to_owned());
+    lines.push("meed_accounts_waiting 0".to_owned());
     lines.push(format!("meed_checkpoint_lag_records {records}"));
     let page = node.metrics_with(&lines);
     check_engine(&page, records);

@@ -94,6 +94,7 @@ fn limits() -> ShardLimits {
         checkpoint_step: 128,
         pack_after_ms: i64::MAX / 2,
         settled_per_tick: 64,
+        unbounded_loads_per_tick: 16,
     }
 }
 

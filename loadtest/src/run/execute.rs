@@ -74,8 +74,7 @@ pub(super) fn execute(
     let stages = common.scenario.stages.clone();
     live.begin(&common.scenario.name, common.scenario.seconds());
     let mut collector = Collector::new(&stages, scenario.interval_ms, processes, session.started.as_ref(), live);
-    let expected = Duration::from_secs(common.scenario.seconds()) + Duration::from_millis(scenario.timeout_ms);
-    let done = fleet.run(expected, &mut collector)?;
+    let done = fleet.run(&mut collector)?;
     let (tallies, rows) = collector.finish();
     connections.open_at_end = rows.last().map_or(0, |row| row.open_connections);
     let end = usage();

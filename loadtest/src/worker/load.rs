@@ -162,7 +162,6 @@ impl Load {
         let begins_at = (SystemTime::now() + begins_in).duration_since(UNIX_EPOCH).unwrap_or_default();
         self.state.begin_unix_ms = i64::try_from(begins_at.as_millis()).unwrap_or(i64::MAX / 2);
         let interval_ns = self.state.plan.scenario.interval_ms * 1_000_000;
-        let timeout_ns = self.state.plan.scenario.timeout_ms * 1_000_000;
         let (mut number, mut cpu, mut tried) = (0, machine::own_cpu(), 0);
         loop {
             let now_ns = self.state.now_ns();
@@ -183,7 +182,7 @@ impl Load {
                     self.state.is_over = true;
                 }
             }
-            if self.state.is_done(now_ns, timeout_ns) {
+            if self.state.is_done(now_ns) {
                 break;
             }
             let wait = self.state.wait((number + 1) * interval_ns);
@@ -282,6 +281,23 @@ mod tests {
             pauses.insert(end_ns / MS - 1_000);
         }
         assert_eq!(pauses.into_iter().collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn what_waits_when_the_time_for_late_requests_has_passed_is_never_sent() {
+        let mut state = load(0, 0).state;
+        for _ in 0..3 {
+            state.queue.push(Pending { scheduled_ns: 1, stage: 0, attempts: 0, what: What::Drawn });
+        }
+        let last_ns = state.end_ns + state.plan.scenario.timeout_ms * 1_000_000;
+        assert!(state.next(last_ns).is_some());
+        // Its answer is all that the run waits for.
+        state.in_flight = 1;
+        assert!(state.next(last_ns + 1).is_none() && !state.is_done(last_ns + 1));
+        state.in_flight = 0;
+        assert!(state.is_done(last_ns + 1));
+        state.give_up();
+        assert_eq!(state.books.stage(0).counts.dropped, 2);
     }
 
     #[test]

@@ -113,9 +113,10 @@ impl State {
         }
     }
 
-    /// What the next free connection sends.
+    /// What the next free connection sends. What has found none within the time-out after the schedule's end is never
+    /// sent: a server that is far behind would hold the run for as long as it takes for all of it.
     pub(super) fn next(&mut self, now_ns: u64) -> Option<Pending> {
-        if self.is_over {
+        if self.is_over || self.is_late(now_ns) {
             return None;
         }
         if let Some(pending) = self.queue.pop(now_ns) {
@@ -342,13 +343,17 @@ impl State {
         closed
     }
 
-    pub(super) fn is_done(&self, now_ns: u64, timeout_ns: u64) -> bool {
+    fn is_late(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.end_ns) > self.plan.scenario.timeout_ms * 1_000_000
+    }
+
+    pub(super) fn is_done(&self, now_ns: u64) -> bool {
         let all_arrived = match &self.arriving {
             Arriving::Closed | Arriving::Schedule(_) => now_ns >= self.end_ns,
             // Nothing is left when the largest time has passed.
             Arriving::Replay(purchases) => purchases.len() == 0,
         };
-        let late = now_ns.saturating_sub(self.end_ns) > timeout_ns;
+        let late = self.is_late(now_ns);
         if self.is_over {
             return self.in_flight == 0 || late;
         }

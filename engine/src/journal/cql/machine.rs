@@ -181,6 +181,7 @@ impl Appender {
         let own = self.batch.map(|(bid, _)| bid);
         match (self.state, answer) {
             (State::Appending, Answer::Unknown) if planted(Fault::TakeUnknownForDone) => self.appended(),
+            (State::Sealing, Answer::Unknown) if planted(Fault::OpenBeforeSealed) => self.go_on(State::Opening),
             (_, Answer::Unknown) => Step::Again(self.ask()),
             (State::Appending, Answer::Applied) => self.appended(),
             // It had happened when it was asked before, whoever owns the shard by now.
@@ -324,11 +325,7 @@ impl Claim {
                 Step::Ask(Ask::Read { bucket: self.bucket })
             }
             (Walk::Confirming { epoch }, Answer::Bucket { epoch: now, sealed }) if now == Some(epoch) => {
-                if sealed {
-                    self.forward(epoch)
-                } else {
-                    Step::Done
-                }
+                if sealed && !planted(Fault::ClaimSealed) { self.forward(epoch) } else { Step::Done }
             }
             (Walk::Confirming { .. }, Answer::Bucket { epoch, .. }) => self.found(epoch),
             (Walk::Opening { epoch }, Answer::Applied) => self.opened(epoch),

@@ -6,6 +6,7 @@ mod commands;
 mod dues;
 mod hashes;
 mod keys;
+mod memory;
 mod paces;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -49,6 +50,8 @@ pub(super) struct Bench {
 
 /// As of a node with its own journal.
 const ROWS_PER_BATCH: usize = 512;
+/// So that they are seen to be few.
+const UNBOUNDED_LOADS: usize = 16;
 
 pub(super) fn limits() -> ShardLimits {
     ShardLimits {
@@ -60,6 +63,7 @@ pub(super) fn limits() -> ShardLimits {
         checkpoint_step: 128,
         pack_after_ms: 5_000,
         settled_per_tick: 64,
+        unbounded_loads_per_tick: UNBOUNDED_LOADS,
     }
 }
 
@@ -306,6 +310,8 @@ impl Bench {
                 self.read(position, purpose);
             } else if !self.checkpoints.is_empty() {
                 self.write_checkpoint();
+            } else if self.shard.held_loads() > 0 {
+                self.tick(50);
             } else if self.lane.filling_bytes() == 0 {
                 return;
             }

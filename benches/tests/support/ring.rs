@@ -1,20 +1,19 @@
-//! A ring of three Cassandra nodes, of which one goes. `ops/cql-tests.sh ring` runs it.
+//! A ring of three Cassandra nodes, which takes the place of the one that `ops/cql-tests.sh` has started.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::cluster::wait_until_served;
-use super::node::Node;
-use super::{Load, breathe, variable};
+use super::POLL;
+use super::stage::variable;
 
 /// Time for three servers that run to find each other.
 const SETTLED_MAX: Duration = Duration::from_secs(120);
 
 /// Three servers, of which each row is on all three.
-struct Ring {
+pub(crate) struct Ring {
     folder: PathBuf,
     lib: PathBuf,
     script: String,
@@ -22,7 +21,7 @@ struct Ring {
 }
 
 impl Ring {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = PathBuf::from(variable("MEED_CASSANDRA_DIR"));
         let port: u16 = variable("MEED_TEST_CQL").rsplit(':').next().unwrap().parse().unwrap();
         let (lib, folder) = (folder.join("lib"), folder.join("ring"));
@@ -41,7 +40,7 @@ impl Ring {
         let begin = Instant::now();
         while !ring.is_settled() {
             assert!(begin.elapsed() < SETTLED_MAX, "the servers do not see each other");
-            breathe();
+            std::thread::park_timeout(POLL);
         }
         ring
     }
@@ -64,7 +63,17 @@ impl Ring {
         format!("127.0.0.{number}:{}", self.port)
     }
 
-    fn run(&self, number: i128, command: &str) {
+    /// Flags of a node of meed that keeps its journal there. Three servers share this machine's processors: they take
+    /// their time.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let nodes = [1, 2, 3].map(|number| self.address(number)).join(",");
+        let of_journal = ["--journal", "cql", "--cql-nodes", &nodes, "--cql-keyspace", "ring", "--cql-replicas", "3"];
+        let of_time = ["--cql-timeout-ms", "5000", "--lease-ms", "20000", "--shards", "4"];
+        [&of_journal[..], &of_time[..]].concat().into_iter().map(str::to_owned).collect()
+    }
+
+    /// Runs a command of `ops/cassandra.sh` on one of them.
+    pub(crate) fn run(&self, number: i128, command: &str) {
         let token = -(1_i128 << 63) + (number - 1) * (1_i128 << 64) / 3 + 1;
         let ended = Command::new(&self.script)
             .arg(command)
@@ -108,42 +117,4 @@ impl Drop for Ring {
         (1..=3).for_each(|number| self.run(number, "erase"));
         let _ = std::fs::remove_dir_all(&self.folder);
     }
-}
-
-#[test]
-fn one_of_three_servers_gone_and_back_stops_nothing() {
-    let ring = Ring::start();
-    let mut flags: Vec<String> =
-        ["--journal", "cql", "--cql-keyspace", "ring", "--cql-replicas", "3", "--shards", "4", "--workers", "2"]
-            .map(str::to_owned)
-            .into();
-    // Three servers share this machine's processors: they take their time.
-    flags.extend(["--cql-timeout-ms", "5000", "--lease-ms", "20000"].map(str::to_owned));
-    for number in 1..=3 {
-        flags.extend(["--cql-nodes".to_owned(), ring.address(number)]);
-    }
-    let start = |name: &str| {
-        let flags = [flags.clone(), vec!["--node".to_owned(), name.to_owned()]].concat();
-        Node::start(Path::new("unused"), &flags.iter().map(String::as_str).collect::<Vec<_>>())
-    };
-    let node = start("a");
-    let load = Load::new(&node);
-    let gone = 3;
-    let node = load.run(|load| {
-        let begin = Instant::now();
-        ring.run(gone, "kill");
-        load.wait_for(200);
-        println!("200 more without server {gone} after {:?}: {:?}", begin.elapsed(), load.others.lock().unwrap());
-        // A node that starts meanwhile meets the others.
-        let other = start("b");
-        load.moves_to(&[&node, &other]);
-        wait_until_served(&other);
-        load.wait_for(100);
-        load.moves_to(&[&node]);
-        other.stop();
-        ring.run(gone, "start");
-        load.wait_for(200);
-        node
-    });
-    node.stop();
 }
