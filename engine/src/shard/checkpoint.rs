@@ -109,8 +109,10 @@ impl Shard {
         }
     }
 
-    /// Makes everything dirty go to the store as soon as possible.
+    /// Makes everything dirty go to the store as soon as possible, and lets in what waits for room in memory: a shard
+    /// that is to go gets no ticks, and is not quiet before.
     pub fn checkpoint_all(&mut self, world: &World, lane: &mut Lane<Held>, out: &mut Output) -> Result<()> {
+        self.load_all(out);
         self.checkpoint.begin(self.next_sequence, self.dirty.len(), world.elapsed_ms);
         self.checkpoint.urgent = self.next_sequence;
         self.checkpoint_step(world, lane, out)

@@ -60,6 +60,13 @@ impl Shard {
         self.load_where_room(out);
     }
 
+    /// Asks for all accounts that wait for room.
+    pub(super) fn load_all(&mut self, out: &mut Output) {
+        self.memory.unbounded_loads = usize::MAX;
+        self.load_where_room(out);
+        self.memory.unbounded_loads = 0;
+    }
+
     /// Asks for accounts that have waited for room. Some may come in each tick in any case: what fills memory may be in
     /// use for ever.
     pub(super) fn load_held(&mut self, out: &mut Output) {

@@ -1,5 +1,5 @@
-//! What waits for a shard that has no owner yet, and for how long: items of a batch, readiness, and requests to a node
-//! that hangs.
+//! What waits for a shard that has no owner yet, and for how long: items of a batch, readiness, requests to a node that
+//! hangs; and what does not wait, because a shard does not know whether its last write is there.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -198,4 +198,43 @@ fn a_request_to_a_node_that_hangs_is_answered_within_its_deadline() {
     for node in [b, a] {
         node.stop();
     }
+}
+
+/// The lease outlasts the outage: what holds the node back is the one write whose outcome it does not know.
+#[test]
+fn a_shard_whose_write_has_no_answer_says_so_and_then_decides_nothing_until_it_has_one() {
+    let server = Server::new();
+    let mut flags = server.flags("unanswered", "only");
+    with(&mut flags, "--lease-ms", "60000");
+    flags.extend(["--request-deadline-ms", "1500"].map(str::to_owned));
+    let node = start(&flags);
+    wait_until_served(&node);
+    let earn = |account: &str, key: &str| {
+        node.client().post(&format!("/api/v1/points/{account}/earn"), Some(key), r#"{"points":1}"#).unwrap()
+    };
+    assert_eq!(earn("m-1", "before").status, 201);
+    server.run("pause");
+    let unknown = earn("m-1", "during");
+    assert_eq!((unknown.status, unknown.problem()), (504, "outcome-unknown".to_owned()));
+    let begin = Instant::now();
+    let refused = earn("m-1", "after");
+    assert_eq!((refused.status, refused.problem()), (503, "not-ready".to_owned()));
+    assert!(begin.elapsed() < OWNER_WAIT + SLACK, "{:?}", begin.elapsed());
+    let ready = node.client().get("/readyz").unwrap();
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("has not answered the last write of 1 shards"), "{ready:?}");
+    server.run("resume");
+    wait_until_served(&node);
+    let begin = Instant::now();
+    let again = loop {
+        let again = earn("m-1", "during");
+        if again.status == 201 {
+            break again;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{again:?}");
+        breathe();
+    };
+    assert!(again.is_replay(), "it was decided before, and its write goes on until it is there: {again:?}");
+    assert_eq!(node.client().total("m-1"), 2, "what was refused left nothing");
+    node.stop();
 }

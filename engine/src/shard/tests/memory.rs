@@ -182,3 +182,17 @@ fn accounts_that_have_changed_stay_until_the_store_has_them_and_a_checkpoint_beg
     b.settle_down();
     b.evict();
 }
+
+#[test]
+fn a_shard_that_is_to_go_lets_in_what_waits() {
+    let mut b = cold(300, 20, limits());
+    let slots = earn_on(&mut b, 0..200);
+    assert!(b.shard.held_loads() > 100);
+    // It gets no ticks.
+    b.input(Input::CheckpointAll);
+    assert_eq!(b.shard.held_loads(), 0);
+    without_checkpoints(&mut b);
+    assert!(slots.into_iter().all(|slot| b.answered(slot)));
+    b.checkpoint_all();
+    assert!(b.shard.is_quiet());
+}

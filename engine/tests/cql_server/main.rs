@@ -20,7 +20,8 @@ use meed_schemas::command::References;
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::record::{Detail, Record, RecordKind};
 
-#[path = "../src/test_record.rs"]
+mod proxy;
+#[path = "../../src/test_record.rs"]
 mod test_record;
 
 fn config(keyspace: &str) -> CqlConfig {
