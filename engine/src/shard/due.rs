@@ -93,7 +93,9 @@ impl Shard {
             let hash = self.table.hash(&identity);
             let settled = match self.table.get_mut(hash, &identity) {
                 Some(Resident::Live(live)) => live.account.next_due().is_none_or(|due| due > until),
-                _ => false,
+                // The command that it is loaded for settles it. It may wait for room through many sweeps.
+                Some(Resident::Loading(_)) => true,
+                Some(Resident::Packed(_)) | None => false,
             };
             if !settled {
                 self.handle(Input::Command(settle(identity)), world, lane, out)?;

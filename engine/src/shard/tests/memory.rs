@@ -196,3 +196,18 @@ fn a_shard_that_is_to_go_lets_in_what_waits() {
     b.checkpoint_all();
     assert!(b.shard.is_quiet());
 }
+
+#[test]
+fn a_due_account_that_waits_for_room_is_not_asked_for_again_by_every_sweep() {
+    let mut b = cold(300, 20, limits());
+    earn_on(&mut b, 0..100);
+    let due = member("m-200");
+    for _ in 0..3 {
+        b.input(Input::Due(vec![(START, due.clone())]));
+    }
+    let hash = b.shard.table.hash(&due);
+    match b.shard.table.get_mut(hash, &due) {
+        Some(Resident::Loading(queue)) => assert_eq!(queue.len(), 1),
+        other => panic!("it does not wait: {other:?}"),
+    }
+}
