@@ -270,6 +270,18 @@ fn a_server_that_does_not_keep_up_makes_the_run_invalid() {
 }
 
 #[test]
+fn a_server_that_is_far_behind_does_not_hold_the_run() {
+    // As above, but all may wait: 2,000 are due in two seconds, and 480 are answered in the three that late ones have.
+    let setup = Setup { rate: 1_000, require: "conservation", ..Setup::default() };
+    let ran = against(Vice::Slow(Duration::from_millis(50)), &setup);
+    assert_eq!(ran.code, 97, "{}", ran.text);
+    let (scheduled, dropped) = (ran.number("/measured/scheduled"), ran.number("/measured/dropped"));
+    assert_eq!(scheduled, ran.number("/measured/sent") + dropped, "{}", ran.text);
+    assert!(dropped > 1_000.0, "{}", ran.text);
+    assert!(ran.text.contains("✓ conservation"), "{}", ran.text);
+}
+
+#[test]
 fn answers_after_the_end_of_a_stage_are_not_of_its_rate() {
     // As above, but all may wait: 600 are due in two seconds, 160 a second are answered, the rest afterwards.
     let setup = Setup { rate: 300, require: "conservation", ..Setup::default() };
