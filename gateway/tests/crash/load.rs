@@ -406,9 +406,9 @@ pub(crate) fn under_load(node: Node, loads: &mut [Load], answers: usize, then: i
 /// All loads check a node that was started again, and what they share adds up.
 pub(crate) fn check_all(node: &Node, loads: &mut [Load], shared: &str) {
     std::thread::scope(|scope| {
-        for load in &mut *loads {
-            scope.spawn(|| load.check(node));
-        }
+        let checks: Vec<_> = loads.iter_mut().map(|load| scope.spawn(|| load.check(node))).collect();
+        let failed = checks.into_iter().filter_map(|check| check.join().err()).count();
+        assert!(failed == 0, "{failed} clients found something wrong; the node logged {}", node.logged());
     });
     let points: i64 = loads.iter().map(Load::shared_points).sum();
     assert_eq!(node.client().total(shared), points, "{shared}");

@@ -41,11 +41,19 @@ static char hold[4096], fail[4096];
 /* Longest time that syncs are held, in milliseconds: a test that forgot them is seen. */
 #define HOLD_MAX_MS 60000
 
+/* Ends the process, because what it writes can no longer be noted, and says why where the process logs. */
+static void give_up(const char *what) {
+    char line[256];
+    int length = snprintf(line, sizeof line, "the layer cannot %s: %s\n", what, strerror(errno));
+    syscall(SYS_write, 2, line, length);
+    _exit(99);
+}
+
 __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("MEED_LOSE_LOG");
     const char *writes = getenv("MEED_LOSE_WRITES"), *syncs = getenv("MEED_LOSE_SYNCS");
     if (path) log_file = syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (path && log_file < 0) _exit(99);
+    if (path && log_file < 0) give_up("open its log");
     if (path) snprintf(hold, sizeof hold, "%s.hold", path);
     if (path) snprintf(fail, sizeof fail, "%s.fail", path);
     if (writes) writes_left = atoll(writes);
@@ -56,7 +64,7 @@ __attribute__((constructor)) static void begin(void) {
 static void append(const void *bytes, size_t length) {
     while (length > 0) {
         ssize_t written = syscall(SYS_write, log_file, bytes, length);
-        if (written <= 0) _exit(99);
+        if (written <= 0) give_up("write its log");
         bytes = (const char *)bytes + written;
         length -= written;
     }
@@ -82,7 +90,7 @@ static void note(int file, const struct stat *status, off_t offset, size_t lengt
         }
         for (size_t at = 0; at < record.length;) {
             ssize_t count = syscall(SYS_pread64, reader, replaced + at, record.length - at, offset + at);
-            if (count <= 0) _exit(99);
+            if (count <= 0) give_up("read what is replaced");
             at += count;
         }
         if (reader != file) syscall(SYS_close, reader);
@@ -160,7 +168,7 @@ static int sync_file(int file, long call) {
     if (syncs_left > 0) syncs_left--;
     pthread_mutex_unlock(&lock);
     for (int waited_ms = 0; access(hold, F_OK) == 0; waited_ms++) {
-        if (waited_ms == HOLD_MAX_MS) _exit(99);
+        if (waited_ms == HOLD_MAX_MS) give_up("hold a sync any longer");
         usleep(1000);
     }
     if (lies) return 0;
@@ -189,7 +197,7 @@ static int open_file(int folder, const char *path, int flags, mode_t mode) {
     int file = syscall(SYS_openat, folder, path, emptied ? flags & ~O_TRUNC : flags, mode);
     if (file >= 0 && emptied) {
         note(file, &status, 0, status.st_size);
-        if (syscall(SYS_ftruncate, file, 0) != 0) _exit(99);
+        if (syscall(SYS_ftruncate, file, 0) != 0) give_up("empty a file");
     } else if (file >= 0 && !was_there && fstat(file, &status) == 0) {
         struct record record = {'N', status.st_ino, 0, 0, 0};
         append(&record, sizeof record);
