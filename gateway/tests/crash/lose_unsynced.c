@@ -192,16 +192,19 @@ static int open_file(int folder, const char *path, int flags, mode_t mode) {
         return syscall(SYS_openat, folder, path, flags, mode);
     }
     pthread_mutex_lock(&lock);
-    int was_there = fstatat(folder, path, &status, 0) == 0;
-    int emptied = was_there && (flags & O_TRUNC) && S_ISREG(status.st_mode) && status.st_size > 0;
-    int file = syscall(SYS_openat, folder, path, emptied ? flags & ~O_TRUNC : flags, mode);
-    if (file >= 0 && emptied) {
-        note(file, &status, 0, status.st_size);
-        if (syscall(SYS_ftruncate, file, 0) != 0) give_up("empty a file");
-    } else if (file >= 0 && !was_there && fstat(file, &status) == 0) {
-        struct record record = {'N', status.st_ino, 0, 0, 0};
-        append(&record, sizeof record);
-        records++;
+    struct stat before;
+    int was_there = fstatat(folder, path, &before, 0) == 0;
+    int file = syscall(SYS_openat, folder, path, flags & ~O_TRUNC, mode);
+    /* Another thread may have renamed the file since: what was opened counts, not what the name meant before. */
+    if (file >= 0 && fstat(file, &status) == 0 && S_ISREG(status.st_mode)) {
+        if ((flags & O_TRUNC) && status.st_size > 0) {
+            note(file, &status, 0, status.st_size);
+            if (syscall(SYS_ftruncate, file, 0) != 0) give_up("empty a file");
+        } else if (status.st_size == 0 && !(was_there && before.st_ino == status.st_ino)) {
+            struct record record = {'N', status.st_ino, 0, 0, 0};
+            append(&record, sizeof record);
+            records++;
+        }
     }
     pthread_mutex_unlock(&lock);
     return file;
