@@ -51,16 +51,16 @@ if [[ $part == all || $part == contract ]]; then
         pages_ parameters_ a_row_ an_award_
 fi
 if [[ $part == all || $part == stream || $part == ring ]]; then
-    on_stream() {
-        cargo test --workspace --features meed-benches/server-tests "${@:2}" -- --test-threads 1 --nocapture $1 ring
-    }
+    on_stream=(cargo test --workspace --features meed-benches/server-tests)
     if ops/kafka.sh available; then
         cargo test --workspace --no-run
-        if [[ $part != ring ]]; then on_stream --skip --test kafka_cql --test kafka_nodes; fi
+        if [[ $part != ring ]]; then
+            "${on_stream[@]}" --test kafka_cql --test kafka_nodes -- --test-threads 1 --nocapture --skip ring
+        fi
         if [[ $part != stream ]]; then
             # Three servers take the place of the one.
             ops/cassandra.sh stop
-            on_stream "" --test kafka_nodes
+            "${on_stream[@]}" --test kafka_nodes -- --nocapture ring
         fi
     else
         echo "DID NOT RUN: the stream of nodes on Cassandra (benches: kafka_cql, kafka_nodes)" >&2

@@ -289,7 +289,7 @@ mod tests {
         for _ in 0..3 {
             state.queue.push(Pending { scheduled_ns: 1, stage: 0, attempts: 0, what: What::Drawn });
         }
-        let last_ns = state.end_ns + state.plan.scenario.timeout_ms * 1_000_000;
+        let last_ns = state.end_ns + state.timeout_ns();
         assert!(state.next(last_ns).is_some());
         // Its answer is all that the run waits for.
         state.in_flight = 1;

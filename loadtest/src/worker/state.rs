@@ -325,7 +325,7 @@ impl State {
 
     /// Requests that have waited too long for their answer: their connections must be closed.
     pub(super) fn expire(&mut self, now_ns: u64) -> Vec<u32> {
-        let timeout_ns = self.plan.scenario.timeout_ms * 1_000_000;
+        let timeout_ns = self.timeout_ns();
         let mut closed = Vec::new();
         while let Some(&(sent_ns, slot)) = self.deadlines.front() {
             let is_this = matches!(&self.slots[slot as usize], Slot::Flight(flight) if flight.sent_ns == sent_ns);
@@ -343,8 +343,12 @@ impl State {
         closed
     }
 
+    pub(super) fn timeout_ns(&self) -> u64 {
+        self.plan.scenario.timeout_ms * 1_000_000
+    }
+
     fn is_late(&self, now_ns: u64) -> bool {
-        now_ns.saturating_sub(self.end_ns) > self.plan.scenario.timeout_ms * 1_000_000
+        now_ns.saturating_sub(self.end_ns) > self.timeout_ns()
     }
 
     pub(super) fn is_done(&self, now_ns: u64) -> bool {
@@ -376,7 +380,7 @@ impl State {
         if has_work && now_ns < self.end_ns {
             return Duration::ZERO;
         }
-        let timeout_ns = self.plan.scenario.timeout_ms * 1_000_000;
+        let timeout_ns = self.timeout_ns();
         let deadline = self.deadlines.front().map(|(sent_ns, _)| sent_ns + timeout_ns);
         let resting = self.resting.peek().map(|rest| rest.0.0);
         let times = [next_due, deadline, resting, self.queue.next_later_ns(), Some(interval_end_ns)];

@@ -4,9 +4,7 @@ use super::*;
 
 /// Accounts that are changed for the first time.
 fn change(b: &mut Bench, accounts: std::ops::Range<u32>) {
-    for n in accounts {
-        b.send(&format!("m-{n}"), earn(1));
-    }
+    earn_on(b, accounts);
     b.journal_all();
 }
 
