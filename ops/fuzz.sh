@@ -22,18 +22,24 @@ elif [[ ${1:-} =~ ^[0-9]+$ ]]; then
 fi
 targets=("${@:-${all[@]}}")
 
-# Coverage as LLVM's own driver would ask for it; everything here is in stable rustc. The target is named so that
-# programs of the build itself (build scripts, macros) are not instrumented.
-flags="-C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 -C llvm-args=-sanitizer-coverage-trace-compares"
-flags+=" -C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table"
-flags+=" -C debug-assertions=on -C overflow-checks=on -C codegen-units=4"
-host=$(rustc -vV | sed -n 's/^host: //p')
-RUSTFLAGS="$flags" cargo build --quiet --profile checked --package meed-fuzz --features fuzzer "${targets[@]/#/--bin=fuzz_}" \
-    --target "$host" --target-dir target/fuzz
-programs="target/fuzz/$host/checked"
+# Coverage as LLVM's own driver would ask for it; everything here is in stable rustc. Only the packages of this workspace
+# are instrumented, and with them optimized a little the rest is what `cargo test` has built.
+wrapper=$PWD/target/fuzz/rustc
+mkdir -p "${wrapper%/*}"
+cat >"$wrapper" <<'EOF'
+#!/bin/sh
+# cargo gives the compiler and its arguments.
+exec "$@" -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 -C llvm-args=-sanitizer-coverage-trace-compares \
+    -C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table
+EOF
+chmod +x "$wrapper"
+RUSTC_WORKSPACE_WRAPPER=$wrapper cargo build --quiet --workspace --features meed-fuzz/fuzzer "${targets[@]/#/--bin=fuzz_}" \
+    --config profile.dev.package.meed-engine.opt-level=1 --config profile.dev.package.meed-schemas.opt-level=1
+programs=${CARGO_TARGET_DIR:-target}/debug
 # The committed file to the fuzzer's folder and back; not instrumented.
+cargo build --quiet --workspace --bin corpus
 corpus() {
-    cargo run --quiet --package meed-fuzz --bin corpus -- "$@"
+    "$programs/corpus" "$@"
 }
 
 # Folders of journals are made and removed all the time; memory spares the disk.

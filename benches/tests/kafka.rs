@@ -1,4 +1,4 @@
-//! The stream on a real Kafka under load, with faults: broker killed, broker paused, its disk full, topic missing, node
+//! The stream on a real Kafka under load, with faults: broker killed, slow, paused, its disk full, topic missing, node
 //! killed. After each the sample consumer proves that nothing is missing, out of order or changed, every acknowledged
 //! operation is found in the stream once, and the node's folder is verified.
 //!
@@ -56,13 +56,22 @@ fn broker_killed_and_started_again() {
 }
 
 #[test]
-fn broker_paused() {
+fn broker_slow_and_then_paused() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Broker::start(folder.path());
     broker.run("topics");
     let node = Node::new(folder.path(), &broker);
     let load = Load::start(node.ports[0]);
     node.wait("meed_published_events_total", |events| events > 1_000);
+    // It goes on for as long as it takes to confirm something, and stands still while the node answers.
+    for _ in 0..10 {
+        broker.signal(Signal::STOP);
+        let published = node.metric("meed_published_events_total");
+        load.wait(400);
+        broker.signal(Signal::CONT);
+        node.wait("meed_published_events_total", |events| events > published);
+    }
+    assert_eq!(node.metric("meed_publish_failures_total"), 0, "slow is not gone");
     broker.signal(Signal::STOP);
     load.wait(4_000);
     node.wait("meed_publish_lag_records", |lag| lag > 2_000);

@@ -13,16 +13,13 @@ use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use support::ring::Ring;
 use support::stage::{Stage, cassandra};
 use support::{Node, binary, prove};
 
-/// How long the load lasts: longer than what happens meanwhile.
-const LOAD_SECONDS: u64 = 30;
-/// The same where a Cassandra is started meanwhile.
-const LOAD_WITH_START_SECONDS: u64 = 100;
-const LOAD_ON_RING_SECONDS: u64 = 150;
+/// The load's schedule; the test ends it when everything has happened.
+const LOAD_SECONDS_MAX: u64 = 1_800;
 /// Requests a second, and what three servers that share this machine's processors can follow.
 const RATE: u64 = 500;
 const RATE_ON_RING: u64 = 100;
@@ -33,12 +30,12 @@ const PREFIX: &str = "m-";
 /// Events of its own that a node has published before anything happens to it.
 const EVENTS_BEFORE: u64 = 600;
 
-/// A load test on all nodes, which ends by itself.
-fn loadtest(stage: &Stage, nodes: &[&Node], seconds: u64, rate: u64) -> Child {
+/// A load test on all nodes, which goes on until it is told to end.
+fn loadtest(stage: &Stage, nodes: &[&Node], rate: u64) -> Child {
     let targets: Vec<String> = nodes.iter().map(|node| format!("http://127.0.0.1:{}", node.ports[0])).collect();
     let accounts = format!("accounts.count={ACCOUNTS}");
     let prefix = format!("accounts.prefix={PREFIX:?}");
-    let seconds = format!("stages.1.seconds={seconds}");
+    let seconds = format!("stages.1.seconds={LOAD_SECONDS_MAX}");
     let rates = [0, 1].map(|stage| format!("stages.{stage}.rate={rate}"));
     let mut arguments = vec!["run", "smoke", "--quiet", "--require", "conservation", "--out"];
     let out = stage.folder.path().join("result");
@@ -64,24 +61,27 @@ fn loadtest(stage: &Stage, nodes: &[&Node], seconds: u64, rate: u64) -> Child {
 /// Loads two nodes, lets `happen` something, and proves that nothing came of it; `happen` gives the nodes that
 /// live then.
 fn under_load(keyspace: &str, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
-    stage_under_load(&Stage::new(keyspace), LOAD_SECONDS, RATE, happen);
+    stage_under_load(&Stage::new(keyspace), RATE, happen);
 }
 
-/// The same on this stage, for so long, with so many requests a second.
-fn stage_under_load(stage: &Stage, seconds: u64, rate: u64, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
+/// The same on this stage, with so many requests a second.
+fn stage_under_load(stage: &Stage, rate: u64, happen: impl FnOnce(&Stage, Node, Node) -> [Node; 2]) {
     stage.broker.run("topics");
     let (first, second) = (stage.start("first"), stage.start("second"));
     for node in [&first, &second] {
         node.wait("meed_cluster_shards_owned", |shards| shards == 2);
     }
     let began = Instant::now();
-    let mut load = loadtest(stage, &[&first, &second], seconds, rate);
+    let mut load = loadtest(stage, &[&first, &second], rate);
     for node in [&first, &second] {
         node.wait("meed_published_events_total", |events| events > EVENTS_BEFORE);
     }
     let nodes = happen(stage, first, second);
-    println!("what happened took {:?} of {seconds} s", began.elapsed());
-    assert!(load.try_wait().unwrap().is_none(), "the load ended too early: all took {:?}", began.elapsed());
+    // What comes after all that happened is in the books, too.
+    nodes.iter().for_each(publishes_on);
+    println!("under load for {:?}", began.elapsed());
+    assert!(load.try_wait().unwrap().is_none(), "the load ended by itself after {:?}", began.elapsed());
+    kill_process(Pid::from_child(&load), Signal::INT).unwrap();
     assert_eq!(load.wait().unwrap().code(), Some(0), "the load test");
     nodes.iter().for_each(|node| node.wait("meed_publish_lag_records", |lag| lag == 0));
     let answered = balances(&nodes);
@@ -185,7 +185,7 @@ fn cassandra_paused_and_a_node_of_the_same_name_under_load() {
 fn cassandra_killed_while_the_brokers_disk_is_full_under_load() {
     let what = "Cassandra killed while the broker's disk is full";
     let Some((stage, disk)) = Stage::with_small_disk("nodes_servers", what) else { return };
-    stage_under_load(&stage, LOAD_WITH_START_SECONDS, RATE, |stage, first, second| {
+    stage_under_load(&stage, RATE, |stage, first, second| {
         disk.fill();
         stage.broker.wait_until_ended();
         cassandra("kill");
@@ -209,7 +209,7 @@ fn cassandra_killed_while_the_brokers_disk_is_full_under_load() {
 fn ring_one_of_three_servers_gone_and_back_under_load() {
     let ring = Ring::start();
     let stage = Stage::with(tempfile::tempdir().unwrap(), ring.flags());
-    stage_under_load(&stage, LOAD_ON_RING_SECONDS, RATE_ON_RING, |stage, first, second| {
+    stage_under_load(&stage, RATE_ON_RING, |stage, first, second| {
         ring.run(3, "kill");
         [&first, &second].into_iter().for_each(publishes_on);
         // A node that starts meanwhile meets the other two servers.

@@ -165,4 +165,4 @@ pub const fn planted(_: Fault) -> bool {
 }
 
 #[cfg(all(feature = "planted", not(debug_assertions)))]
-compile_error!("no release has faults planted: build with `--profile checked`, or without optimization");
+compile_error!("no release has faults planted: build with debug assertions, as `ops/planted.sh` does");

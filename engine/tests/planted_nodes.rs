@@ -1,7 +1,6 @@
 //! Planted faults of several nodes on one cluster: each is found by the simulator within so many seeds.
 //!
-//! Only with the feature `planted`:
-//! `cargo test --profile checked -p meed-engine --no-default-features --features planted --test planted_nodes -- --nocapture`
+//! Only with the feature `planted`: `ops/planted.sh` runs it.
 #![cfg(feature = "planted")]
 
 use std::panic::catch_unwind;
@@ -10,7 +9,7 @@ use std::time::Instant;
 use meed_engine::planted::{Fault, plant};
 use meed_engine::torture::nodes::run;
 
-/// How often each fault is looked for, to know how many seeds it takes.
+/// How often each fault is looked for, to know how many seeds it takes, unless `MEED_PLANTED_SEARCHES` says less.
 const SEARCHES: usize = 8;
 /// Within how many seeds a fault has to be found.
 const SEEDS_MAX: u64 = 2_000;
@@ -27,6 +26,8 @@ fn found(seed: u64) -> Option<String> {
 #[test]
 fn every_planted_fault_of_a_cluster_is_found() {
     std::panic::set_hook(Box::new(|_| {}));
+    let searches = std::env::var("MEED_PLANTED_SEARCHES").ok();
+    let most = searches.map_or(SEARCHES, |searches| searches.parse().expect("a number of searches"));
     let mut wrong = Vec::new();
     for fault in Fault::NODES {
         let begin = Instant::now();
@@ -34,6 +35,7 @@ fn every_planted_fault_of_a_cluster_is_found() {
         let (mut seeds, mut since, mut first) = (Vec::new(), 0, String::new());
         let looks_back = fault == Fault::OpenWithoutLookingBack;
         let (searches, seeds_max) = if looks_back { (1, SEEDS_MAX_LOOKING_BACK) } else { (SEARCHES, SEEDS_MAX) };
+        let searches = searches.min(most);
         for seed in 0..seeds_max {
             since += 1;
             if let Some(what) = found(seed) {

@@ -8,12 +8,23 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::config::Settings;
 use crate::metrics::Refused;
+
+/// Keeps a refusal for lack of room for a moment, in which its connection asks for nothing. To read, refuse and answer
+/// takes a good part of what serving takes, so clients that ask again at once, whatever `Retry-After` says, would take
+/// the time of those that are served. What the request held must have been given back before.
+pub async fn hold_back(pause_ms: u64) {
+    if pause_ms > 0 {
+        // In a box, so that the room that every request takes is not that of a timer.
+        Box::pin(tokio::time::sleep(Duration::from_millis(pause_ms))).await;
+    }
+}
 
 /// The node's gate.
 #[derive(Debug)]

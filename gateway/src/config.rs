@@ -187,6 +187,7 @@ settings! {
         body_buffer_bytes: ByteSize = ByteSize(256 << 20), "BYTES", "Memory for bodies that do not arrive in one piece; beyond it 503", 1048576..=1099511627776;
         request_deadline_ms: u64 = 10_000, "MS", "Time from the end of a request to its answer; beyond it 504", 1..=600000;
         admission_wait_ms: u64 = 50, "MS", "Time that a request waits for a permit; beyond it 503", 0..=60000;
+        overload_pause_ms: u64 = 100, "MS", "Time that such a 503 is kept before it leaves, so that who asks again at once takes little from the others", 0..=10000;
         admission_commands: u32 = 65_536, "COUNT", "Commands in work, per node", 1..=16777216;
         admission_bytes: ByteSize = ByteSize(256 << 20), "BYTES", "Bytes of commands in work, per node", 65536..=1099511627776;
         admission_commands_per_shard: u32 = 16_384, "COUNT", "Commands in work, per shard", 1..=16777216;

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
-use crate::admit::{BodyReservation, Place};
+use crate::admit::{self, BodyReservation, Place};
 use crate::body::{self, BodyFormat, Collected};
 use crate::context::Context;
 use crate::handle::{self, Call, Operating};
@@ -311,8 +311,10 @@ async fn respond(
         }
         Err(problem) => Err(problem),
     };
+    let mut is_overload = false;
     let mut reply = answered.unwrap_or_else(|problem| {
         note_shed(context, problem.kind);
+        is_overload = problem.kind == Kind::Overloaded;
         let reply = Reply::problem(&problem, request_id.to_str().unwrap_or_default());
         // The rest of such a body is not waited for.
         let unread = matches!(problem.kind, Kind::RequestTimeout | Kind::PayloadTooLarge);
@@ -337,6 +339,9 @@ async fn respond(
     if method.is_safe() {
         // A cache between that keeps what does not say so would show a balance that is no longer true.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if is_overload && !context.draining.get() {
+        admit::hold_back(context.shared.settings.overload_pause_ms).await;
     }
     state.enter(Phase::Idle, context.clock.now_ms());
     Ok(reply.into_response(headers, request_id))

@@ -5,6 +5,7 @@ mod support;
 
 use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use meed_gateway::config::{ByteSize, ListenAddress, OptionalAddress, Settings};
 use meed_gateway::context::CHECK_STARTED;
@@ -236,6 +237,20 @@ fn bodies_in_pieces_share_a_bounded_memory() {
     let mut third = server.client();
     third.send(begin + &"x".repeat(699_999));
     assert_eq!(third.answer().problem(), "not-ready", "the memory was given back");
+}
+
+#[test]
+fn a_refusal_for_lack_of_room_is_kept_for_a_moment() {
+    const PAUSE_MS: u64 = 500;
+    let bounded = Settings { body_buffer_bytes: ByteSize(1 << 20), overload_pause_ms: PAUSE_MS, ..settings() };
+    let server = Server::start(bounded);
+    let begin = "POST /api/v1/batch HTTP/1.1\r\nHost: m\r\nContent-Length: 2000000\r\n\r\n{";
+    let (mut refused, mut other) = (server.client(), server.client());
+    let began = Instant::now();
+    refused.send(begin);
+    assert_eq!(other.ask(get("/livez")).status, 200, "the same thread serves others meanwhile");
+    assert_eq!(refused.answer().problem(), "overloaded");
+    assert!(began.elapsed() >= Duration::from_millis(PAUSE_MS));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::compare::compare;
 use crate::error::Fault;
+use crate::interrupt;
 use crate::node::Layout;
 use crate::output::table;
 use crate::protocol::TOKEN_VARIABLE;
@@ -190,8 +191,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn obey(verb: Verb) -> Result<u8, Fault> {
     match verb {
-        Verb::Run(arguments) => run_repeatedly(&arguments),
-        Verb::Search(arguments) => find_rate(&arguments),
+        Verb::Run(arguments) => {
+            interrupt::watch()?;
+            run_repeatedly(&arguments)
+        }
+        Verb::Search(arguments) => {
+            interrupt::watch()?;
+            find_rate(&arguments)
+        }
         Verb::Compare { before, after, allow_different_environments, fail_on_regression, noise_percent } => {
             let compared = compare(&before, &after, allow_different_environments, noise_percent)?;
             print!("{}", compared.text);
@@ -226,6 +233,9 @@ fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
         print!("{}", table(&finished.summary));
         println!("files in {}", folder.display());
         codes.push(finished.summary.verdict.exit_code);
+        if interrupt::is_asked() {
+            break;
+        }
     }
     Ok(verdict::worst(&codes))
 }
@@ -240,6 +250,9 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
         return Err(Fault::Usage("--from must be at least 1 and at most --to; lengths at least 1".to_owned()));
     }
     let found = search(&options, Search { from, to, seconds, confirm_seconds }, &mut |text| eprintln!("{text}"))?;
+    if interrupt::is_asked() {
+        return Err(Fault::Failed("ended by a signal: no rate was confirmed".to_owned()));
+    }
     let Some(found) = found else {
         println!("no rate holds");
         return Ok(EXIT_THRESHOLD);

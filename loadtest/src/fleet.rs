@@ -2,11 +2,13 @@
 
 use std::io::{BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crate::error::Fault;
+use crate::interrupt::{self, Loading};
 use crate::ledger::Logged;
 use crate::protocol::{self, Done, FromWorker, Hello, Interval, Plan, TOKEN_VARIABLE, ToWorker};
 
@@ -22,6 +24,8 @@ const TICK_MAX: Duration = Duration::from_millis(100);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// All processes begin so long after the order, which must have reached all of them by then.
 const START_DELAY_MS: u64 = 300;
+/// How long an order may take to reach all of them.
+const END_DELAY: Duration = Duration::from_millis(500);
 /// How long all processes may be silent; with a load under way each tells of its intervals.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
@@ -55,6 +59,8 @@ pub(crate) struct Fleet {
 pub(crate) trait Watch {
     /// A process reports an interval.
     fn interval(&mut self, worker: usize, interval: Interval);
+    /// The program was asked to end; the schedule ends after so many seconds.
+    fn ends(&mut self, after_seconds: u32);
     /// Called several times a second.
     fn tick(&mut self);
 }
@@ -72,7 +78,8 @@ impl Fleet {
         let local = format!("127.0.0.1:{}", address.port());
         for _ in 0..sources.local {
             let mut command = Command::new(&program);
-            command.args(["worker", &local]).env(TOKEN_VARIABLE, &sources.token).stdin(Stdio::null());
+            // Ctrl-C in a terminal is for the coordinator, which tells them.
+            command.args(["worker", &local]).env(TOKEN_VARIABLE, &sources.token).stdin(Stdio::null()).process_group(0);
             let child = command.spawn().map_err(|error| Fault::failed("a process that makes load", error))?;
             fleet.children.push(child);
         }
@@ -168,8 +175,11 @@ impl Fleet {
         Ok(sum)
     }
 
-    /// Runs the load; each process tells of each of its intervals.
-    pub(crate) fn run(&mut self, watch: &mut dyn Watch) -> Result<Vec<Done>, Fault> {
+    /// Runs the load; each process tells of each of its intervals. What each did, and after how many seconds the schedule
+    /// ended when the program was asked to end meanwhile.
+    pub(crate) fn run(&mut self, interval: Duration, watch: &mut dyn Watch) -> Result<(Vec<Done>, Option<u32>), Fault> {
+        let _loading = Loading::begin()?;
+        let (begins, mut end) = (Instant::now() + Duration::from_millis(START_DELAY_MS), None);
         for worker in 0..self.members.len() {
             self.send(worker, &ToWorker::Start { in_ms: START_DELAY_MS })?;
         }
@@ -190,8 +200,16 @@ impl Fleet {
                 None => {}
             }
             watch.tick();
+            if end.is_none() && interrupt::is_asked() {
+                let after_seconds = end_second(begins.elapsed(), interval);
+                for worker in 0..self.members.len() {
+                    self.send(worker, &ToWorker::End { after_seconds })?;
+                }
+                watch.ends(after_seconds);
+                end = Some(after_seconds);
+            }
         }
-        Ok(done.into_iter().flatten().collect())
+        Ok((done.into_iter().flatten().collect(), end))
     }
 
     /// What every process did on these accounts.
@@ -230,6 +248,12 @@ impl Drop for Fleet {
             let _ = child.wait();
         }
     }
+}
+
+/// The first full second of which all processes can still be told: they listen once in an interval.
+fn end_second(elapsed: Duration, interval: Duration) -> u32 {
+    let told = elapsed + interval + END_DELAY;
+    u32::try_from(told.as_secs() + 1).unwrap_or(u32::MAX)
 }
 
 fn greet(stream: TcpStream, token: &str) -> Result<Option<(Member, BufReader<TcpStream>)>, Fault> {

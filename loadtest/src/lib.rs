@@ -28,6 +28,7 @@ mod answer;
 mod recorder;
 mod figures;
 mod machine;
+mod interrupt;
 mod error;
 
 pub use cli::main;

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
+use crate::interrupt;
 use crate::machine;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -79,7 +80,8 @@ impl Servers {
         let name = command.get_program().to_string_lossy().into_owned();
         let log = self.folder.path().join(format!("{}.log", self.children.len()));
         let errors = File::create(&log).map_err(|error| Fault::failed(log.display(), error))?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        // Ctrl-C in a terminal is for this program, which stops its servers when the run is over.
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).process_group(0);
         let mut child = command.spawn().map_err(|error| {
             Fault::failed(
                 format!("cannot start {name} (`cargo build --release --workspace` makes it; --node names another)"),
@@ -87,6 +89,7 @@ impl Servers {
             )
         })?;
         let output = child.stdout.take();
+        interrupt::started_server(Some((child.id(), self.folder.path())));
         self.children.push(child);
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -161,6 +164,7 @@ impl Drop for Servers {
             let _ = child.kill();
             let _ = child.wait();
         }
+        interrupt::started_server(None);
     }
 }
 

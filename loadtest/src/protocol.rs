@@ -14,7 +14,7 @@ use crate::schedule::Slope;
 use crate::traffic::{Operation, Purchase};
 
 /// Version of these messages: machines that run another version are refused.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 /// The variable that carries the token to processes that make load; flags are seen by everybody.
 pub(crate) const TOKEN_VARIABLE: &str = "MEED_LOADTEST_TOKEN";
 /// Most violations that one process names.
@@ -46,6 +46,8 @@ pub(crate) enum ToWorker {
     Plan(Box<Plan>),
     /// Begin so long after this arrives.
     Start { in_ms: u64 },
+    /// Nothing is due from that second of the load on.
+    End { after_seconds: u32 },
     /// See [`FromWorker::Details`].
     Details(Vec<u32>),
     /// End.

@@ -142,6 +142,9 @@ fn calibrate(options: &Options, session: &Session, live: &mut Live) -> Result<u6
     scenario.check = Check { level: CheckLevel::None, ..scenario.check };
     scenario.accounts.prefix = None;
     let execution = execute(options, session, &scenario, None, live)?;
+    if execution.ended_after_seconds.is_some() {
+        return Err(Fault::Failed("ended by a signal in the calibration".to_owned()));
+    }
     let good: u64 = execution.tallies[1].acknowledged_in_all();
     let peak = good / u64::from(calibration.seconds.max(1));
     live.say(&format!("it can do {peak} a second"));
@@ -183,6 +186,11 @@ fn summarize(
     };
     let started_ms = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     let coordinator = Machine::here();
+    let mut recorded = options.scenario.clone();
+    if let Some(seconds) = execution.ended_after_seconds {
+        // So that nobody compares it with a run of the whole.
+        plan::end_after(&mut recorded.stages, seconds);
+    }
     let same_host = session.servers.iter().all(|server| server.address.ip().is_loopback());
     let summary = Summary {
         schema_version: SCHEMA_VERSION,
@@ -204,12 +212,13 @@ fn summarize(
         server: session.started.as_ref().map(|_| server_use(execution, &measured)),
         peak_per_second: peak.map(|peak| peak as f64),
         recovery_seconds: recovery_seconds(scenario, &execution.rows),
+        ended_after_seconds: execution.ended_after_seconds,
         bare: None,
         correctness: execution.correctness.clone(),
         figures: Default::default(),
         measured,
         stages,
-        scenario: options.scenario.clone(),
+        scenario: recorded,
     };
     (summary, tally)
 }

@@ -40,6 +40,9 @@ pub(crate) struct Summary {
     /// From the end of the stage `overload` until latencies were as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) recovery_seconds: Option<f64>,
+    /// The schedule ended after so many seconds, because the program was asked to end; `stages` and `scenario` are as short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ended_after_seconds: Option<u32>,
     /// The same load on a server without logic, in the same run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) bare: Option<Bare>,

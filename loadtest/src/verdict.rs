@@ -270,6 +270,7 @@ mod tests {
             server: None,
             peak_per_second: None,
             recovery_seconds: None,
+            ended_after_seconds: None,
             bare: None,
             correctness: Correctness::default(),
             figures: BTreeMap::new(),

@@ -106,6 +106,8 @@ fn obey(commands: &Receiver<ToWorker>, out: &Sender<FromWorker>, hello: Hello) -
             Ok(ToWorker::Details(accounts)) => {
                 out.send(FromWorker::Details(ledger.details(&accounts))).map_err(|_| gone())?;
             }
+            // It came when the load was over.
+            Ok(ToWorker::End { .. }) => {}
             Ok(ToWorker::Finish) => return Ok(()),
             Ok(ToWorker::Plan(_) | ToWorker::Start { .. }) | Err(_) => return Err(gone()),
         }

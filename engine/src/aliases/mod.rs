@@ -88,22 +88,34 @@ pub struct Aliases {
     fault: Fault,
 }
 
-/// What stopped the owner, in words. It is noted before anybody who waits for the owner can see that it has stopped: who
-/// sees that first stops the node, and has to say why.
+/// What stopped the owner. It is noted before anybody who waits for the owner can see that it has stopped: who sees that
+/// first stops the node, and has to say why.
 #[derive(Clone, Default)]
-struct Fault(Arc<OnceLock<String>>);
+struct Fault(Arc<OnceLock<Error>>);
 
 impl Fault {
     fn note<T>(&self, result: Result<T>) -> Result<T> {
         result.inspect_err(|error| {
             // The first one counts.
-            let _ = self.0.set(error.to_string());
+            let _ = self.0.set(told(error));
         })
     }
 
     fn stopped(&self) -> Error {
-        let why = self.0.get().map_or("its node is stopping", String::as_str);
-        Error::Stopped(format!("the alias store has stopped: {why}"))
+        self.0
+            .get()
+            .map_or_else(|| Error::Stopped("the alias store has stopped: its node is stopping".to_owned()), told)
+    }
+}
+
+/// A fault as everybody is told it who meets it. Damage stays damage: the process ends with the exit code of that.
+fn told(error: &Error) -> Error {
+    match error {
+        Error::Damaged { file, offset, detail } => {
+            Error::Damaged { file: file.clone(), offset: *offset, detail: detail.clone() }
+        }
+        Error::Stopped(why) => Error::Stopped(why.clone()),
+        other => Error::Stopped(format!("the alias store has stopped: {other}")),
     }
 }
 

@@ -155,8 +155,8 @@ fn a_fault_stops_the_store() {
         bytes[32..64].fill(7);
         std::fs::write(&path, bytes).unwrap();
         assert_eq!(aliases.resolve_cached("p", &alias("card:1")), None);
-        assert!(matches!(aliases.resolve("p", &alias("card:1")).await, Err(Error::Stopped(_))));
-        assert!(matches!(aliases.put("p", &alias("card:3"), "m-3").await, Err(Error::Stopped(_))));
+        assert!(matches!(aliases.resolve("p", &alias("card:1")).await, Err(Error::Damaged { .. })));
+        assert!(matches!(aliases.put("p", &alias("card:3"), "m-3").await, Err(Error::Damaged { .. })));
     });
     assert!(matches!(owner.join(), Err(Error::Damaged { .. })));
 }

@@ -97,6 +97,23 @@ fn a_newer_format_is_refused_by_its_name() {
     Node::start(&data, SMALL).stop();
 }
 
+#[test]
+fn aliases_damaged_under_a_node_end_it_with_the_code_of_damage() {
+    const ALIASES: &str = "/api/v1/accounts/m-1/aliases";
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Node::start(folder.path(), SMALL);
+    node.client().earn("m-1", 1, "k");
+    let put = format!("PUT {ALIASES}/card:7 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(node.client().ask(&put).unwrap().status, 201);
+    // Within the key of the first alias.
+    flip(&folder.path().join("aliases/alias-keys"), 40, 0xff);
+    // The answer may be lost with the node.
+    let _ = node.client().get(ALIASES);
+    let (code, message) = node.ended();
+    assert_eq!(code, Some(3), "{message}");
+    assert!(message.contains("a row of an alias cannot be read; restore this folder from a copy"), "{message}");
+}
+
 fn flip(file: &Path, offset: u64, bits: u8) {
     let mut file = fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
     let mut byte = [0];

@@ -114,6 +114,9 @@ fn servers(text: &mut String, summary: &Summary) {
     if let Some(peak) = summary.peak_per_second {
         let _ = writeln!(text, "peak in a closed loop: {peak:.0}/s");
     }
+    if let Some(seconds) = summary.ended_after_seconds {
+        let _ = writeln!(text, "ended early, after {seconds} s of its schedule");
+    }
     if let Some(recovery) = summary.recovery_seconds {
         let _ = writeln!(text, "latencies as before the overload after {recovery:.2} s");
     }

@@ -95,6 +95,10 @@ impl Watch for Collector<'_> {
         row.tally.latency.clear();
     }
 
+    fn ends(&mut self, after_seconds: u32) {
+        self.live.say(&format!("asked to end: the schedule ends after {after_seconds} s, then the books are read"));
+    }
+
     fn tick(&mut self) {
         if self.usage_at.elapsed() >= USAGE_EVERY {
             self.usage_at = Instant::now();

@@ -26,9 +26,11 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// What came of one load.
 #[derive(Debug)]
 pub(super) struct Execution {
-    /// The scenario as it was run: a replay has got its stage.
+    /// The scenario as it was run: a replay has got its stage, and one that was ended early has shorter ones.
     pub(super) scenario: Scenario,
     pub(super) run: String,
+    /// After so many seconds, because the program was asked to end.
+    pub(super) ended_after_seconds: Option<u32>,
     pub(super) tallies: Vec<Tally>,
     pub(super) rows: Vec<IntervalRow>,
     pub(super) connections: ConnectionsSummary,
@@ -74,8 +76,12 @@ pub(super) fn execute(
     let stages = common.scenario.stages.clone();
     live.begin(&common.scenario.name, common.scenario.seconds());
     let mut collector = Collector::new(&stages, scenario.interval_ms, processes, session.started.as_ref(), live);
-    let done = fleet.run(&mut collector)?;
+    let (done, ended) = fleet.run(Duration::from_millis(scenario.interval_ms), &mut collector)?;
     let (tallies, rows) = collector.finish();
+    let ended_after_seconds = ended.filter(|seconds| u64::from(*seconds) < common.scenario.seconds());
+    if let Some(seconds) = ended_after_seconds {
+        plan::end_after(&mut common.scenario.stages, seconds);
+    }
     connections.open_at_end = rows.last().map_or(0, |row| row.open_connections);
     let end = usage();
     let generator_resident_bytes = done.iter().map(|done| done.resident_bytes).sum();
@@ -83,6 +89,7 @@ pub(super) fn execute(
     fleet.finish();
     Ok(Execution {
         run,
+        ended_after_seconds,
         tallies,
         connections,
         rows,

@@ -164,6 +164,22 @@ pub(crate) fn plans(common: &Common, shares: &[u32]) -> Vec<Plan> {
         .collect()
 }
 
+/// Ends stages after so many seconds in all; one that has not begun by then goes.
+pub(super) fn end_after(stages: &mut Vec<Stage>, seconds: u32) {
+    let mut left = seconds;
+    stages.retain_mut(|stage| {
+        let kept = stage.seconds.min(left);
+        if let (Some(rate), Some(to_rate)) = (stage.rate, stage.to_rate) {
+            // Where the straight line has come to.
+            let change = (i128::from(to_rate) - i128::from(rate)) * i128::from(kept) / i128::from(stage.seconds.max(1));
+            stage.to_rate = u64::try_from(i128::from(rate) + change).ok();
+        }
+        stage.seconds = kept;
+        left -= kept;
+        kept > 0
+    });
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -207,5 +223,29 @@ mod tests {
         };
         let found = slopes(&[stage(Some(7), None), stage(None, Some(150))], Some(1_000));
         assert_eq!(found.iter().map(|slope| slope.rate).collect::<Vec<_>>(), [7, 1_500]);
+    }
+
+    #[test]
+    fn stages_end_in_the_middle_of_one() {
+        let stage = |rate, to_rate, seconds, warmup| Stage {
+            name: "stage".to_owned(),
+            seconds,
+            rate: Some(rate),
+            to_rate,
+            percent_of_peak: None,
+            warmup,
+        };
+        let whole = [stage(10, None, 2, true), stage(1_000, Some(200), 8, false), stage(5, None, 3, false)];
+        let ended = |seconds| {
+            let mut stages = whole.to_vec();
+            end_after(&mut stages, seconds);
+            slopes(&stages, None)
+        };
+        let warm_up = Slope { seconds: 2, rate: 10, to_rate: 10 };
+        assert_eq!(ended(1), [Slope { seconds: 1, ..warm_up }]);
+        assert_eq!(ended(2), [warm_up]);
+        assert_eq!(ended(4), [warm_up, Slope { seconds: 2, rate: 1_000, to_rate: 800 }]);
+        assert_eq!(ended(12).iter().map(|slope| slope.seconds).sum::<u32>(), 12);
+        assert_eq!(ended(99).iter().map(|slope| slope.seconds).sum::<u32>(), 13);
     }
 }

@@ -178,8 +178,10 @@ impl Load {
                     return Ok(());
                 }
                 number += 1;
-                if matches!(commands.try_recv(), Err(TryRecvError::Disconnected) | Ok(ToWorker::Finish)) {
-                    self.state.is_over = true;
+                match commands.try_recv() {
+                    Err(TryRecvError::Disconnected) | Ok(ToWorker::Finish) => self.state.is_over = true,
+                    Ok(ToWorker::End { after_seconds }) => self.state.end_after(after_seconds),
+                    _ => {}
                 }
             }
             if self.state.is_done(now_ns) {

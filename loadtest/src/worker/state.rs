@@ -81,16 +81,22 @@ impl State {
         u64::try_from(Instant::now().saturating_duration_since(self.begin).as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Ends the schedule, if it does not end before.
+    pub(super) fn end_after(&mut self, seconds: u32) {
+        self.end_ns = self.end_ns.min(u64::from(seconds) * 1_000_000_000);
+    }
+
     /// Takes what is due from the schedule.
     pub(super) fn arrive(&mut self, now_ns: u64) {
+        let until_ns = now_ns.min(self.end_ns);
         loop {
             let (due, what) = match &mut self.arriving {
                 Arriving::Closed => return,
-                Arriving::Schedule(schedule) => match schedule.next_if(|due| due.at_ns <= now_ns && now_ns > 0) {
+                Arriving::Schedule(schedule) => match schedule.next_if(|due| due.at_ns <= until_ns && now_ns > 0) {
                     Some(due) => (due, What::Drawn),
                     None => return,
                 },
-                Arriving::Replay(purchases) => match purchases.next_if(|due| due.due_ns <= now_ns && now_ns > 0) {
+                Arriving::Replay(purchases) => match purchases.next_if(|due| due.due_ns <= until_ns && now_ns > 0) {
                     Some(purchase) => (Due { at_ns: purchase.due_ns, stage: 0 }, What::Sale(purchase)),
                     None => return,
                 },
@@ -353,9 +359,9 @@ impl State {
 
     pub(super) fn is_done(&self, now_ns: u64) -> bool {
         let all_arrived = match &self.arriving {
-            Arriving::Closed | Arriving::Schedule(_) => now_ns >= self.end_ns,
-            // Nothing is left when the largest time has passed.
-            Arriving::Replay(purchases) => purchases.len() == 0,
+            // It ends with its last purchase.
+            Arriving::Replay(purchases) if purchases.len() == 0 => true,
+            _ => now_ns >= self.end_ns,
         };
         let late = self.is_late(now_ns);
         if self.is_over {

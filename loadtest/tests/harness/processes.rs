@@ -1,7 +1,9 @@
 //! Several processes, source addresses, and agents.
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stub::{Stub, Vice};
 use crate::{Setup, outcome, program, run, scenario};
@@ -54,4 +56,52 @@ fn agents_bring_their_processes_when_they_know_the_token() {
     assert_eq!(ran.code, 0, "{}", ran.text);
     assert_eq!(ran.number("/generator/processes"), 2.0);
     assert_eq!(stub.earns() as f64, ran.number("/measured/sent"));
+}
+
+/// Starts a run of ten minutes, and interrupts it when it says something.
+fn interrupted(stub: &Stub, folder: &tempfile::TempDir, seconds: u32, arguments: &[&str], when: &str) -> Child {
+    let path = scenario(&Setup { seconds, ..Setup::default() }, folder);
+    let mut command = program();
+    command.arg("run").arg(path).args(["--target", &stub.address.to_string(), "--out"]).arg(folder.path().join("out"));
+    let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.contains(when)).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    // It is read to the end, so that nobody writes into a closed pipe.
+    std::thread::spawn(move || lines.count());
+    child
+}
+
+#[test]
+fn a_signal_ends_the_schedule_and_the_books_are_read() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    // A line of progress: the load runs. The second run does not begin.
+    let arguments = ["--processes", "2", "--repeat", "2"];
+    let child = interrupted(&stub, &folder, 600, &arguments, "in flight");
+    let output = child.wait_with_output().unwrap();
+    std::fs::rename(folder.path().join("out/run-1"), folder.path().join("run")).unwrap();
+    assert!(!folder.path().join("out/run-2").exists());
+    std::fs::remove_dir(folder.path().join("out")).unwrap();
+    std::fs::rename(folder.path().join("run"), folder.path().join("out")).unwrap();
+    let ran = outcome(output, folder);
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    let seconds = ran.number("/ended_after_seconds");
+    assert!((1.0..100.0).contains(&seconds), "{seconds}");
+    assert_eq!(ran.number("/measured/seconds"), seconds);
+    assert_eq!(ran.number("/scenario/stages/0/seconds"), seconds);
+    assert_eq!(ran.number("/measured/completed"), ran.number("/measured/scheduled"));
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+    assert_eq!(ran.number("/correctness/acknowledged_transactions"), stub.earns() as f64);
+    assert!(ran.text.contains("ended early, after"), "{}", ran.text);
+}
+
+#[test]
+fn a_signal_before_the_load_ends_the_program() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    // Nobody comes.
+    let arguments = ["--agents", "1", "--agents-listen", "127.0.0.1:0"];
+    let mut child = interrupted(&stub, &folder, 600, &arguments, "meed-loadtest agent");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
