@@ -53,7 +53,7 @@ fi
 if [[ $part == all || $part == stream || $part == ring ]]; then
     on_stream=(cargo test --workspace --features meed-benches/server-tests)
     if ops/kafka.sh available; then
-        cargo test --workspace --no-run
+        cargo test --quiet --workspace --no-run
         if [[ $part != ring ]]; then
             "${on_stream[@]}" --test kafka_cql --test kafka_nodes -- --test-threads 1 --nocapture --skip ring
         fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The load-test harness on nodes that it starts itself: `ops/load-smoke.sh [folder of the programs meed and meed-loadtest]`.
-# One node, a node behind two fronts, and the replay of a file of purchases. Points must add up, and every run must take
-# its folder and all its processes with it.
+# One node, a node behind two fronts, the replay of a file of purchases, and a run of half an hour that Ctrl-C ends. Points
+# must add up, and every run must take its folder and all its processes with it.
 set -euo pipefail
 
 programs=$(realpath "${1:-target/release}")
@@ -28,13 +28,16 @@ finish() {
 }
 trap finish EXIT
 
+# What a run is started by.
+by=()
+
 # check NAME ARGUMENT…: a run that must pass and leave nothing behind. Machines that share their processors are late, so
 # the generator's own lateness decides nothing here.
 check() {
     local name=$1 left
     shift
     mkdir "$folder/$name"
-    LOAD_SMOKE_FOLDER=$folder "$programs/meed-loadtest" run "$@" --start-node --node "$programs/meed" \
+    LOAD_SMOKE_FOLDER=$folder "${by[@]}" "$programs/meed-loadtest" run "$@" --start-node --node "$programs/meed" \
         --data-parent "$folder/$name" --out "$folder/$name.result" --quiet --require 'errors<0.1%,conservation' \
         --set validity.lag_p99_us_max=5000000 >"$folder/$name.out" 2>&1 ||
         fail "$name: exit code $?: $(cat "$folder/$name.out")"
@@ -51,3 +54,7 @@ check node smoke "${short[@]}"
 check fronts smoke "${short[@]}" --fronts 2
 # 546 days of purchases.
 check replay cdnow --set replay.days_per_second=150
+# Long after the load has begun, and long before its end.
+by=(timeout --signal=INT --preserve-status 15)
+check interrupted smoke --set stages.1.seconds=1800
+grep -qF 'ended early, after' "$folder/interrupted.out" || fail "interrupted: it does not say so"

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use nix::sys::signal::{SigSet, Signal};
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::error::Fault;
 
@@ -31,15 +32,15 @@ fn started() -> MutexGuard<'static, Started> {
     STARTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on a thread takes the signals. Called before any other thread begins: each inherits that it gets none.
+/// From now on a thread takes the signals.
 ///
 /// # Errors
 /// The system refuses it.
 pub(crate) fn watch() -> Result<(), Fault> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    signals.thread_block().map_err(|error| Fault::failed("waiting for signals", error))?;
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]);
+    let mut signals = signals.map_err(|error| Fault::failed("waiting for signals", error))?;
     std::thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
+        for signal in signals.forever() {
             if STATE.compare_exchange(LOADING, ASKED, Ordering::Relaxed, Ordering::Relaxed).is_err() {
                 end(signal);
             }
@@ -49,18 +50,18 @@ pub(crate) fn watch() -> Result<(), Fault> {
 }
 
 /// Ends the program and what it has started, of which nothing is kept.
-fn end(signal: Signal) -> ! {
+fn end(signal: i32) -> ! {
     let started = started();
     for pid in &started.pids {
         // It may have ended already, which is what is wanted.
-        let _ = kill_process(*pid, rustix::process::Signal::KILL);
+        let _ = kill_process(*pid, Signal::KILL);
     }
     if let Some(folder) = &started.folder {
         // What a server still writes while it ends may be left.
         let _ = std::fs::remove_dir_all(folder);
     }
-    eprintln!("meed-loadtest: ended by {signal}");
-    std::process::exit(128 + signal as i32)
+    eprintln!("meed-loadtest: ended by signal {signal}");
+    std::process::exit(128 + signal)
 }
 
 /// Whether the program was asked to end.

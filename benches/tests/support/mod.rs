@@ -288,11 +288,12 @@ impl Load {
                         "POST /api/v1/batch HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\
                          Content-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n{body}"
                     );
-                    match ask(port, &request) {
-                        Ok((207, answers)) => acknowledged.lock().unwrap().take(&answers, |item| key(number, item)),
-                        // A node that is killed answers nobody.
-                        _ => std::thread::park_timeout(POLL),
+                    // A node that is killed answers nobody.
+                    if let Ok((207, answers)) = ask(port, &request) {
+                        acknowledged.lock().unwrap().take(&answers, |item| key(number, item));
                     }
+                    // A part of the processors is for the servers.
+                    std::thread::park_timeout(POLL);
                 }
             })
         });

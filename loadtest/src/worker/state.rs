@@ -18,6 +18,10 @@ use crate::worker::pending::{Pending, Queue, What};
 /// Longest sleep of a turn, so that commands and reports are never far.
 pub(super) const TURN_MAX: Duration = Duration::from_millis(10);
 
+/// Longest sleep while no connection is free: with each request that comes due one would take the processor from a server
+/// on the same machine, and nothing could be sent.
+const NO_CONNECTION_SLEEP_NS: u64 = 500_000;
+
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -379,6 +383,8 @@ impl State {
         let now_ns = self.now_ns();
         let next_due = match &mut self.arriving {
             Arriving::Closed => Some(self.end_ns),
+            // What is due now must wait for an answer, which ends the sleep.
+            _ if self.free.is_empty() => Some(now_ns + NO_CONNECTION_SLEEP_NS),
             Arriving::Schedule(schedule) => schedule.peek().map(|due| due.at_ns),
             Arriving::Replay(purchases) => purchases.peek().map(|due| due.due_ns),
         };
