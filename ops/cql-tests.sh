@@ -43,7 +43,7 @@ fi
 if [[ $part == all || $part == contract ]]; then
     for name in "${CONTRACT[@]}"; do
         MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \
-            MEED_CQL_KEYSPACE=contract_$name cargo test --workspace --test "contract_$name"
+            MEED_CQL_KEYSPACE=contract_$name cargo test --workspace --test "contract_$name" -- --test-threads 8
     done
     # Those that need no data folder.
     MEED_JOURNAL=cql MEED_CQL_NODES=$MEED_TEST_CQL MEED_CQL_USER=cassandra MEED_CQL_PASSWORD_FILE=$password \

@@ -93,14 +93,14 @@ impl Drop for Loading {
     }
 }
 
-/// A server was started, with its data in a folder; `None` when the servers have ended.
-pub(crate) fn started_server(server: Option<(u32, &Path)>) {
+/// A server was started, with its data in a folder.
+pub(crate) fn server_started(pid: u32, folder: &Path) {
     let mut started = started();
-    match server {
-        Some((pid, folder)) => {
-            started.pids.extend(i32::try_from(pid).ok().and_then(Pid::from_raw));
-            started.folder = Some(folder.to_owned());
-        }
-        None => *started = Started { pids: Vec::new(), folder: None },
-    }
+    started.pids.extend(i32::try_from(pid).ok().and_then(Pid::from_raw));
+    started.folder = Some(folder.to_owned());
+}
+
+/// All servers have ended.
+pub(crate) fn servers_ended() {
+    *started() = Started { pids: Vec::new(), folder: None };
 }

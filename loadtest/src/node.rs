@@ -89,7 +89,7 @@ impl Servers {
             )
         })?;
         let output = child.stdout.take();
-        interrupt::started_server(Some((child.id(), self.folder.path())));
+        interrupt::server_started(child.id(), self.folder.path());
         self.children.push(child);
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -164,7 +164,7 @@ impl Drop for Servers {
             let _ = child.kill();
             let _ = child.wait();
         }
-        interrupt::started_server(None);
+        interrupt::servers_ended();
     }
 }
 
