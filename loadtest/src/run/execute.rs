@@ -65,7 +65,7 @@ pub(super) fn execute(
     prepare(&mut books, &servers, &common.scenario, live)?;
     let usage = || session.started.as_ref().map(Servers::usage).unwrap_or_default();
     let before = usage();
-    let mut fleet = gather(options, &common, live)?;
+    let mut fleet = gather(options, &common, peak, live)?;
     let hosts: BTreeSet<String> = fleet.hellos().map(|hello| hello.host.clone()).collect();
     let processes = fleet.hellos().count();
     let mut connections = connect(options, &mut common, &mut fleet, live)?;
@@ -209,10 +209,10 @@ fn prepare(books: &mut Books, servers: &[Server], scenario: &Scenario, live: &mu
     Ok(())
 }
 
-fn gather(options: &Options, common: &Common, live: &mut Live) -> Result<Fleet, Fault> {
+fn gather(options: &Options, common: &Common, peak: Option<u64>, live: &mut Live) -> Result<Fleet, Fault> {
     let connections = common.scenario.connections;
     let files_max = machine::raise_files_limit();
-    let needed = plan::processes(connections, &common.slopes, files_max);
+    let needed = plan::processes(connections, &common.slopes, peak, files_max);
     let local = if options.agents > 0 { 0 } else { options.processes.unwrap_or(needed).min(connections) };
     if local > 1 || local != needed {
         live.say(&format!("{local} processes make the load ({files_max} open files each)"));

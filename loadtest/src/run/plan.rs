@@ -12,8 +12,8 @@ use crate::traffic::Purchase;
 
 /// Files that a process needs beside its connections.
 const FILES_RESERVED: u64 = 64;
-/// Requests a second that one process is trusted with.
-const RATE_PER_PROCESS: u64 = 60_000;
+/// Requests a second that one process is trusted with: two thirds of what one does on a core of its own.
+const RATE_PER_PROCESS: u64 = 100_000;
 /// Most source addresses that are taken without being asked.
 const LOOPBACK_SOURCES_MAX: u64 = 250;
 /// Backlog of listening sockets below which a fast ramp loses connections for a second.
@@ -29,12 +29,13 @@ pub(crate) fn slopes(stages: &[Stage], peak: Option<u64>) -> Vec<Slope> {
     stages.iter().map(slope).collect()
 }
 
-/// How many processes a load needs on this machine.
-pub(crate) fn processes(connections: u32, slopes: &[Slope], files_max: u64) -> u32 {
+/// How many processes a load needs on this machine. What is due beyond the server's `peak`, if that is known, finds no free
+/// connection and costs next to nothing; each process more takes from the server's processors.
+pub(crate) fn processes(connections: u32, slopes: &[Slope], peak: Option<u64>, files_max: u64) -> u32 {
     let per_process = files_max.saturating_sub(FILES_RESERVED).max(1);
     let for_files = u64::from(connections).div_ceil(per_process);
     let rate = slopes.iter().map(|slope| slope.rate.max(slope.to_rate)).max().unwrap_or(0);
-    let for_rate = rate.div_ceil(RATE_PER_PROCESS).min(u64::from(machine::cores()));
+    let for_rate = rate.min(peak.unwrap_or(rate)).div_ceil(RATE_PER_PROCESS).min(u64::from(machine::cores()));
     u32::try_from(for_files.max(for_rate).max(1)).unwrap_or(u32::MAX).min(connections)
 }
 
@@ -188,10 +189,13 @@ mod tests {
     #[test]
     fn processes_follow_the_file_limit() {
         let slow = [Slope { seconds: 1, rate: 100, to_rate: 100 }];
-        assert_eq!(processes(100_000, &slow, 20_000), 6);
-        assert_eq!(processes(100_000, &slow, 1_024), 105);
-        assert_eq!(processes(100_000, &slow, 1_000_000), 1);
-        assert_eq!(processes(3, &slow, 65), 3);
+        assert_eq!(processes(100_000, &slow, None, 20_000), 6);
+        assert_eq!(processes(100_000, &slow, None, 1_024), 105);
+        assert_eq!(processes(100_000, &slow, None, 1_000_000), 1);
+        assert_eq!(processes(3, &slow, None, 65), 3);
+        let overload = [Slope { seconds: 1, rate: 10_000_000, to_rate: 10_000_000 }];
+        assert_eq!(processes(1_024, &overload, Some(80_000), 20_000), 1);
+        assert_eq!(processes(1_024, &overload, None, 20_000), machine::cores());
         assert_eq!(shares(100_000, &[20_000; 6]).unwrap().iter().sum::<u32>(), 100_000);
         assert_eq!(shares(10, &[66, 1_000, 1_000]).unwrap(), [2, 4, 4]);
         let message = shares(100_000, &[1_024; 4]).unwrap_err().to_string();
