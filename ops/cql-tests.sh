@@ -13,6 +13,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 EXIT_UNAVAILABLE=69
 part=${1:-all}
+case $part in
+all | nodes | contract | stream | ring | figures) ;;
+*) echo "cql-tests: there is no part $part" >&2 && exit 2 ;;
+esac
 # Tests run in their package's folder.
 if [[ -n ${MEED_BINARY:-} ]]; then MEED_BINARY=$(realpath "$MEED_BINARY") && export MEED_BINARY; fi
 

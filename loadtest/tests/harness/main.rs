@@ -88,12 +88,18 @@ pub(crate) fn outcome(output: Output, folder: TempDir) -> Ran {
     Ran { code: output.status.code().unwrap(), summary, text, folder }
 }
 
+/// The program, about to run against a server, with its files in a folder.
+pub(crate) fn running(address: std::net::SocketAddr, setup: &Setup, folder: &TempDir) -> Command {
+    let path = scenario(setup, folder);
+    let mut command = program();
+    command.arg("run").arg(path).args(["--target", &format!("http://{address}"), "--out"]);
+    command.arg(folder.path().join("out")).args(&setup.arguments);
+    command
+}
+
 /// Runs the program against a server.
 pub(crate) fn run(address: std::net::SocketAddr, setup: &Setup) -> Ran {
     let folder = tempfile::tempdir().unwrap();
-    let path = scenario(setup, &folder);
-    let mut command = program();
-    command.arg("run").arg(path).args(["--target", &format!("http://{address}"), "--out"]);
-    let output = command.arg(folder.path().join("out")).args(&setup.arguments).output().unwrap();
+    let output = running(address, setup, &folder).output().unwrap();
     outcome(output, folder)
 }

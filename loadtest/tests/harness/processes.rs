@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stub::{Stub, Vice};
-use crate::{Setup, outcome, program, run, scenario};
+use crate::{Setup, outcome, program, run, running};
 
 #[test]
 fn processes_share_a_schedule_and_their_histograms_are_merged() {
@@ -27,11 +27,8 @@ fn processes_share_a_schedule_and_their_histograms_are_merged() {
 fn agents_bring_their_processes_when_they_know_the_token() {
     let stub = Stub::start(Vice::None);
     let folder = tempfile::tempdir().unwrap();
-    let setup = Setup::default();
-    let path = scenario(&setup, &folder);
-    let mut command = program();
-    command.arg("run").arg(path).args(["--target", &stub.address.to_string(), "--out"]).arg(folder.path().join("out"));
-    command.args(["--agents", "2", "--agents-listen", "127.0.0.1:0"]);
+    let arguments = ["--agents", "2", "--agents-listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let mut command = running(stub.address, &Setup { arguments, ..Setup::default() }, &folder);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let invitation = lines.find(|line| line.contains("meed-loadtest agent")).unwrap();
@@ -59,11 +56,10 @@ fn agents_bring_their_processes_when_they_know_the_token() {
 }
 
 /// Starts a run of ten minutes, and interrupts it when it says something.
-fn interrupted(stub: &Stub, folder: &tempfile::TempDir, seconds: u32, arguments: &[&str], when: &str) -> Child {
-    let path = scenario(&Setup { seconds, ..Setup::default() }, folder);
-    let mut command = program();
-    command.arg("run").arg(path).args(["--target", &stub.address.to_string(), "--out"]).arg(folder.path().join("out"));
-    let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+fn interrupted(stub: &Stub, folder: &tempfile::TempDir, arguments: [&str; 4], when: &str) -> Child {
+    let arguments = arguments.map(str::to_owned).to_vec();
+    let mut command = running(stub.address, &Setup { seconds: 600, arguments, ..Setup::default() }, folder);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     lines.find(|line| line.contains(when)).unwrap();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
@@ -78,12 +74,10 @@ fn a_signal_ends_the_schedule_and_the_books_are_read() {
     let folder = tempfile::tempdir().unwrap();
     // A line of progress: the load runs. The second run does not begin.
     let arguments = ["--processes", "2", "--repeat", "2"];
-    let child = interrupted(&stub, &folder, 600, &arguments, "in flight");
-    let output = child.wait_with_output().unwrap();
-    std::fs::rename(folder.path().join("out/run-1"), folder.path().join("run")).unwrap();
-    assert!(!folder.path().join("out/run-2").exists());
-    std::fs::remove_dir(folder.path().join("out")).unwrap();
-    std::fs::rename(folder.path().join("run"), folder.path().join("out")).unwrap();
+    let output = interrupted(&stub, &folder, arguments, "in flight").wait_with_output().unwrap();
+    let out = folder.path().join("out");
+    assert!(!out.join("run-2").exists());
+    std::fs::rename(out.join("run-1/summary.json"), out.join("summary.json")).unwrap();
     let ran = outcome(output, folder);
     assert_eq!(ran.code, 0, "{}", ran.text);
     let seconds = ran.number("/ended_after_seconds");
@@ -102,6 +96,6 @@ fn a_signal_before_the_load_ends_the_program() {
     let folder = tempfile::tempdir().unwrap();
     // Nobody comes.
     let arguments = ["--agents", "1", "--agents-listen", "127.0.0.1:0"];
-    let mut child = interrupted(&stub, &folder, 600, &arguments, "meed-loadtest agent");
+    let mut child = interrupted(&stub, &folder, arguments, "meed-loadtest agent");
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
