@@ -210,6 +210,12 @@ pub struct LeaseRow {
 /// Part of a lease for which who looks at others may have seen nothing. A look that comes later knows only that it was
 /// blind: where nobody reaches the cluster nobody can renew, and whoever reaches it first would take all others for dead.
 const BLIND_SHARE: i64 = 2;
+/// Longest pause of the CQL driver between two tries to connect. Its pauses double while a cluster is away, so that a
+/// node may come back later than the first one by about as long as the cluster was away, up to this.
+const RECONNECT_PAUSE_MAX_MS: i64 = 10_000;
+/// What the chance in those pauses can add: the time that others are given to connect is so many times as long as who
+/// looks was blind.
+const RECONNECT_SPREAD: i64 = 2;
 
 /// What is known of a row.
 #[derive(Debug)]
@@ -220,7 +226,8 @@ struct Watched {
 }
 
 /// Who looks at other nodes' leases: one is dead when its row has not changed for as long as it runs, by the looking
-/// node's own clock and as seen by looks that were never half a lease apart.
+/// node's own clock and as seen by looks that were never half a lease apart. After looks that were, its time begins when
+/// it must have had a connection again.
 #[derive(Debug, Default)]
 pub struct Watcher {
     seen: HashMap<Box<str>, Watched>,
@@ -231,18 +238,23 @@ impl Watcher {
     /// `came_ms` (both by [`boot_ms`]). Who acts on it must make sure that the row is still the same.
     pub fn is_dead(&mut self, name: &str, row: LeaseRow, asked_ms: i64, came_ms: i64) -> bool {
         let came_ms = came_ms.max(asked_ms);
+        // The row may have changed just before it was read: the time counts from after that answer.
+        let mut since_ms = came_ms;
         match self.seen.get_mut(name) {
-            Some(seen) if seen.row == row && planted(Fault::TakeFromTheLiving) => true,
-            Some(seen) if seen.row == row && came_ms.saturating_sub(seen.looked_ms) < row.lease_ms / BLIND_SHARE => {
-                seen.looked_ms = came_ms;
-                asked_ms.saturating_sub(seen.since_ms) >= row.lease_ms
+            Some(seen) if seen.row == row && planted(Fault::TakeFromTheLiving) => return true,
+            Some(seen) if seen.row == row => {
+                let blind_ms = came_ms.saturating_sub(seen.looked_ms);
+                if blind_ms < row.lease_ms / BLIND_SHARE {
+                    seen.looked_ms = came_ms;
+                    return asked_ms.saturating_sub(seen.since_ms) >= row.lease_ms;
+                }
+                let others_ms = blind_ms.saturating_mul(RECONNECT_SPREAD).min(RECONNECT_PAUSE_MAX_MS);
+                since_ms = seen.since_ms.max(came_ms.saturating_add(others_ms));
             }
-            // The row may have changed just before it was read: the time counts from after that answer.
-            _ => {
-                self.seen.insert(name.into(), Watched { row, since_ms: came_ms, looked_ms: came_ms });
-                false
-            }
+            _ => {}
         }
+        self.seen.insert(name.into(), Watched { row, since_ms, looked_ms: came_ms });
+        false
     }
 
     /// Forgets rows that are gone.
@@ -297,10 +309,34 @@ mod tests {
         assert!(!watcher.is_dead("other", row, 1_500, 20_000));
         assert!(!watcher.is_dead("other", row, 20_010, 20_020), "the other has had no time to renew");
         assert!(!watcher.is_dead("other", row, 40_000, 40_010));
-        for asked_ms in [42_000, 44_000, 46_009] {
+        // Ten seconds to connect, and a whole lease.
+        for asked_ms in (42_000..56_000).step_by(2_000).chain([56_009]) {
             assert!(!watcher.is_dead("other", row, asked_ms, asked_ms + 10), "{asked_ms}");
         }
-        assert!(watcher.is_dead("other", row, 46_010, 46_020), "now it has had a whole lease");
+        assert!(watcher.is_dead("other", row, 56_010, 56_020), "now it has had a whole lease");
+    }
+
+    #[test]
+    fn who_was_blind_for_long_waits_for_those_whose_next_try_comes_late() {
+        let row = |beat| LeaseRow { holder: 7, beat, lease_ms: 2_000 };
+        let looks = |blind_ms: i64, until_ms: i64| {
+            let mut watcher = Watcher::default();
+            assert!(!watcher.is_dead("other", row(3), 0, 10));
+            let back_ms = 10 + blind_ms;
+            let looks = (back_ms..=until_ms).step_by(100);
+            looks.into_iter().find(|asked_ms| watcher.is_dead("other", row(3), *asked_ms, *asked_ms))
+        };
+        // The cluster was away for 25 s: another one's pause of 10 s may have begun just before it came back.
+        assert_eq!(looks(25_000, 60_000), Some(25_010 + 10_000 + 2_000));
+        assert_eq!(looks(1_000, 60_000), Some(1_010 + 2_000 + 2_000), "nor did it pause for long");
+        assert_eq!(looks(900, 60_000), Some(2_010), "that is not blind");
+        let mut watcher = Watcher::default();
+        watcher.is_dead("other", row(3), 0, 10);
+        watcher.is_dead("other", row(3), 25_000, 25_010);
+        assert!(!watcher.is_dead("other", row(4), 25_100, 25_110), "it has a connection");
+        let died =
+            (26_000..40_000).step_by(100).find(|asked_ms| watcher.is_dead("other", row(4), *asked_ms, *asked_ms));
+        assert_eq!(died, Some(27_200), "and its lease runs as always");
     }
 
     #[test]

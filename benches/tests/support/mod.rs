@@ -23,6 +23,8 @@ pub(crate) const BALANCES: &str = "loyalty.account.balances.v1";
 /// Longest wait for anything; only a failing test waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 const ACCOUNTS: u64 = 500;
+/// Lines of a node's log that a failed test shows.
+const SAID_LINES: usize = 40;
 /// Pace of looking at something.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -203,7 +205,15 @@ impl Node {
     }
 
     pub(crate) fn get(&self, listener: usize, path: &str) -> (u16, String) {
-        ask(self.ports[listener], &format!("GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")).unwrap()
+        let request = format!("GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n");
+        ask(self.ports[listener], &request).unwrap_or_else(|error| panic!("{path}: {error}; it said: {}", self.said()))
+    }
+
+    /// The end of what it logged.
+    fn said(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(SAID_LINES)..].join("\n")
     }
 
     pub(crate) fn metric(&self, name: &str) -> u64 {
