@@ -16,9 +16,7 @@ use crate::shard::Tenure;
 /// Damage; the node stops.
 pub(super) fn begin(parts: &Parts, shard: u16, metrics: &ClusterMetrics) -> Result<i64> {
     let began = Instant::now();
-    // Another node may have had it since this one had: nothing that was asked for then comes any more.
-    let forgotten = parts.node.keeper().forget(shard).recv();
-    forgotten.map_err(|_| Error::Stopped("the store's thread ended".into()))?;
+    let forgotten = parts.node.keeper().forget(shard);
     let claimed = parts.cql.block_on(claim_one(&parts.cql, &parts.statements, &parts.extents, shard))?;
     let (epoch, last_sequence) = (claimed.claimed.epoch, claimed.last_sequence);
     let journal = ShardJournal::new(
@@ -30,6 +28,8 @@ pub(super) fn begin(parts: &Parts, shard: u16, metrics: &ClusterMetrics) -> Resu
         &parts.config,
     )?;
     let claim_took = began.elapsed();
+    // Another node may have had it since this one had: nothing that was asked for then comes any more.
+    forgotten.recv().map_err(|_| Error::Stopped("the store's thread ended".into()))?;
     let (ShardRecovery { start, records }, programs) =
         recovery::recover_shard(&parts.store, &parts.reader, shard, last_sequence, parts.seed)?;
     let rows = programs.iter().flat_map(|program| {

@@ -12,8 +12,8 @@ use crate::traffic::Purchase;
 
 /// Files that a process needs beside its connections.
 const FILES_RESERVED: u64 = 64;
-/// Requests a second that one process is trusted with: two thirds of what one does on a core of its own.
-const RATE_PER_PROCESS: u64 = 100_000;
+/// Requests a second that one process is trusted with: two thirds of what one does on a core of its own, at 5.3 µs each.
+const RATE_PER_PROCESS: u64 = 125_000;
 /// Most source addresses that are taken without being asked.
 const LOOPBACK_SOURCES_MAX: u64 = 250;
 /// Backlog of listening sockets below which a fast ramp loses connections for a second.
