@@ -312,12 +312,12 @@ impl Work {
         self.begin_own();
         let asked_ms = boot_ms();
         let rows = registry.nodes()?;
-        let came_ms = boot_ms();
+        self.watcher.look(asked_ms, boot_ms());
         self.watcher.keep(|name| rows.iter().any(|row| *row.member.name == *name));
         self.live.clear();
         for row in rows {
             let is_own = row.member.incarnation == self.own.incarnation;
-            if !is_own && self.watcher.is_dead(&row.member.name, row.lease, asked_ms, came_ms) {
+            if !is_own && self.watcher.is_dead(&row.member.name, row.lease) {
                 if registry.bury(&row)? == Changed::Done {
                     tracing::warn!(node = &*row.member.name, "a node did not renew its lease; its shards are taken");
                     self.metrics.buried.increment(1);

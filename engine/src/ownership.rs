@@ -209,10 +209,11 @@ pub struct LeaseRow {
 
 /// Part of a lease for which who looks at others may have seen nothing. A look that comes later knows only that it was
 /// blind: where nobody reaches the cluster nobody can renew, and whoever reaches it first would take all others for dead.
-const BLIND_SHARE: i64 = 2;
+const BLIND_SHARE: i64 = 3;
 /// Longest pause of the CQL driver between two tries to connect. Its pauses double while a cluster is away, so that a
-/// node may come back later than the first one by about as long as the cluster was away, up to this.
-const RECONNECT_PAUSE_MAX_MS: i64 = 10_000;
+/// node may come back later than the first one by about as long as the cluster was away, up to this. After an outage too
+/// short for [`BLIND_SHARE`] that is well within a lease.
+pub(crate) const RECONNECT_PAUSE_MAX_MS: i64 = 10_000;
 /// What the chance in those pauses can add: the time that others are given to connect is so many times as long as who
 /// looks was blind.
 const RECONNECT_SPREAD: i64 = 2;
@@ -222,38 +223,57 @@ const RECONNECT_SPREAD: i64 = 2;
 struct Watched {
     row: LeaseRow,
     since_ms: i64,
-    looked_ms: i64,
+}
+
+/// A look at all rows: when they were asked for, when they had come, and how long before that those of the look before
+/// had, 0 for none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Look {
+    asked_ms: i64,
+    came_ms: i64,
+    blind_ms: i64,
 }
 
 /// Who looks at other nodes' leases: one is dead when its row has not changed for as long as it runs, by the looking
-/// node's own clock and as seen by looks that were never half a lease apart. After looks that were, its time begins when
-/// it must have had a connection again.
+/// node's own clock and as seen by looks that were never a third of a lease apart. After looks that were, the time of all
+/// others begins when they must have had a connection again.
 #[derive(Debug, Default)]
 pub struct Watcher {
     seen: HashMap<Box<str>, Watched>,
+    look: Option<Look>,
+    /// When all others must have had a connection again.
+    connected_ms: i64,
 }
 
 impl Watcher {
-    /// Whether the lease in this row has run out, given that the row was asked for at `asked_ms` and had come by
-    /// `came_ms` (both by [`boot_ms`]). Who acts on it must make sure that the row is still the same.
-    pub fn is_dead(&mut self, name: &str, row: LeaseRow, asked_ms: i64, came_ms: i64) -> bool {
+    /// Begins a look whose rows were asked for at `asked_ms` and had come by `came_ms` (both by [`boot_ms`]).
+    pub fn look(&mut self, asked_ms: i64, came_ms: i64) {
         let came_ms = came_ms.max(asked_ms);
-        // The row may have changed just before it was read: the time counts from after that answer.
-        let mut since_ms = came_ms;
-        match self.seen.get_mut(name) {
-            Some(seen) if seen.row == row && planted(Fault::TakeFromTheLiving) => return true,
-            Some(seen) if seen.row == row => {
-                let blind_ms = came_ms.saturating_sub(seen.looked_ms);
-                if blind_ms < row.lease_ms / BLIND_SHARE {
-                    seen.looked_ms = came_ms;
-                    return asked_ms.saturating_sub(seen.since_ms) >= row.lease_ms;
-                }
-                let others_ms = blind_ms.saturating_mul(RECONNECT_SPREAD).min(RECONNECT_PAUSE_MAX_MS);
-                since_ms = seen.since_ms.max(came_ms.saturating_add(others_ms));
-            }
-            _ => {}
+        let blind_ms = self.look.map_or(0, |before| came_ms.saturating_sub(before.came_ms));
+        self.look = Some(Look { asked_ms, came_ms, blind_ms });
+    }
+
+    /// Whether the lease in this row of the newest look has run out. Who acts on it must make sure that the row is still
+    /// the same.
+    pub fn is_dead(&mut self, name: &str, row: LeaseRow) -> bool {
+        let Look { asked_ms, came_ms, blind_ms } = self.look.unwrap_or_default();
+        let was_blind = blind_ms >= row.lease_ms / BLIND_SHARE;
+        let same = self.seen.get(name).filter(|seen| seen.row == row);
+        if same.is_some() && planted(Fault::TakeFromTheLiving) {
+            return true;
         }
-        self.seen.insert(name.into(), Watched { row, since_ms, looked_ms: came_ms });
+        if let Some(seen) = same
+            && !was_blind
+        {
+            return asked_ms.saturating_sub(seen.since_ms) >= row.lease_ms;
+        }
+        if was_blind && !planted(Fault::GiveNoTimeToConnect) {
+            let connect_ms = blind_ms.saturating_mul(RECONNECT_SPREAD).min(RECONNECT_PAUSE_MAX_MS);
+            self.connected_ms = self.connected_ms.max(came_ms.saturating_add(connect_ms));
+        }
+        // The row may have changed just before it was read, so the time counts from after that answer. That it has
+        // changed says nothing of a connection: what was read before may have been old.
+        self.seen.insert(name.into(), Watched { row, since_ms: came_ms.max(self.connected_ms) });
         false
     }
 
@@ -286,14 +306,17 @@ mod tests {
     fn a_lease_is_over_when_its_row_stood_still_for_as_long_as_it_runs() {
         let row = |holder, beat| LeaseRow { holder, beat, lease_ms: 6_000 };
         let mut watcher = Watcher::default();
-        let mut look = |row, asked_ms| watcher.is_dead("other", row, asked_ms, asked_ms + 10);
+        let mut look = |row, asked_ms| {
+            watcher.look(asked_ms, asked_ms + 10);
+            watcher.is_dead("other", row)
+        };
         assert!(!look(row(7, 3), 1_000));
-        for asked_ms in [3_000, 5_000, 7_009] {
+        for asked_ms in [2_900, 4_800, 6_700, 7_009] {
             assert!(!look(row(7, 3), asked_ms), "it may have been renewed just before it was first read");
         }
         assert!(!look(row(7, 4), 7_010), "it was renewed");
         assert!(!look(row(8, 4), 9_000), "another has the name");
-        for asked_ms in [11_000, 13_000, 15_009] {
+        for asked_ms in [10_900, 12_800, 14_700, 15_009] {
             assert!(!look(row(8, 4), asked_ms));
         }
         assert!(look(row(8, 4), 15_010));
@@ -304,39 +327,53 @@ mod tests {
     fn who_could_not_look_takes_nobody_for_dead() {
         let row = LeaseRow { holder: 7, beat: 3, lease_ms: 6_000 };
         let mut watcher = Watcher::default();
-        assert!(!watcher.is_dead("other", row, 1_000, 1_010));
+        let mut is_dead = |asked_ms, came_ms| {
+            watcher.look(asked_ms, came_ms);
+            watcher.is_dead("other", row)
+        };
+        assert!(!is_dead(1_000, 1_010));
         // The cluster is away: one look was asked before that and is answered after it, or none was made.
-        assert!(!watcher.is_dead("other", row, 1_500, 20_000));
-        assert!(!watcher.is_dead("other", row, 20_010, 20_020), "the other has had no time to renew");
-        assert!(!watcher.is_dead("other", row, 40_000, 40_010));
+        assert!(!is_dead(1_500, 20_000));
+        assert!(!is_dead(20_010, 20_020), "the other has had no time to renew");
+        assert!(!is_dead(40_000, 40_010));
         // Ten seconds to connect, and a whole lease.
-        for asked_ms in (42_000..56_000).step_by(2_000).chain([56_009]) {
-            assert!(!watcher.is_dead("other", row, asked_ms, asked_ms + 10), "{asked_ms}");
+        for asked_ms in (41_900..56_000).step_by(1_900).chain([56_009]) {
+            assert!(!is_dead(asked_ms, asked_ms + 10), "{asked_ms}");
         }
-        assert!(watcher.is_dead("other", row, 56_010, 56_020), "now it has had a whole lease");
+        assert!(is_dead(56_010, 56_020), "now it has had a whole lease");
+    }
+
+    /// Looks every 100 ms from `from_ms` on; when the row is taken for dead.
+    fn death(watcher: &mut Watcher, row: LeaseRow, from_ms: i64) -> Option<i64> {
+        (from_ms..60_000).step_by(100).find(|now_ms| {
+            watcher.look(*now_ms, *now_ms);
+            watcher.is_dead("other", row)
+        })
     }
 
     #[test]
     fn who_was_blind_for_long_waits_for_those_whose_next_try_comes_late() {
         let row = |beat| LeaseRow { holder: 7, beat, lease_ms: 2_000 };
-        let looks = |blind_ms: i64, until_ms: i64| {
+        let died_after = |blind_ms: i64, row_after: LeaseRow| {
             let mut watcher = Watcher::default();
-            assert!(!watcher.is_dead("other", row(3), 0, 10));
-            let back_ms = 10 + blind_ms;
-            let looks = (back_ms..=until_ms).step_by(100);
-            looks.into_iter().find(|asked_ms| watcher.is_dead("other", row(3), *asked_ms, *asked_ms))
+            watcher.look(0, 10);
+            assert!(!watcher.is_dead("other", row(3)));
+            death(&mut watcher, row_after, 10 + blind_ms)
         };
         // The cluster was away for 25 s: another one's pause of 10 s may have begun just before it came back.
-        assert_eq!(looks(25_000, 60_000), Some(25_010 + 10_000 + 2_000));
-        assert_eq!(looks(1_000, 60_000), Some(1_010 + 2_000 + 2_000), "nor did it pause for long");
-        assert_eq!(looks(900, 60_000), Some(2_010), "that is not blind");
+        assert_eq!(died_after(25_000, row(3)), Some(25_010 + 10_000 + 2_000));
+        assert_eq!(died_after(25_000, row(4)), Some(25_010 + 10_000 + 2_000), "that may be from before it went away");
+        assert_eq!(died_after(1_000, row(3)), Some(1_010 + 2_000 + 2_000), "nor did it pause for long");
+        assert_eq!(died_after(600, row(3)), Some(2_010), "that is not blind");
         let mut watcher = Watcher::default();
-        watcher.is_dead("other", row(3), 0, 10);
-        watcher.is_dead("other", row(3), 25_000, 25_010);
-        assert!(!watcher.is_dead("other", row(4), 25_100, 25_110), "it has a connection");
-        let died =
-            (26_000..40_000).step_by(100).find(|asked_ms| watcher.is_dead("other", row(4), *asked_ms, *asked_ms));
-        assert_eq!(died, Some(27_200), "and its lease runs as always");
+        for asked_ms in [0, 25_000] {
+            watcher.look(asked_ms, asked_ms + 10);
+            assert!(!watcher.is_dead("other", row(3)));
+        }
+        assert_eq!(death(&mut watcher, row(4), 25_100), Some(37_100), "what was read first may have been old");
+        watcher.look(37_200, 37_200);
+        assert!(!watcher.is_dead("other", row(5)));
+        assert_eq!(death(&mut watcher, row(5), 37_300), Some(39_200), "its lease runs as always");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub enum Fault {
     AnswerBeyondLease,
     /// A node counts as dead when its lease was not renewed between two looks.
     TakeFromTheLiving,
+    /// After the cluster was away others count as dead although they had no time to connect.
+    GiveNoTimeToConnect,
     /// A bucket goes although a start has to replay it.
     RemoveUncheckpointed,
     /// A checkpoint's rows count as the newest whenever they come.
@@ -80,7 +82,7 @@ pub enum Fault {
 
 impl Fault {
     /// Those of several nodes on one cluster.
-    pub const NODES: [Self; 12] = [
+    pub const NODES: [Self; 13] = [
         Self::ClaimWithoutRaise,
         Self::OpenWithoutLookingBack,
         Self::OpenBeforeSealed,
@@ -89,6 +91,7 @@ impl Fault {
         Self::PublishPastGap,
         Self::AnswerBeyondLease,
         Self::TakeFromTheLiving,
+        Self::GiveNoTimeToConnect,
         Self::RemoveUncheckpointed,
         Self::CheckpointAsNewest,
         Self::RowBeforeStates,

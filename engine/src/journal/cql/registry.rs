@@ -238,6 +238,7 @@ impl Registry {
         let own = self.own.incarnation.to_be_bytes();
         let (lease_ms, started_at) = (milliseconds(self.lease), CqlTimestamp(self.started_at));
         let rows: Vec<Row> = self.cql.read("read the lease", &self.ask.node, (name,)).await?;
+        watcher.look(asked_ms, boot_ms());
         let answer = match rows.into_iter().next().and_then(node_of) {
             None => {
                 let values = (name, &own[..], lease_ms, &*self.own.address, started_at);
@@ -248,7 +249,7 @@ impl Registry {
                 let values = (row.lease.beat + 1, -1i64, name, &own[..]);
                 self.cql.conditional("renew the lease", &self.ask.renew, values).await?
             }
-            Some(NodeRow { lease, .. }) if watcher.is_dead(name, lease, asked_ms, boot_ms()) => {
+            Some(NodeRow { lease, .. }) if watcher.is_dead(name, lease) => {
                 let (dead, address) = (lease.holder.to_be_bytes(), &*self.own.address);
                 let values = (&own[..], lease.beat + 1, lease_ms, address, started_at, name, &dead[..], lease.beat);
                 self.cql.conditional("take the lease of a dead node", &self.ask.take_name, values).await?

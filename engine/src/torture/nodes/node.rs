@@ -279,12 +279,13 @@ impl Node {
         match (self.lease, answered) {
             (Lease::Looking { asked_ms }, Answered::Nodes(rows)) => {
                 let replaced = rows.first().map(|row| row.lease);
+                self.watcher.look(asked_ms, boot_ms);
                 match replaced {
                     Some(lease) if lease.holder == self.own.incarnation => {
                         (self.lease, self.beat) = (Lease::Holding, lease.beat);
                         self.renew();
                     }
-                    Some(lease) if !self.watcher.is_dead(&self.own.name, lease, asked_ms, boot_ms) => {
+                    Some(lease) if !self.watcher.is_dead(&self.own.name, lease) => {
                         self.wake(Task::Lease, LEASE_MS / i64::from(LOOKS_PER_LEASE));
                     }
                     _ => {

@@ -1,5 +1,6 @@
 //! The world of one seed: nodes, clients, network, clocks, broker, and what breaks.
 
+mod breaks;
 mod clients;
 mod ends;
 
@@ -35,6 +36,8 @@ const RESEND_MS: i64 = 1_000;
 const STORM_MS: i64 = 40_000;
 /// Once nothing breaks any more, everything is in order after this.
 const CALM_MS: i64 = 60_000;
+/// In one of so many worlds nothing breaks but the database.
+const OUTAGES_ONE_OF: u64 = 16;
 /// From a sender to the broker.
 const PRODUCE_MS: i64 = 4;
 
@@ -54,6 +57,8 @@ struct Profile {
     naps_per_mille: usize,
     /// Percent of the owners that have just sealed a bucket that fall asleep so before they open the next.
     long_naps_percent: u64,
+    /// Nothing breaks but the database, for all nodes at the same time; nobody takes a node for dead for that.
+    has_only_outages: bool,
     /// Milliseconds of the wall clock in one of the others, so that points expire and keys are spilled and forgotten.
     wall_clock_factor: i64,
     /// Milliseconds between two requests of a client, at most.
@@ -155,6 +160,8 @@ pub(super) struct World {
     broker_down_until: i64,
     /// What is to be told beside the events.
     told: Vec<String>,
+    /// Why a node ended that nothing had happened to but outages of the database.
+    ended: Option<String>,
     /// By sender: the sequence that the broker takes next from it.
     sessions: BTreeMap<(usize, u32, u16, i64), u64>,
     /// Starts of nodes and changes of owners.
@@ -166,7 +173,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut random = Random(mix(seed ^ 0x6e6f_6465_7300));
-        let profile = Profile {
+        let mut profile = Profile {
             nodes: *random.pick(&[2, 3, 3, 4]),
             shards: *random.pick(&[1, 2, 4]),
             clients: *random.pick(&[3, 6, 9]),
@@ -175,9 +182,13 @@ impl World {
             pace_ms: *random.pick(&[700, 2_000, 5_000]),
             naps_per_mille: *random.pick(&[0, 2, 8]),
             long_naps_percent: *random.pick(&[0, 0, 20]),
+            has_only_outages: mix(seed ^ 0x6f75_7461_6765).is_multiple_of(OUTAGES_ONE_OF),
             wall_clock_factor: *random.pick(&[1, 1_000, 30_000, 300_000]),
             pause_ms: *random.pick(&[60, 200, 600]),
         };
+        if profile.has_only_outages {
+            profile = Profile { lost_percent: 0, late_percent: 0, naps_per_mille: 0, long_naps_percent: 0, ..profile };
+        }
         let program = program(seed, &profile, &mut random);
         let setup = setup(&program, &mut random);
         let processes = (0..profile.nodes).map(|index| Process {
@@ -207,6 +218,7 @@ impl World {
             events: BTreeMap::new(),
             broker_down_until: 0,
             told: Vec::new(),
+            ended: None,
             sessions: BTreeMap::new(),
             recoveries: 0,
             count: 0,
@@ -258,6 +270,9 @@ impl World {
             tell(&format!("{at} {event:?}"));
             self.happen(event)?;
             self.told.drain(..).for_each(|line| tell(&line));
+            if let Some(why) = self.ended.take() {
+                return Err(why);
+            }
         }
         self.check_end()
     }
@@ -411,6 +426,9 @@ impl World {
                 }
                 Effect::Stop(why) => {
                     self.told.push(format!("{} {place:?} ends: {why}", self.now));
+                    if self.profile.has_only_outages {
+                        self.ended = Some(format!("{place:?} ends, and only the database was away: {why}"));
+                    }
                     let after_ms = self.random.between(100, 2_000);
                     self.kill(place.node, after_ms);
                 }
@@ -447,36 +465,5 @@ impl World {
             self.after(delay, Event::Confirmed(place, sent));
         }
         Ok(())
-    }
-
-    fn break_something(&mut self) {
-        if !self.is_storm() {
-            // Everything works again.
-            self.broker_down_until = 0;
-            for node in 0..self.processes.len() {
-                self.keyspace.drain(&format!("n{node}"), false);
-                self.processes[node].cut_off_until = 0;
-                self.processes[node].paused_until = self.processes[node].paused_until.min(self.now);
-                self.after(10, Event::Begin(node));
-            }
-            return;
-        }
-        let node = self.random.below(self.processes.len());
-        let until = self.now + self.random.between(200, 14_000);
-        match self.random.below(6) {
-            0 => {
-                let restart_ms = self.random.between(50, 9_000);
-                self.kill(node, restart_ms);
-            }
-            1 | 2 => self.processes[node].paused_until = until,
-            3 => self.processes[node].cut_off_until = until,
-            4 => self.broker_down_until = until,
-            _ => {
-                let draining = self.random.chance(50);
-                self.keyspace.drain(&format!("n{node}"), draining);
-            }
-        }
-        let pace = self.random.between(1, 2 * self.profile.pace_ms).min(STORM_MS - self.now);
-        self.after(pace.max(1), Event::Break);
     }
 }

@@ -57,10 +57,11 @@ impl Node {
 
     fn nodes(&mut self, rows: Vec<NodeRow>, asked_ms: i64, came_ms: i64) -> Result<(), String> {
         self.live.clear();
+        self.watcher.look(asked_ms, came_ms);
         let mut dead = Vec::new();
         for row in rows {
             let is_own = row.member.incarnation == self.own.incarnation;
-            if !is_own && self.watcher.is_dead(&row.member.name, row.lease, asked_ms, came_ms) {
+            if !is_own && self.watcher.is_dead(&row.member.name, row.lease) {
                 dead.push(row.clone());
             }
             self.live.push(LiveNode { member: row.member, draining: row.draining });
