@@ -359,7 +359,7 @@ impl World {
                     row: Some((bid, batch)),
                 },
                 Answered::Journal(machine::Answer::Applied),
-            ) if self.keyspace.is_kept(*shard, *bucket) => ledger.appended(*shard, *sequence, *bid, batch),
+            ) if self.keyspace.is_kept(*shard, *bucket) => ledger.appended(*shard, *sequence, *bid, batch, self.now),
             (Statement::Tail { shard }, Answered::Tail { last, .. }) => ledger.check_end(*shard, *last),
             _ => Ok(()),
         }
