@@ -160,8 +160,6 @@ pub(super) struct World {
     broker_down_until: i64,
     /// What is to be told beside the events.
     told: Vec<String>,
-    /// Why a node ended that nothing had happened to but outages of the database.
-    ended: Option<String>,
     /// By sender: the sequence that the broker takes next from it.
     sessions: BTreeMap<(usize, u32, u16, i64), u64>,
     /// Starts of nodes and changes of owners.
@@ -218,7 +216,6 @@ impl World {
             events: BTreeMap::new(),
             broker_down_until: 0,
             told: Vec::new(),
-            ended: None,
             sessions: BTreeMap::new(),
             recoveries: 0,
             count: 0,
@@ -270,9 +267,6 @@ impl World {
             tell(&format!("{at} {event:?}"));
             self.happen(event)?;
             self.told.drain(..).for_each(|line| tell(&line));
-            if let Some(why) = self.ended.take() {
-                return Err(why);
-            }
         }
         self.check_end()
     }
@@ -343,8 +337,7 @@ impl World {
         let Some(running) = &mut process.node else { return Ok(()) };
         act(running, now)?;
         let effects = running.effects();
-        self.carry_out(place, effects);
-        Ok(())
+        self.carry_out(place, effects)
     }
 
     /// Tells the ledger what became durable.
@@ -402,7 +395,11 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, place: Place, effects: Vec<Effect>) {
+    /// Carries out what a node wants.
+    ///
+    /// # Errors
+    /// It ends, and nothing had happened to it but outages of the database.
+    fn carry_out(&mut self, place: Place, effects: Vec<Effect>) -> Result<(), String> {
         for effect in effects {
             match effect {
                 Effect::Ask(task, token, statement) => self.send(place, task, token, statement),
@@ -424,16 +421,17 @@ impl World {
                     }
                     self.after(RESEND_MS, Event::Resend(place, sent));
                 }
+                Effect::Stop(why) if self.profile.has_only_outages => {
+                    return Err(format!("{place:?} ends, and only the database was away: {why}"));
+                }
                 Effect::Stop(why) => {
                     self.told.push(format!("{} {place:?} ends: {why}", self.now));
-                    if self.profile.has_only_outages {
-                        self.ended = Some(format!("{place:?} ends, and only the database was away: {why}"));
-                    }
                     let after_ms = self.random.between(100, 2_000);
                     self.kill(place.node, after_ms);
                 }
             }
         }
+        Ok(())
     }
 
     fn send(&mut self, place: Place, task: Task, token: u64, statement: Statement) {
