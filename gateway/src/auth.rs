@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use meed_schemas::ids::check_id;
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,7 @@ use meed_schemas::http::problem::{Kind, Problem};
 /// The program of a request that names none.
 pub const PROGRAM_DEFAULT: &str = "default";
 /// The header that names the program.
-pub const PROGRAM_HEADER: &str = "program";
+pub const PROGRAM_HEADER: HeaderName = HeaderName::from_static("program");
 const ANY_PROGRAM: &str = "*";
 
 /// What a credential may do.

@@ -40,6 +40,8 @@ use meed_schemas::http::problem::{Kind, Problem};
 
 /// Longest read or write buffer of a connection. A body comes in pieces of at most this.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// An answer that a socket takes at once.
+const SHORT_ANSWER_BYTES: usize = 16 << 10;
 /// Time between two rounds of the sweep.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// Connections that one round looks at, at least; a tenth of all, if that is more, so that every
@@ -87,6 +89,7 @@ pub async fn serve_worker(
         () = stop => {}
     }
     context.draining.set(true);
+    context.intake.open();
     take_queued(&listener, &worker).await;
     drop(listener);
     let drain_timeout = Duration::from_millis(context.shared.settings.drain_timeout_ms);
@@ -169,6 +172,9 @@ async fn sweep(worker: Rc<Worker>) {
         interval.tick().await;
         let clock = &worker.context.clock;
         clock.set(Instant::now());
+        let intake = &worker.context.intake;
+        intake.tick(clock.now_ms());
+        worker.context.metrics.waiting(intake.waiting());
         let connections = worker.table.connections.borrow();
         let places = connections.capacity();
         for _ in 0..places.min(SWEEP_CONNECTIONS_MIN.max(places / 10)) {
@@ -265,6 +271,9 @@ async fn serve(stream: Stream, state: Rc<ConnectionState>, seat: Seat) {
         if state.cut.get() {
             return Poll::Ready(());
         }
+        if state.waits(&context.intake, cx.waker()) {
+            return Poll::Pending;
+        }
         // What hyper reports here is a client that went away or sent no HTTP: answered already where that
         // is possible, and nothing that an operator could act on.
         if connection.as_mut().poll(cx).is_ready() {
@@ -293,6 +302,7 @@ async fn respond(
     let received_at = Instant::now();
     context.clock.set(received_at);
     state.enter(Phase::Handling, context.clock.now_ms());
+    context.intake.begin(&state.turn, context.clock.now_ms());
     let in_flight = context.metrics.begin();
     let (parts, incoming) = request.into_parts();
     let request_id = context.request_ids.of(&parts.headers);
@@ -336,6 +346,7 @@ async fn respond(
         );
     }
     drop(in_flight);
+    context.intake.end(&state.turn);
     if method.is_safe() {
         // A cache between that keeps what does not say so would show a balance that is no longer true.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -343,7 +354,9 @@ async fn respond(
     if is_overload && !context.draining.get() {
         admit::hold_back(context.shared.settings.overload_pause_ms).await;
     }
-    state.enter(Phase::Idle, context.clock.now_ms());
+    let is_long = reply.pieces.is_some() || reply.body.len() > SHORT_ANSWER_BYTES;
+    let next = if is_long { Phase::Taking } else { Phase::Idle };
+    state.enter(next, context.clock.now_ms());
     Ok(reply.into_response(headers, request_id))
 }
 
@@ -462,35 +475,4 @@ async fn read_body<'a>(
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use http_body_util::Full;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    #[tokio::test]
-    async fn a_client_that_closes_its_side_waits_for_its_answer() {
-        let (mut client, server) = tokio::io::duplex(4096);
-        let decided = Notify::new();
-        let service = service_fn(async |_: Request<Incoming>| {
-            decided.notified().await;
-            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
-        });
-        let serve = builder(16 << 10).serve_connection(TokioIo::new(server), service);
-        let ask = async {
-            client.write_all(b"GET / HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
-            client.shutdown().await.unwrap();
-            // The server runs on this thread: it has seen the end by then.
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
-            decided.notify_one();
-            let mut answer = String::new();
-            client.read_to_string(&mut answer).await.unwrap();
-            answer
-        };
-        let (answer, served) = tokio::join!(ask, serve);
-        assert!(answer.ends_with("\r\n\r\ndone"), "{answer}");
-        served.unwrap();
-    }
-}
+mod tests;

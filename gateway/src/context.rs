@@ -12,6 +12,7 @@ use crate::admit::Gate;
 use crate::auth::Credentials;
 use crate::config::{SettingError, Settings};
 use crate::identify::RequestIds;
+use crate::intake::Intake;
 use crate::metrics::WorkerMetrics;
 use crate::reach::Backend;
 
@@ -180,6 +181,8 @@ pub struct Context {
     pub draining: Cell<bool>,
     /// The coarse clock.
     pub clock: Clock,
+    /// How many requests it reads.
+    pub intake: Intake,
     /// Makes request ids.
     pub request_ids: RequestIds,
     /// The way to the accounts; none while it starts.
@@ -194,6 +197,7 @@ impl Context {
             metrics: shared.metrics[worker].clone(),
             draining: Cell::new(shared.is_draining()),
             clock: Clock::new(),
+            intake: Intake::new(shared.settings.requests_per_worker as usize),
             request_ids: RequestIds::new(seed),
             backend: None,
             worker,

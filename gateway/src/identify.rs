@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use hyper::Version;
-use hyper::header::{HOST, HeaderMap, HeaderValue};
+use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use meed_schemas::http::problem::Problem;
 
@@ -11,6 +11,7 @@ use crate::reply::REQUEST_ID;
 
 /// Longest `Request-Id` that is taken from a client.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Makes request ids: 16 hexadecimal digits, from a generator that is seeded once. They are unique, not
 /// secret.
@@ -74,7 +75,7 @@ impl TraceParent {
     /// Reads the header; what is not valid, or given twice, is as if it were absent. Of a later version the
     /// part that version 00 knows is kept.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all("traceparent").iter();
+        let mut values = headers.get_all(TRACEPARENT).iter();
         let given = values.next()?;
         if values.next().is_some() { None } else { Self::parse(given.as_bytes()) }
     }

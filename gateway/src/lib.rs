@@ -16,6 +16,7 @@ pub mod handle;
 pub mod operations;
 mod watch;
 pub mod context;
+pub mod intake;
 pub mod reach;
 pub mod cluster;
 pub mod local;

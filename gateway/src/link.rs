@@ -39,8 +39,8 @@ use crate::forward::message::{Answer, Body, WINDOW_ITEMS_MAX};
 use crate::peer::Peer;
 pub use known::Known;
 use outstanding::{Content, Outstanding};
-pub use pending::Window;
-use pending::{Admission, Pending};
+use pending::Admission;
+pub use pending::{Pending, Window};
 
 /// Bytes of requests that go in one window.
 const WINDOW_BYTES: usize = 1 << 20;
@@ -278,13 +278,21 @@ impl Link {
         left: Duration,
     ) -> Result<Reply, Unanswered> {
         let admission = self.admit(1, i64::from(bytes), wait).await?;
+        self.submit_one(request, admission, left).await
+    }
+
+    /// The same without waiting for a permit: `None` when there is none, and then nothing was sent. Nothing of the
+    /// request is kept but its bytes.
+    pub fn try_ask(&self, request: &Request, bytes: u32, left: Duration) -> Option<Pending> {
+        self.has_room().ok()?;
+        let admission = self.try_admit(1, i64::from(bytes)).ok()?;
+        Some(self.submit_one(request, admission, left))
+    }
+
+    fn submit_one(&self, request: &Request, admission: Admission, left: Duration) -> Pending {
         let mut content = Content::commands();
         content.push(request);
-        let mut pending = self.submit(content, admission, left);
-        match pending.answer().await? {
-            Answer::Reply(reply) => Ok(reply),
-            other => Err(refusal_of(&other)),
-        }
+        self.submit(content, admission, left)
     }
 
     /// Sends requests in windows, each with all its permits or none; in order. The answers come in order from
@@ -413,16 +421,20 @@ impl Link {
 
     async fn admit(&self, commands: usize, bytes: i64, wait: Duration) -> Result<Admission, Unanswered> {
         let until = Instant::now() + wait;
-        let shards = vec_of_zeros(commands);
         loop {
             self.has_room()?;
-            let commands = i64::try_from(commands).unwrap_or(i64::MAX);
-            match self.inner.owner.permits.acquire(&shards, bytes) {
-                Ok(()) => return Ok(Admission::new(Arc::clone(&self.inner.owner), commands, bytes)),
+            match self.try_admit(commands, bytes) {
                 Err(none) if Instant::now() >= until => return Err(Unanswered::NoPermit(none)),
                 Err(_) => tokio::time::sleep(ADMISSION_POLL).await,
+                Ok(admission) => return Ok(admission),
             }
         }
+    }
+
+    fn try_admit(&self, commands: usize, bytes: i64) -> Result<Admission, NoPermit> {
+        self.inner.owner.permits.acquire(&vec_of_zeros(commands), bytes)?;
+        let commands = i64::try_from(commands).unwrap_or(i64::MAX);
+        Ok(Admission::new(Arc::clone(&self.inner.owner), commands, bytes))
     }
 
     fn submit(&self, content: Content, admission: Admission, left: Duration) -> Pending {

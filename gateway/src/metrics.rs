@@ -84,6 +84,7 @@ pub struct WorkerMetrics {
     endpoints: Box<[EndpointCells]>,
     in_flight: AtomicU64,
     connections: AtomicU64,
+    waiting: AtomicU64,
     refused: [AtomicU64; REFUSED.len()],
     shed: [AtomicU64; SHED.len()],
 }
@@ -110,6 +111,7 @@ impl Default for WorkerMetrics {
             endpoints: ENDPOINTS.iter().map(|_| EndpointCells::default()).collect(),
             in_flight: AtomicU64::default(),
             connections: AtomicU64::default(),
+            waiting: AtomicU64::default(),
             refused: Default::default(),
             shed: Default::default(),
         }
@@ -141,6 +143,11 @@ impl WorkerMetrics {
     /// A connection was closed.
     pub fn disconnected(&self) {
         subtract(&self.connections);
+    }
+
+    /// So many connections wait for their next request to be read.
+    pub fn waiting(&self, connections: usize) {
+        self.waiting.store(connections as u64, Ordering::Relaxed);
     }
 
     /// A connection was refused.
@@ -261,6 +268,9 @@ pub fn render(workers: &[Arc<WorkerMetrics>]) -> String {
     let _ = writeln!(out, "meed_http_requests_in_flight {}", total(&|worker| &worker.in_flight));
     head(&mut out, "meed_connections_open", "gauge", "Open client connections.");
     let _ = writeln!(out, "meed_connections_open {}", total(&|worker| &worker.connections));
+    let waiting = "Connections whose next request is left in its socket, as their worker has enough under way.";
+    head(&mut out, "meed_connections_waiting", "gauge", waiting);
+    let _ = writeln!(out, "meed_connections_waiting {}", total(&|worker| &worker.waiting));
     head(&mut out, "meed_connections_refused_total", "counter", "Connections closed without being served.");
     for (reason, label) in REFUSED {
         let count = total(&|worker| &worker.refused[reason as usize]);

@@ -125,6 +125,9 @@ impl Backend {
                 Asked::Waits(Box::pin(async move { local.ask(request, bytes, wait, left).await }))
             }
             Self::Owner(link) => {
+                if let Some(pending) = link.try_ask(&request, bytes, left) {
+                    return Asked::There(pending);
+                }
                 let link = link.clone();
                 Asked::Waits(Box::pin(async move { link.ask(&request, bytes, wait, left).await }))
             }
@@ -269,7 +272,9 @@ pub struct Unsure;
 pub enum Asked {
     /// Of this process.
     Here(Call),
-    /// Of the owner, or once there is a permit.
+    /// Of the owner.
+    There(link::Pending),
+    /// Of a node of a cluster, or once there is a permit.
     Waits(Pin<Box<dyn Future<Output = Result<Reply, Unanswered>>>>),
 }
 
@@ -279,6 +284,7 @@ impl Future for Asked {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.get_mut() {
             Self::Here(call) => Pin::new(call).poll(context).map(Ok),
+            Self::There(pending) => Pin::new(pending).poll(context),
             Self::Waits(answer) => answer.as_mut().poll(context),
         }
     }

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::config::Settings;
 use crate::context::Context;
+use crate::intake::{Intake, Turn};
 use crate::reply::Reply;
 use crate::route::Endpoint;
 use meed_schemas::http::problem::{Kind, Problem};
@@ -30,8 +31,10 @@ const BARE_ANSWER_BYTES_MAX: usize = 256;
 pub(crate) enum Phase {
     /// The first byte of a new connection.
     Fresh,
-    /// The next request, or the client to take its answer.
+    /// The next request, or the client to take a short answer.
     Idle,
+    /// The client to take an answer that is long, or comes in pieces; then the next request.
+    Taking,
     /// The rest of a head.
     Head,
     /// The rest of a body.
@@ -78,6 +81,8 @@ pub(crate) struct ConnectionState {
     pub(crate) cut: Cell<bool>,
     /// Set when the connection is to close after what it is doing.
     pub(crate) finish: Cell<bool>,
+    /// Where it is with its next request.
+    pub(crate) turn: Turn,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -92,6 +97,7 @@ impl ConnectionState {
             head_late: Cell::new(false),
             cut: Cell::new(false),
             finish: Cell::new(false),
+            turn: Turn::default(),
             waker: RefCell::new(None),
         }
     }
@@ -107,9 +113,24 @@ impl ConnectionState {
         self.phase.get() == Phase::Head
     }
 
+    /// Puts a connection whose next request may not be read yet into the line, without a look at the request or at
+    /// what belongs to it. True when there is nothing else to do for it.
+    pub(crate) fn waits(&self, intake: &Intake, waker: &Waker) -> bool {
+        let waits = self.phase.get() == Phase::Idle && !intake.may_read(&self.turn);
+        if waits {
+            intake.wait(&self.turn, waker);
+        }
+        waits
+    }
+
+    /// Whether no part of a request has been read.
+    fn is_between_requests(&self) -> bool {
+        matches!(self.phase.get(), Phase::Fresh | Phase::Idle | Phase::Taking)
+    }
+
     fn received(&self, now_ms: u64) {
         self.active_ms.set(now_ms);
-        if matches!(self.phase.get(), Phase::Fresh | Phase::Idle) {
+        if self.is_between_requests() {
             self.enter(Phase::Head, now_ms);
         }
     }
@@ -131,13 +152,20 @@ impl ConnectionState {
 
     /// Ends what has taken too long. Milliseconds are of the worker's coarse clock.
     pub(crate) fn judge(&self, now_ms: u64, limits: TimeLimits) {
+        if self.turn.is_waiting() {
+            return;
+        }
         let waited_ms = now_ms.saturating_sub(self.since_ms.get());
         let flag = match self.phase.get() {
             Phase::Fresh if waited_ms > limits.head_ms => &self.cut,
             Phase::Head if waited_ms > limits.head_ms => &self.head_late,
             Phase::Body if waited_ms > limits.body_ms => &self.body_late,
             // A client that takes its answer slowly is not idle.
-            Phase::Idle if waited_ms.min(now_ms.saturating_sub(self.active_ms.get())) > limits.idle_ms => &self.cut,
+            Phase::Idle | Phase::Taking
+                if waited_ms.min(now_ms.saturating_sub(self.active_ms.get())) > limits.idle_ms =>
+            {
+                &self.cut
+            }
             Phase::Lingering if waited_ms > limits.linger_ms => &self.cut,
             _ => return,
         };
@@ -216,6 +244,12 @@ fn bare_status(answer: &[u8]) -> Option<&[u8]> {
     if ours { None } else { answer.get(9..12) }
 }
 
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.context.intake.end(&self.state.turn);
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
@@ -223,14 +257,27 @@ impl AsyncRead for Stream {
             this.answer_late_head();
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
+        let (intake, turn) = (&this.context.intake, &this.state.turn);
+        let is_next = this.state.is_between_requests();
+        if is_next && !intake.may_read(turn) {
+            ready!(this.inner.poll_read_ready(cx))?;
+            intake.wait(turn, cx.waker());
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut this.inner).poll_read(cx, buffer);
+        let now_ms = this.context.clock.now_ms();
         match &result {
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {
-                this.state.received(this.context.clock.now_ms());
+                intake.begin(turn, now_ms);
+                this.state.received(now_ms);
+                return result;
             }
             Poll::Ready(_) => this.ended = true,
             Poll::Pending => {}
+        }
+        if is_next {
+            intake.end(turn);
         }
         result
     }

@@ -3,6 +3,7 @@
 use std::io::{BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub(crate) struct Sources {
     /// Where those come to.
     pub(crate) listen: Option<String>,
     pub(crate) token: String,
+    /// Whether those started here give way to the server; see [`command_of`].
+    pub(crate) give_way: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl Fleet {
         let program = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
         let local = format!("127.0.0.1:{}", address.port());
         for _ in 0..sources.local {
-            let mut command = Command::new(&program);
+            let mut command = command_of(&program, sources.give_way);
             // Ctrl-C in a terminal is for the coordinator, which tells them.
             command.args(["worker", &local]).env(TOKEN_VARIABLE, &sources.token).stdin(Stdio::null()).process_group(0);
             let child = command.spawn().map_err(|error| Fault::failed("a process that makes load", error))?;
@@ -278,6 +281,18 @@ fn greet(stream: TcpStream, token: &str) -> Result<Option<(Member, BufReader<Tcp
     Ok(Some((Member { stream: writer, hello }, reader)))
 }
 
+/// A process of this program. One that gives way is scheduled as SCHED_BATCH (sched(7)): an answer that wakes it does not
+/// take the processor from the server that it measures. Where there is no `chrt` it is scheduled as any other.
+fn command_of(program: &Path, give_way: bool) -> Command {
+    let has_chrt = || Command::new("chrt").arg("-m").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !give_way || !has_chrt() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("chrt");
+    command.args(["-b", "0"]).arg(program);
+    command
+}
+
 fn read_all(mut reader: BufReader<TcpStream>, worker: usize, sender: &Sender<(usize, Option<FromWorker>)>) {
     loop {
         // A line that is no message ends the process's part as its end does.
@@ -304,5 +319,17 @@ mod tests {
         let deadline = Instant::now() + Duration::from_millis(200);
         let fault = fleet.accept(&socket.into(), 1, "token", deadline, &sender).unwrap_err().to_string();
         assert!(fault.contains("the coordinator's listener"), "{fault}");
+    }
+
+    #[test]
+    fn a_process_that_gives_way_is_scheduled_in_batches() {
+        let policy = |give_way| {
+            let output = command_of(Path::new("cat"), give_way).arg("/proc/self/stat").output().unwrap();
+            let stat = String::from_utf8(output.stdout).unwrap();
+            // proc_pid_stat(5): field 41, behind the name in parentheses.
+            stat.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap().parse::<u32>().unwrap()
+        };
+        assert_eq!(policy(false), 0, "SCHED_OTHER");
+        assert_eq!(policy(true), 3, "SCHED_BATCH; this test needs chrt, of util-linux");
     }
 }

@@ -276,6 +276,9 @@ pub(crate) struct Scenario {
     pub(crate) waiting_max: u32,
     #[serde(default = "defaults::interval_ms")]
     pub(crate) interval_ms: u64,
+    /// Whether the processes that make load give way to a server on the same machine.
+    #[serde(default)]
+    pub(crate) give_way: bool,
     /// Program of the accounts, sent in the header `Program`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) program: Option<String>,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use hyper::header::HeaderName;
 use meed_engine::aliases::normalize;
 use meed_engine::program::Program;
 use meed_engine::secrets::Secrets;
@@ -27,7 +28,7 @@ use crate::reply::{Media, Reply};
 const LAYER_IDEMPOTENCY: u8 = 0;
 const LAYER_BUSINESS: u8 = 1;
 /// The header with the key of an operation.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Bytes that a permit counts for a command beside its body.
 const COMMAND_BYTES: usize = 512;
 

@@ -1,8 +1,9 @@
 //! Answers to come, and the permits that are held for them.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use meed_schemas::outcome::Reply;
 
@@ -41,7 +42,7 @@ impl Drop for Admission {
 }
 
 /// Answers to come.
-pub(super) struct Pending {
+pub struct Pending {
     link: Link,
     slot: u32,
     generation: u32,
@@ -53,26 +54,42 @@ impl Pending {
         Self { link, slot, generation, _admission: admission }
     }
 
-    async fn wait<T>(&mut self, take: impl Fn(&mut Vec<Option<Arrived>>) -> T) -> T {
-        poll_fn(|cx| {
-            let mut slots = self.link.inner.slots.borrow_mut();
-            match slots.poll(self.slot, self.generation, cx.waker()) {
-                Some(answers) => Poll::Ready(take(answers)),
-                None => Poll::Pending,
-            }
-        })
-        .await
+    fn poll_all<T>(&self, cx: &mut Context<'_>, take: impl FnOnce(&mut Vec<Option<Arrived>>) -> T) -> Poll<T> {
+        let mut slots = self.link.inner.slots.borrow_mut();
+        match slots.poll(self.slot, self.generation, cx.waker()) {
+            Some(answers) => Poll::Ready(take(answers)),
+            None => Poll::Pending,
+        }
     }
 
-    pub(super) async fn answer(&mut self) -> Arrived {
-        self.wait(|answers| answers.pop().flatten().unwrap_or(Err(Unanswered::Unknown))).await
+    fn poll_one(&self, cx: &mut Context<'_>) -> Poll<Arrived> {
+        self.poll_all(cx, |answers| answers.pop().flatten().unwrap_or(Err(Unanswered::Unknown)))
     }
 
-    async fn answers(&mut self) -> Vec<Arrived> {
-        let take = |answers: &mut Vec<Option<Arrived>>| -> Vec<Arrived> {
-            std::mem::take(answers).into_iter().map(|answer| answer.unwrap_or(Err(Unanswered::Unknown))).collect()
-        };
-        self.wait(take).await
+    pub(super) async fn answer(self) -> Arrived {
+        poll_fn(|cx| self.poll_one(cx)).await
+    }
+
+    async fn answers(self) -> Vec<Arrived> {
+        let all = poll_fn(|cx| self.poll_all(cx, std::mem::take)).await;
+        all.into_iter().map(|answer| answer.unwrap_or(Err(Unanswered::Unknown))).collect()
+    }
+}
+
+/// The answer to one request.
+impl Future for Pending {
+    type Output = Result<Reply, Unanswered>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_one(cx).map(reply_of)
+    }
+}
+
+/// The answer that a request to an account has.
+fn reply_of(arrived: Arrived) -> Result<Reply, Unanswered> {
+    match arrived? {
+        Answer::Reply(reply) => Ok(reply),
+        other => Err(refusal_of(&other)),
     }
 }
 
@@ -99,11 +116,8 @@ impl Window {
     /// Waits for the answers, in the order of the requests.
     pub async fn answers(self) -> Vec<Result<Reply, Unanswered>> {
         let mut all = Vec::new();
-        for mut pending in self.0 {
-            all.extend(pending.answers().await.into_iter().map(|answer| match answer? {
-                Answer::Reply(reply) => Ok(reply),
-                other => Err(refusal_of(&other)),
-            }));
+        for pending in self.0 {
+            all.extend(pending.answers().await.into_iter().map(reply_of));
         }
         all
     }

@@ -221,7 +221,8 @@ fn gather(options: &Options, common: &Common, peak: Option<u64>, live: &mut Live
         Ok(token) if !token.is_empty() => token,
         _ => random_hex(16)?,
     };
-    let sources = Sources { local, remote: options.agents, listen: options.agents_listen.clone(), token };
+    let give_way = common.scenario.give_way;
+    let sources = Sources { local, remote: options.agents, listen: options.agents_listen.clone(), token, give_way };
     Fleet::gather(&sources, &mut |text| live.say(text))
 }
 
