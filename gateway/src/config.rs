@@ -186,7 +186,7 @@ settings! {
         batch_items: u32 = 10_000, "COUNT", "Most items of a batch; beyond it 413", 1..=1000000;
         body_buffer_bytes: ByteSize = ByteSize(256 << 20), "BYTES", "Memory for bodies that do not arrive in one piece; beyond it 503", 1048576..=1099511627776;
         request_deadline_ms: u64 = 10_000, "MS", "Time from the end of a request to its answer; beyond it 504", 1..=600000;
-        requests_per_worker: u32 = 512, "COUNT", "Requests that a worker has under way before it leaves further ones in their sockets; 0: no limit", 0..=16777216;
+        requests_per_worker: u32 = 512, "COUNT", "Requests that a worker has under way before it leaves further ones in their sockets; 0: no limit, as always in a cluster", 0..=16777216;
         admission_wait_ms: u64 = 50, "MS", "Time that a request waits for a permit; beyond it 503", 0..=60000;
         overload_pause_ms: u64 = 100, "MS", "Time that such a 503 is kept before it leaves, so that who asks again at once takes little from the others", 0..=10000;
         admission_commands: u32 = 65_536, "COUNT", "Commands in work, per node", 1..=16777216;

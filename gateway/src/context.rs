@@ -207,6 +207,11 @@ impl Context {
 
     /// The same with a way to the accounts.
     pub fn with_backend(shared: Arc<Shared>, worker: usize, backend: Backend) -> Self {
-        Self { backend: Some(backend), ..Self::new(shared, worker) }
+        let context = Self::new(shared, worker);
+        if matches!(backend, Backend::Cluster(_)) {
+            // There requests wait for the database, and the more of them go in one write the better.
+            context.intake.open();
+        }
+        Self { backend: Some(backend), ..context }
     }
 }
