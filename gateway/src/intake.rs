@@ -126,19 +126,19 @@ impl Intake {
                 }
             }
         }
-        self.let_in();
+        self.let_in_next();
     }
 
     /// Time has passed.
     pub fn tick(&self, now_ms: u64) {
         self.move_on(now_ms);
-        self.let_in();
+        self.let_in_next();
     }
 
     /// There is no limit any more.
     pub fn open(&self) {
         self.limit.set(usize::MAX);
-        self.let_in();
+        self.let_in_next();
     }
 
     fn move_on(&self, now_ms: u64) {
@@ -157,7 +157,7 @@ impl Intake {
         now + before + self.let_in.get() < self.limit.get()
     }
 
-    fn let_in(&self) {
+    fn let_in_next(&self) {
         while self.has_room() {
             let mut line = self.line.borrow_mut();
             let Some(next) = line.wakers.pop_front() else { return };
