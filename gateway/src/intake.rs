@@ -97,7 +97,7 @@ impl Intake {
     pub fn begin(&self, turn: &Turn, now_ms: u64) {
         match turn.0.get() {
             Stage::UnderWay(_) => return,
-            Stage::Waiting(_) => self.let_in.set(self.let_in.get() - 1),
+            Stage::Waiting(place) => self.leave_line(place),
             Stage::Between => {}
         }
         self.move_on(now_ms);
@@ -110,13 +110,7 @@ impl Intake {
     pub fn end(&self, turn: &Turn) {
         match turn.0.replace(Stage::Between) {
             Stage::Between => return,
-            Stage::Waiting(place) => {
-                let mut line = self.line.borrow_mut();
-                match place.checked_sub(line.first) {
-                    Some(behind) => line.wakers[behind as usize] = None,
-                    None => self.let_in.set(self.let_in.get() - 1),
-                }
-            }
+            Stage::Waiting(place) => self.leave_line(place),
             Stage::UnderWay(moment) => {
                 let [now, before] = self.begun.get();
                 match self.moment.get() - moment {
@@ -139,6 +133,15 @@ impl Intake {
     pub fn open(&self) {
         self.limit.set(usize::MAX);
         self.let_in_next();
+    }
+
+    /// Gives back the place in the line, or that of who was let in.
+    fn leave_line(&self, place: u64) {
+        let mut line = self.line.borrow_mut();
+        match place.checked_sub(line.first) {
+            Some(behind) => line.wakers[behind as usize] = None,
+            None => self.let_in.set(self.let_in.get() - 1),
+        }
     }
 
     fn move_on(&self, now_ms: u64) {

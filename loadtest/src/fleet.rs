@@ -79,8 +79,9 @@ impl Fleet {
         let mut fleet = Self { members: Vec::new(), children: Vec::new(), messages };
         let program = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
         let local = format!("127.0.0.1:{}", address.port());
+        let give_way = sources.give_way && has_chrt();
         for _ in 0..sources.local {
-            let mut command = command_of(&program, sources.give_way);
+            let mut command = command_of(&program, give_way);
             // Ctrl-C in a terminal is for the coordinator, which tells them.
             command.args(["worker", &local]).env(TOKEN_VARIABLE, &sources.token).stdin(Stdio::null()).process_group(0);
             let child = command.spawn().map_err(|error| Fault::failed("a process that makes load", error))?;
@@ -281,11 +282,15 @@ fn greet(stream: TcpStream, token: &str) -> Result<Option<(Member, BufReader<Tcp
     Ok(Some((Member { stream: writer, hello }, reader)))
 }
 
+/// Without it processes are scheduled as any others.
+fn has_chrt() -> bool {
+    Command::new("chrt").arg("-m").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
 /// A process of this program. One that gives way is scheduled as SCHED_BATCH (sched(7)): an answer that wakes it does not
-/// take the processor from the server that it measures. Where there is no `chrt` it is scheduled as any other.
+/// take the processor from the server that it measures. That needs `chrt`.
 fn command_of(program: &Path, give_way: bool) -> Command {
-    let has_chrt = || Command::new("chrt").arg("-m").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    if !give_way || !has_chrt() {
+    if !give_way {
         return Command::new(program);
     }
     let mut command = Command::new("chrt");

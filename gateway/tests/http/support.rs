@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 use meed_gateway::config::{ListenAddress, OptionalAddress, Settings};
 use meed_gateway::server::Front;
 
+#[path = "../support/answer.rs"]
+mod answer;
+pub(crate) use answer::Answer;
+
 /// Longest wait for anything that must happen; only a failing test waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -50,22 +54,7 @@ pub(crate) struct Client {
     unread: Vec<u8>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    headers: Vec<(String, String)>,
-    pub(crate) body: String,
-}
-
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
-    }
-
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
     /// The name of the problem, after checking what every problem has.
     pub(crate) fn problem(&self) -> String {
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");

@@ -15,6 +15,10 @@ use std::time::{Duration, Instant};
 
 pub(crate) use serde_json::{Value, json};
 
+#[path = "answer.rs"]
+mod answer;
+pub(crate) use answer::Answer;
+
 /// Longest wait for anything that must happen; only a failing test waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -75,23 +79,7 @@ pub(crate) fn wait_ready(address: &str) {
     }
 }
 
-#[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    headers: Vec<(String, String)>,
-    pub(crate) body: String,
-}
-
 impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
-    }
-
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
     pub(crate) fn is_replay(&self) -> bool {
         self.header("idempotent-replayed") == Some("true")
     }
