@@ -11,6 +11,7 @@ use fjall::config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry, Partitio
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 
 use super::room::Room;
+use super::torn::cut_off_torn_batches;
 use crate::background::yield_to_commits;
 use crate::error::{Error, Result};
 
@@ -183,6 +184,7 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 fn open_files(folder: &Path, settings: &DatabaseSettings) -> Result<Database> {
+    cut_off_torn_batches(folder)?;
     let builder = fjall::Database::builder(folder)
         .cache_size(settings.cache_bytes)
         .worker_threads(BACKGROUND_THREADS)

@@ -12,6 +12,7 @@ mod memory;
 mod room;
 mod runs;
 mod simulated;
+mod torn;
 mod view;
 mod weeks;
 pub mod snapshot;

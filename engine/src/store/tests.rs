@@ -3,6 +3,7 @@
 mod measure;
 mod merges;
 mod random;
+mod torn;
 
 use super::*;
 use tempfile::TempDir;
