@@ -5,9 +5,11 @@
 #
 #   cargo build --release --workspace && benches/cql_rate.sh [SECONDS] [CONNECTIONS] [WARMUP_SECONDS]
 #
-# Needs wrk, and what ops/cassandra.sh needs. MEED_FLAGS: further flags of the node.
+# Needs wrk, and what ops/cassandra.sh needs. MEED_FLAGS: further flags of the node. MEED: the binary, else that of the
+# release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. benches/node.sh
 seconds=${1:-10} connections=${2:-256} warmup=${3:-40} # the Java machine compiles what it runs often, for half a minute
 work=$(mktemp -d "$PWD/target/cql-rate.XXXXXX")
 export MEED_CASSANDRA_DIR=$work/cassandra MEED_CASSANDRA_PORT=19442
@@ -19,19 +21,11 @@ finish() {
 }
 trap finish EXIT
 
-measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
-used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$1/stat"; }
-
 run() { # KEYSPACE [FLAGS]
-    local keyspace=$1 out=$work/$1 cassandra records writes rows used own
+    local keyspace=$1 cassandra records writes rows used own
     shift
     echo "-- $keyspace"
-    target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --journal cql --cql-nodes 127.0.0.1:19442 \
-        --cql-keyspace "$keyspace" --node rate --shards 16 "$@" >"$out" 2>>"$work/log" &
-    node=$!
-    until grep -qs '^metrics on' "$out"; do sleep 0.05; kill -0 "$node"; done
-    url=$(sed -n 's/^listening on //p' "$out")
-    metrics=$(sed -n 's/^metrics on //p' "$out")/metrics
+    start_node "$keyspace" --journal cql --cql-nodes 127.0.0.1:19442 --cql-keyspace "$keyspace" --node rate --shards 16 "$@"
     cassandra=$(cat "$MEED_CASSANDRA_DIR/pid")
     wrk -t2 -c"$connections" -d"${warmup}s" -s benches/wrk/earn_rate.lua "$url" >/dev/null
     records=$(measure meed_journal_batch_records_sum) writes=$(measure meed_journal_batch_records_count)
@@ -44,9 +38,7 @@ run() { # KEYSPACE [FLAGS]
     echo "processor time a second: Cassandra $((($(used_ms "$cassandra") - used) / seconds)) ms, node $((($(used_ms "$node") - own) / seconds)) ms"
     echo "history: $((($(measure meed_history_rows_total) - rows) / seconds)) rows a second, $(measure meed_history_lag_records) records behind"
     grep -E '^ +(50|99)%|Non-2xx' "$work/wrk" || true
-    kill "$node"
-    wait "$node" || true
-    node=
+    stop_node
 }
 
 ops/cassandra.sh start

@@ -8,13 +8,13 @@
 # Needs what ops/cassandra.sh needs. MEED: the binary, else that of the release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. benches/node.sh
 percent=${1:-50} rounds=${2:-3} connections=${3:-32}
-meed=${MEED:-target/release/meed}
 WARMUP_SECONDS=30 WAIT_SECONDS_MAX=60 SHARDS=16
 work=$(mktemp -d "$PWD/target/handover.XXXXXX")
 export MEED_CASSANDRA_DIR=$work/cassandra MEED_CASSANDRA_PORT=19443
 load=
-declare -A nodes=()
+declare -A nodes=() urls=() pages=()
 finish() {
     for process in "${nodes[@]}" $load; do
         kill -9 "$process" 2>/dev/null && wait "$process" 2>/dev/null || true
@@ -25,12 +25,10 @@ finish() {
 trap finish EXIT
 
 start() { # NODE
-    "$meed" --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --journal cql --cql-nodes 127.0.0.1:19443 \
-        --cql-keyspace handover --node "$1" --shards $SHARDS >"$work/$1.out" 2>>"$work/$1.log" &
-    nodes[$1]=$!
-    until grep -qs '^metrics on' "$work/$1.out"; do sleep 0.05; kill -0 "${nodes[$1]}"; done
+    start_node "$1" --journal cql --cql-nodes 127.0.0.1:19443 --cql-keyspace handover --node "$1" --shards $SHARDS
+    nodes[$1]=$node urls[$1]=$url pages[$1]=$metrics
 }
-owned() { curl -s "$(sed -n 's/^metrics on //p' "$work/$1.out")/metrics" | sed -n 's/^meed_cluster_shards_owned //p'; }
+owned() { metrics=${pages[$1]} measure meed_cluster_shards_owned; }
 wait_for() { # NODE SHARDS
     local deadline=$((SECONDS + WAIT_SECONDS_MAX))
     until [ "$(owned "$1")" = "$2" ]; do
@@ -44,7 +42,7 @@ start first
 start second
 wait_for first $((SHARDS / 2))
 wait_for second $((SHARDS / 2))
-target/release/meed-loadtest run half-peak-64 --quiet --target "$(sed -n 's/^listening on //p' "$work/first.out")" \
+target/release/meed-loadtest run half-peak-64 --quiet --target "${urls[first]}" \
     --set connections="$connections" --set "stages.0.percent_of_peak=$percent" \
     --set "stages.1.percent_of_peak=$percent" --set "stages.1.seconds=$((WARMUP_SECONDS + rounds * WAIT_SECONDS_MAX * 2))" \
     --set validity.lag_p99_us_max=60000000 --out "$work/result" >"$work/load" &

@@ -8,14 +8,15 @@
 #                                             the rate with a broker, and without it after it was killed; then what the
 #                                             sample consumer says once it is back
 #
-# Needs wrk, and what ops/kafka.sh needs.
+# Needs wrk, and what ops/kafka.sh needs. MEED: the binary, else that of the release.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. benches/node.sh
 mode=cost
 if [ "${1:-}" = gone ]; then mode=gone; shift; fi
 seconds=${1:-10} pairs=${2:-3} connections=${3:-256}
 before=${2:-$seconds}
-START_SECONDS_MAX=60 DRAIN_SECONDS_MAX=600
+DRAIN_SECONDS_MAX=600
 work=$(mktemp -d "$PWD/target/kafka-cost.XXXXXX")
 node=
 finish() {
@@ -25,31 +26,6 @@ finish() {
 }
 trap finish EXIT
 
-fail() {
-    echo "kafka_cost: $*; the node said:" >&2
-    tail -n 20 "$work/log" >&2
-    exit 1
-}
-node_lives() { kill -0 "$node" 2>/dev/null; }
-
-start() { # FOLDER [ARGUMENTS]
-    local data=$1
-    shift
-    # Emptied before, so that no line of the node before is taken for this one's.
-    : >"$work/out"
-    target/release/meed --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --data "$data" "$@" >"$work/out" 2>>"$work/log" &
-    node=$!
-    local deadline=$((SECONDS + START_SECONDS_MAX))
-    until grep -q '^metrics on' "$work/out"; do
-        node_lives || fail "the node ended while it started"
-        ((SECONDS < deadline)) || fail "the node was not ready within $START_SECONDS_MAX s"
-        sleep 0.05
-    done
-    url=$(sed -n 's/^listening on //p' "$work/out")
-    metrics=$(sed -n 's/^metrics on //p' "$work/out")/metrics
-}
-measure() { curl -s "$metrics" | sed -n "s/^$1 //p" | cut -d. -f1; }
-used_ms() { awk '{ sub(/.*\) /, ""); print ($12 + $13) * 10 }' "/proc/$node/stat"; }
 publishing_ms() { # of the threads that publish, one of them Kafka's client's
     cat "/proc/$node"/task/*/stat | awk '/\((publisher|rdk:)/ { sub(/.*\) /, ""); sum += ($12 + $13) * 10 } END { print sum + 0 }'
 }
@@ -59,8 +35,8 @@ load() { # SECONDS: prints requests a second
 drain() {
     local deadline=$((SECONDS + DRAIN_SECONDS_MAX))
     until [ "$(measure meed_publish_lag_records)" = 0 ]; do
-        node_lives || fail "the node ended before it had published everything"
-        ((SECONDS < deadline)) || fail "the node had not published everything within $DRAIN_SECONDS_MAX s"
+        kill -0 "$node" 2>/dev/null || fail node "the node ended before it had published everything"
+        ((SECONDS < deadline)) || fail node "the node had not published everything within $DRAIN_SECONDS_MAX s"
         sleep 0.2
     done
 }
@@ -70,12 +46,11 @@ flush_balances() { # waits until those of the run are published too, which happe
     for _ in $(seq 155); do [ "$(measure meed_published_balances_total)" = "$before" ] || break; sleep 0.2; done
     sleep 1
 }
-stop() { kill "$node"; wait "$node" || true; node=; }
 
 ops/kafka.sh start "$work/kafka" 23092
 ops/kafka.sh topics "$work/kafka" 16
 if [ $mode = gone ]; then
-    start "$work/data" --kafka 127.0.0.1:23092
+    start_node node --data "$work/data" --kafka 127.0.0.1:23092
     load 3 >/dev/null
     with=$(load "$before")
     ops/kafka.sh stop "$work/kafka" KILL
@@ -86,7 +61,7 @@ if [ $mode = gone ]; then
     drain
     echo "$lag records published $((($(date +%s%N) - began) / 1000000)) ms after it was started again"
     curl -s "$url/api/v1/events" >"$work/events"
-    stop
+    stop_node
     target/release/consume --brokers 127.0.0.1:23092 --journal "$work/events"
     exit
 fi
@@ -94,15 +69,15 @@ for pair in $(seq "$pairs"); do
     for kafka in off on; do
         arguments=()
         if [ $kafka = on ]; then arguments=(--kafka 127.0.0.1:23092); fi
-        start "$work/data-$pair-$kafka" "${arguments[@]}"
+        start_node node --data "$work/data-$pair-$kafka" "${arguments[@]}"
         load 1 >/dev/null
-        before=$(used_ms) publishing=$(publishing_ms) operations=$(measure meed_journal_batch_records_sum)
+        before=$(used_ms "$node") publishing=$(publishing_ms) operations=$(measure meed_journal_batch_records_sum)
         rate=$(load "$seconds")
         lag=$(measure meed_publish_lag_records)
         if [ $kafka = on ]; then drain; flush_balances; fi
-        used=$(($(used_ms) - before)) publishing=$(($(publishing_ms) - publishing)) operations=$(($(measure meed_journal_batch_records_sum) - operations))
+        used=$(($(used_ms "$node") - before)) publishing=$(($(publishing_ms) - publishing)) operations=$(($(measure meed_journal_batch_records_sum) - operations))
         echo "$pair kafka $kafka: $rate a second, $((used * 1000000 / operations)) ns of the node's processors an operation," \
             "$((publishing * 1000000 / operations)) ns of them in the publishing threads, $lag records behind at the end"
-        stop
+        stop_node
     done
 done

@@ -3,7 +3,8 @@
 //! A request that was read takes room: its connection's state, buffers, futures, what is sent on. With thousands under
 //! way all of that has left the processor's caches when the answer comes, and is fetched from memory a second time. One
 //! that waits in its socket costs nothing, and when it is read it is served while it is in the caches. So beyond the
-//! limit connections wait in a line, the one that has waited longest first.
+//! limit connections wait in a line, the one that has waited longest first, and whether their next request has come is
+//! looked at when it is their turn.
 //!
 //! Only requests of the last moment count ([`MOMENT_MS`]): one that is older waits for something other than this
 //! worker's processor (another node, a store), and must not keep others out.
@@ -24,14 +25,14 @@ enum Stage {
     /// No part of a request has been read.
     #[default]
     Between,
-    /// A request waits in the socket; with the place in the line.
+    /// In the line, at this place.
     Waiting(u64),
     /// A request is under way since that moment.
     UnderWay(u64),
 }
 
 impl Turn {
-    /// Whether a request waits in the socket.
+    /// Whether the connection is in the line.
     pub fn is_waiting(&self) -> bool {
         matches!(self.0.get(), Stage::Waiting(_))
     }
@@ -70,7 +71,7 @@ impl Intake {
         }
     }
 
-    /// Connections whose request waits in its socket.
+    /// Connections in the line.
     pub fn waiting(&self) -> usize {
         self.line.borrow().wakers.len()
     }

@@ -268,7 +268,7 @@ pub fn render(workers: &[Arc<WorkerMetrics>]) -> String {
     let _ = writeln!(out, "meed_http_requests_in_flight {}", total(&|worker| &worker.in_flight));
     head(&mut out, "meed_connections_open", "gauge", "Open client connections.");
     let _ = writeln!(out, "meed_connections_open {}", total(&|worker| &worker.connections));
-    let waiting = "Connections whose next request is left in its socket, as their worker has enough under way.";
+    let waiting = "Connections that are not read from, as their worker has enough under way.";
     head(&mut out, "meed_connections_waiting", "gauge", waiting);
     let _ = writeln!(out, "meed_connections_waiting {}", total(&|worker| &worker.waiting));
     head(&mut out, "meed_connections_refused_total", "counter", "Connections closed without being served.");

@@ -260,7 +260,7 @@ impl AsyncRead for Stream {
         let (intake, turn) = (&this.context.intake, &this.state.turn);
         let is_next = this.state.is_between_requests();
         if is_next && !intake.may_read(turn) {
-            ready!(this.inner.poll_read_ready(cx))?;
+            // Not even whether a request is there: its coming would wake the task once more for nothing.
             intake.wait(turn, cx.waker());
             return Poll::Pending;
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::cluster::wait_until_served;
-use super::node::{Node, PATIENCE};
+use super::node::{Node, PATIENCE, metric};
 use super::{ACCOUNTS, Server, breathe};
 
 /// How long a request waits for its shard to have an owner, as `gateway/src/cluster.rs` says.
@@ -236,5 +236,40 @@ fn a_shard_whose_write_has_no_answer_says_so_and_then_decides_nothing_until_it_h
     };
     assert!(again.is_replay(), "it was decided before, and its write goes on until it is there: {again:?}");
     assert_eq!(node.client().total("m-1"), 2, "what was refused left nothing");
+    node.stop();
+}
+
+/// On one node alone it would: requests of the last moment count, and a worker has one under way here.
+#[test]
+fn where_requests_wait_for_the_database_none_waits_in_its_socket_for_others() {
+    const CLIENTS: usize = 8;
+    let server = Server::new();
+    let mut flags = server.flags("read", "only");
+    with(&mut flags, "--workers", "1");
+    with(&mut flags, "--lease-ms", "60000");
+    flags.extend(["--requests-per-worker", "1", "--request-deadline-ms", "1500"].map(str::to_owned));
+    flags.extend(["--metrics-listen", "127.0.0.1:0"].map(str::to_owned));
+    let node = start(&flags);
+    wait_until_served(&node);
+    server.run("pause");
+    let answered = AtomicU64::default();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (node, answered) = (&node, &answered);
+            scope.spawn(move || {
+                let path = format!("/api/v1/points/m-{client}/earn");
+                let answer = node.client().post(&path, Some("paused"), r#"{"points":1}"#).unwrap();
+                assert!([503, 504].contains(&answer.status), "{answer:?}");
+                answered.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        let metrics = node.metrics.as_ref().unwrap();
+        while answered.load(Ordering::Relaxed) < CLIENTS as u64 {
+            assert_eq!(metric(metrics, "meed_connections_waiting"), 0.0);
+            breathe();
+        }
+    });
+    server.run("resume");
+    wait_until_served(&node);
     node.stop();
 }
