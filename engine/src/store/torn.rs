@@ -65,7 +65,7 @@ pub(super) fn cut_off_torn_batches(folder: &Path) -> Result<()> {
         match end_of_batches(&bytes) {
             Ends::Whole => {}
             Ends::Torn { offset } if n + 1 == files.len() => {
-                tracing::warn!(file = %file.display(), offset, "removed what was not synced before the power went");
+                tracing::info!(file = %file.display(), offset, "removed what the last process had not synced");
                 let written = OpenOptions::new().write(true).open(file);
                 let cut = written.and_then(|file| file.set_len(offset as u64).and_then(|()| file.sync_all()));
                 cut.map_err(|e| Error::io("cut", file, e))?;
