@@ -107,7 +107,7 @@ fn journals(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(usize::try_from(file.metadata()?.len()).unwrap_or_default());
     loop {
         let before = bytes.len();
         let count = file.by_ref().take(READ_BYTES as u64).read_to_end(&mut bytes)?;
