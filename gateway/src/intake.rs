@@ -76,21 +76,19 @@ impl Intake {
         self.line.borrow().wakers.len()
     }
 
-    /// Whether the next request of a connection may be read now.
-    pub fn may_read(&self, turn: &Turn) -> bool {
+    /// Whether the next request of a connection may not be read now. Then the connection is in the line, and `waker` is
+    /// called when it is its turn.
+    pub fn holds_back(&self, turn: &Turn, waker: &Waker) -> bool {
+        let mut line = self.line.borrow_mut();
         match turn.0.get() {
-            Stage::Between => self.has_room() && self.line.borrow().wakers.is_empty(),
-            Stage::Waiting(place) => place < self.line.borrow().first,
-            Stage::UnderWay(_) => true,
-        }
-    }
-
-    /// Puts a connection that may not read into the line; `waker` is called when it may.
-    pub fn wait(&self, turn: &Turn, waker: &Waker) {
-        if turn.0.get() == Stage::Between {
-            let mut line = self.line.borrow_mut();
-            turn.0.set(Stage::Waiting(line.first + line.wakers.len() as u64));
-            line.wakers.push_back(Some(waker.clone()));
+            Stage::Between if self.has_room() && line.wakers.is_empty() => false,
+            Stage::Between => {
+                turn.0.set(Stage::Waiting(line.first + line.wakers.len() as u64));
+                line.wakers.push_back(Some(waker.clone()));
+                true
+            }
+            Stage::Waiting(place) => place >= line.first,
+            Stage::UnderWay(_) => false,
         }
     }
 
@@ -202,11 +200,9 @@ mod tests {
     impl Connection {
         /// Has a request in its socket; whether that is read.
         fn asks(&self, intake: &Intake, now_ms: u64) -> bool {
-            let reads = intake.may_read(&self.turn);
+            let reads = !intake.holds_back(&self.turn, &Waker::from(Arc::clone(&self.woken)));
             if reads {
                 intake.begin(&self.turn, now_ms);
-            } else {
-                intake.wait(&self.turn, &Waker::from(Arc::clone(&self.woken)));
             }
             reads
         }

@@ -116,11 +116,7 @@ impl ConnectionState {
     /// Puts a connection whose next request may not be read yet into the line, without a look at the request or at
     /// what belongs to it. True when there is nothing else to do for it.
     pub(crate) fn waits(&self, intake: &Intake, waker: &Waker) -> bool {
-        let waits = self.phase.get() == Phase::Idle && !intake.may_read(&self.turn);
-        if waits {
-            intake.wait(&self.turn, waker);
-        }
-        waits
+        self.phase.get() == Phase::Idle && intake.holds_back(&self.turn, waker)
     }
 
     /// Whether no part of a request has been read.
@@ -259,9 +255,8 @@ impl AsyncRead for Stream {
         }
         let (intake, turn) = (&this.context.intake, &this.state.turn);
         let is_next = this.state.is_between_requests();
-        if is_next && !intake.may_read(turn) {
-            // Not even whether a request is there: its coming would wake the task once more for nothing.
-            intake.wait(turn, cx.waker());
+        if is_next && intake.holds_back(turn, cx.waker()) {
+            // Whether a request is there is not asked: its coming would wake the task once more for nothing.
             return Poll::Pending;
         }
         let before = buffer.filled().len();

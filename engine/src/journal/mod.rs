@@ -59,6 +59,7 @@ pub mod frame;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use batch::is_zero;
 pub use batch::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK_BYTES, BatchHeader, BatchSequence, FORMAT_VERSION, Part, RUN_BYTES, Run,
 };

@@ -67,6 +67,7 @@ impl Database {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => create(folder, settings)?,
             Err(e) => return Err(Error::io("look at", folder, e)),
         }
+        cut_off_torn_batches(folder)?;
         let database = open_files(folder, settings)?;
         database.check_marks(settings)?;
         Ok(database)
@@ -184,7 +185,6 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 fn open_files(folder: &Path, settings: &DatabaseSettings) -> Result<Database> {
-    cut_off_torn_batches(folder)?;
     let builder = fjall::Database::builder(folder)
         .cache_size(settings.cache_bytes)
         .worker_threads(BACKGROUND_THREADS)

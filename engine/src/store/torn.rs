@@ -7,13 +7,15 @@
 //! synced and are removed; any other that is not whole is damage. No table has rows of the removed batches, because
 //! fjall syncs its journal before it writes one.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::journal::is_zero;
 
 /// What a disk writes whole or not at all; larger units consist of these.
 const SECTOR_BYTES: usize = 512;
@@ -53,7 +55,8 @@ struct Unreadable {
 /// # Errors
 /// Another process has the database open; a file cannot be read, or what was synced in it is damaged.
 pub(super) fn cut_off_torn_batches(folder: &Path) -> Result<()> {
-    let Some(_lock) = lock(folder)? else { return Ok(()) };
+    // fjall's own lock, a file of the same name, so that nobody appends meanwhile.
+    let _lock = Disk::default().lock(folder)?;
     let files = journals(folder)?;
     for (n, file) in files.iter().enumerate() {
         let bytes = read(file).map_err(|e| Error::io("read", file, e))?;
@@ -75,20 +78,6 @@ pub(super) fn cut_off_torn_batches(folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// fjall's own lock, so that nobody appends meanwhile; nothing where there is no database yet.
-fn lock(folder: &Path) -> Result<Option<File>> {
-    let path = folder.join("lock");
-    let file = match OpenOptions::new().read(true).write(true).open(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened.map_err(|e| Error::io("open", &path, e))?,
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_owned() }),
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
-    }
 }
 
 /// The files of the journal, oldest first.
@@ -115,11 +104,6 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
             return Ok(bytes);
         }
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    bytes.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()])
 }
 
 /// Reads a file's batches up to the first that is not whole.
