@@ -338,7 +338,7 @@ impl Cluster {
         left: Duration,
     ) -> Result<PutOutcome, Unanswered> {
         self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
-            Place::Here(local) => local.of_aliases(left, local.aliases.put(program, alias, account)).await,
+            Place::Here(local) => local.put_alias(program, alias, account, left).await,
             Place::There(link) => link.put_alias(program, alias.as_str(), account, left).await,
         })
         .await
@@ -353,7 +353,7 @@ impl Cluster {
         left: Duration,
     ) -> Result<bool, Unanswered> {
         self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
-            Place::Here(local) => local.of_aliases(left, local.aliases.delete(program, account, alias)).await,
+            Place::Here(local) => local.delete_alias(program, alias, account, left).await,
             Place::There(link) => link.delete_alias(program, alias.as_str(), account, left).await,
         })
         .await
@@ -367,7 +367,7 @@ impl Cluster {
         left: Duration,
     ) -> Result<Vec<String>, Unanswered> {
         self.at_owner(&Identity::member(program, account), left, async |place, left| match place {
-            Place::Here(local) => local.of_aliases(left, local.aliases.list(program, account)).await,
+            Place::Here(local) => local.aliases_of(program, account, left).await,
             Place::There(link) => link.aliases(program, account, left).await,
         })
         .await

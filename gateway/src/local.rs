@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use meed_engine::aliases::{Alias, Aliases, Answer};
+use meed_engine::aliases::{Alias, Aliases, Answer, PutOutcome};
 use meed_engine::error::Error;
 use meed_engine::reader::PageQuery;
 use meed_engine::worker::{CallMany, Worker};
@@ -22,24 +22,6 @@ pub struct Local {
 }
 
 impl Local {
-    /// An answer of the alias store, which is waited for as by [`Self::within`]. A store that has stopped takes the node
-    /// with it: nothing can be promised any more. What it was asked may be done nevertheless: a deleted alias is gone
-    /// with its key, which is durable before the rest of the deletion.
-    pub(crate) async fn of_aliases<T>(
-        &self,
-        left: Duration,
-        answer: impl Future<Output = Result<Answer<T>, Error>>,
-    ) -> Result<T, Unanswered> {
-        match self.within(left, answer).await? {
-            Ok(Answer::Done(done)) => Ok(done),
-            Ok(Answer::Overloaded) => Err(Unanswered::Overloaded),
-            Err(error) => {
-                self.worker.node().fault(error);
-                Err(Unanswered::Unknown)
-            }
-        }
-    }
-
     /// Whether a shard is this node's.
     pub(crate) fn owns(&self, shard: u16) -> bool {
         self.worker.node().owns(shard)
@@ -86,8 +68,59 @@ impl Local {
         alias: &Alias,
         left: Duration,
     ) -> Result<Option<String>, Unanswered> {
-        let found = self.of_aliases(left, self.aliases.resolve(program, alias)).await?;
+        let found = self.of_aliases(left, Unanswered::NotReady, self.aliases.resolve(program, alias)).await?;
         Ok(found.map(|account| account.as_ref().to_owned()))
+    }
+
+    /// The aliases of an account.
+    pub(crate) async fn aliases_of(
+        &self,
+        program: &str,
+        account: &str,
+        left: Duration,
+    ) -> Result<Vec<String>, Unanswered> {
+        self.of_aliases(left, Unanswered::NotReady, self.aliases.list(program, account)).await
+    }
+
+    /// Gives an account an alias.
+    pub(crate) async fn put_alias(
+        &self,
+        program: &str,
+        alias: &Alias,
+        account: &str,
+        left: Duration,
+    ) -> Result<PutOutcome, Unanswered> {
+        self.of_aliases(left, Unanswered::Unknown, self.aliases.put(program, alias, account)).await
+    }
+
+    /// Takes an alias from an account. Where the store fails it may be done nevertheless: an alias is gone with its key,
+    /// which is durable before the rest of the deletion.
+    pub(crate) async fn delete_alias(
+        &self,
+        program: &str,
+        alias: &Alias,
+        account: &str,
+        left: Duration,
+    ) -> Result<bool, Unanswered> {
+        self.of_aliases(left, Unanswered::Unknown, self.aliases.delete(program, account, alias)).await
+    }
+
+    /// An answer of the alias store, which is waited for as by [`Self::within`]. A store that has stopped takes the node
+    /// with it, since nothing can be promised any more; then `failed` is the answer.
+    async fn of_aliases<T>(
+        &self,
+        left: Duration,
+        failed: Unanswered,
+        answer: impl Future<Output = Result<Answer<T>, Error>>,
+    ) -> Result<T, Unanswered> {
+        match self.within(left, answer).await? {
+            Ok(Answer::Done(done)) => Ok(done),
+            Ok(Answer::Overloaded) => Err(Unanswered::Overloaded),
+            Err(error) => {
+                self.worker.node().fault(error);
+                Err(failed)
+            }
+        }
     }
 
     /// Waits at most for `left` or the time that a request has. What is asked for may be done nevertheless.

@@ -190,7 +190,7 @@ impl Backend {
         left: Duration,
     ) -> Result<PutOutcome, Unanswered> {
         match self {
-            Self::Local(local) => local.of_aliases(left, local.aliases.put(program, alias, account)).await,
+            Self::Local(local) => local.put_alias(program, alias, account, left).await,
             Self::Owner(link) => link.put_alias(program, alias.as_str(), account, left).await,
             Self::Cluster(cluster) => cluster.put_alias(program, alias, account, left).await,
         }
@@ -208,7 +208,7 @@ impl Backend {
         left: Duration,
     ) -> Result<bool, Unanswered> {
         match self {
-            Self::Local(local) => local.of_aliases(left, local.aliases.delete(program, account, alias)).await,
+            Self::Local(local) => local.delete_alias(program, alias, account, left).await,
             Self::Owner(link) => link.delete_alias(program, alias.as_str(), account, left).await,
             Self::Cluster(cluster) => cluster.delete_alias(program, alias, account, left).await,
         }
@@ -220,7 +220,7 @@ impl Backend {
     /// It cannot be asked now.
     pub async fn aliases(&self, program: &str, account: &str, left: Duration) -> Result<Vec<String>, Unanswered> {
         match self {
-            Self::Local(local) => local.of_aliases(left, local.aliases.list(program, account)).await,
+            Self::Local(local) => local.aliases_of(program, account, left).await,
             Self::Owner(link) => link.aliases(program, account, left).await,
             Self::Cluster(cluster) => cluster.aliases(program, account, left).await,
         }

@@ -203,7 +203,6 @@ impl Front {
         {
             return Some(Answer::NotOwner);
         }
-        let aliases = &self.local.aliases;
         let answered = match ask {
             Ask::Resolve { program, alias } => {
                 let alias = canonical(&alias)?;
@@ -211,14 +210,14 @@ impl Front {
             }
             Ask::PutAlias { program, alias, account } => {
                 let alias = canonical(&alias)?;
-                self.local.of_aliases(left, aliases.put(&program, &alias, &account)).await.map(Answer::AliasPut)
+                self.local.put_alias(&program, &alias, &account, left).await.map(Answer::AliasPut)
             }
             Ask::DeleteAlias { program, alias, account } => {
                 let alias = canonical(&alias)?;
-                self.local.of_aliases(left, aliases.delete(&program, &account, &alias)).await.map(Answer::AliasDeleted)
+                self.local.delete_alias(&program, &alias, &account, left).await.map(Answer::AliasDeleted)
             }
             Ask::Aliases { program, account } => {
-                self.local.of_aliases(left, aliases.list(&program, &account)).await.map(Answer::Aliases)
+                self.local.aliases_of(&program, &account, left).await.map(Answer::Aliases)
             }
             Ask::Page(query) => self.local.page(query, left).await.map(Answer::Page),
             Ask::BeginEvents(start) => Ok(Answer::EventsBegin(feed::begin(self.local.worker.node(), &start).await)),

@@ -107,13 +107,14 @@ fn an_alias_is_answered_by_the_deadline_too() {
 }
 
 /// The journal and the alias store fail at the same moment: the first ends the process, and the other may still answer.
+/// Who only asks for an alias meanwhile is told that nothing was executed.
 #[test]
 fn a_change_of_an_alias_that_failed_is_never_refused_as_not_executed() {
     const ALIAS: &str = "/api/v1/accounts/m-1/aliases/card:77 HTTP/1.1\r\nHost: m\r\nContent-Length: 0\r\n\r\n";
-    let mut answered = 0;
+    let [mut answered, mut answered_reads] = [0, 0];
     for method in ["PUT", "DELETE"].repeat(10) {
         let (_folder, layer, mut node) = started(SMALL);
-        let (mut first, mut second) = (node.client(), node.client());
+        let (mut first, mut second, mut third) = (node.client(), node.client(), node.client());
         first.earn("m-1", 100, "before");
         if method == "DELETE" {
             assert_eq!(first.ask(&format!("PUT {ALIAS}")).unwrap().status, 201);
@@ -128,8 +129,13 @@ fn a_change_of_an_alias_that_failed_is_never_refused_as_not_executed() {
                 assert!(began.elapsed() < PATIENCE, "they did not write");
                 std::thread::yield_now();
             }
+            let read = scope.spawn(move || third.get("/api/v1/points/card:88/balance"));
             layer.fail_syncs();
             layer.release_syncs();
+            if let Ok(answer) = read.join().unwrap() {
+                assert!(answer.status == 503 || answer.status == 404, "{answer:?}");
+                answered_reads += 1;
+            }
             for answer in [earn.join().unwrap(), change.join().unwrap()].into_iter().flatten() {
                 refused(&answer, 504, "outcome-unknown");
                 answered += 1;
@@ -138,7 +144,7 @@ fn a_change_of_an_alias_that_failed_is_never_refused_as_not_executed() {
         let (code, log) = node.ended();
         assert!(code == Some(1) && log.contains("Input/output error"), "{code:?} {log}");
     }
-    println!("{answered} were answered");
+    println!("{answered} changes and {answered_reads} reads were answered");
 }
 
 #[test]

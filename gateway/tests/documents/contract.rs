@@ -8,7 +8,7 @@ use meed_gateway::route::{Access, ENDPOINTS, Endpoint};
 use serde_json::{Value, json};
 
 use crate::node::{Answer, Client, Node};
-use crate::schema::{object, operations, resolved, validate};
+use crate::schema::{check as is_valid, object, operations, resolved, validate};
 use crate::yaml;
 
 const JSON: &str = "application/json";
@@ -176,6 +176,19 @@ fn check_retry(call: &Call<'_>, client: &mut Client, first: &Answer) {
     assert_eq!(again.header("idempotent-replayed"), Some("true"), "{}", call.endpoint);
 }
 
+/// Without the header an operation is refused where the description requires it, and only there: the bodies in the
+/// examples of the others have a business key.
+fn check_key_is_required(root: &Value, call: &Call<'_>, without: &Answer) {
+    let keys = call.operation["parameters"].as_array().unwrap();
+    let key = keys.iter().map(|key| resolved(root, key)).find(|key| key["name"] == "Idempotency-Key").unwrap();
+    if key["required"] == true {
+        check_refused(root, call, "idempotency-key-missing", without);
+    } else if !call.body.is_empty() {
+        let problem = if without.status < 300 { Value::Null } else { without.json()["type"].clone() };
+        assert_ne!(problem, "/problems/idempotency-key-missing", "{} {}", call.endpoint, call.body);
+    }
+}
+
 fn check_refusals(root: &Value, mut call: Call<'_>, template: &str, prepared: &Prepared, client: &mut Client) {
     let known = format!("Program: {}\r\n", prepared.program);
     let headers = call.headers.replace("example-", "refused-");
@@ -183,6 +196,10 @@ fn check_refusals(root: &Value, mut call: Call<'_>, template: &str, prepared: &P
         call.headers = headers.replace(&known, "Program: nowhere\r\n");
         call.path = call.path.replace(&format!("programs/{}", prepared.program), "programs/nowhere");
         check_refused(root, &call, "unknown-program", &call.ask(client));
+    }
+    if names(call.operation, "idempotency-key-missing") {
+        call.headers = known;
+        check_key_is_required(root, &call, &call.ask(client));
     }
     call.headers = headers;
     if template.contains("{account}") && names(call.operation, "unknown-account") {
@@ -244,6 +261,46 @@ fn every_operation_is_as_described() {
         }
     }
     assert_eq!(seen, described, "every good answer that is described was given");
+    node.stop();
+}
+
+/// Whether a value is as a schema of the description has it, and the node's answer to a request with it in its path.
+fn assert_same_verdict(root: &Value, schema: &str, value: &str, answer: &Answer) {
+    let reference = json!({ "$ref": format!("#/components/schemas/{schema}") });
+    let described = is_valid(root, &reference, &Value::from(value), schema).is_ok();
+    let expected = if described { 404 } else { 400 };
+    assert_eq!(answer.status, expected, "{schema} {value:?}: {answer:?}");
+}
+
+fn percent_encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+#[test]
+fn what_stands_in_paths_is_taken_as_described() {
+    let root = contract();
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(&folder.path().join("data"), &[]);
+    let mut client = node.client();
+    let (fits, too_long) = ("a".repeat(128), "a".repeat(129));
+    let (mail_fits, mail_too_long) = (format!("{}@b", "a".repeat(247)), format!("{}@b", "a".repeat(248)));
+    let (alias_fits, alias_too_long) = (format!("x:{}", "a".repeat(253)), format!("x:{}", "a".repeat(254)));
+    let accounts = "m-1|a*b|~|.|..|...|a b|a#b|a?b|a%b|ä|+1|+62 812-3456|+62|+628|+062812|+1234567890123456|phone:+628123|\
+        phone: +62-81|phone:628123|a@b|A@B|a@|@b|a@b@c|a b@c|a\u{2003}@c|a+b@c|+a@c|email:a@b|email:a:b@c|email:a|\
+        card:12ab|card:12-34|card:|Card:12|iban:DE 12/34|x:\u{7}|1x:2|a:b@c|email:";
+    let lengths = [&fits, &too_long, &mail_fits, &mail_too_long, &alias_fits, &alias_too_long].map(String::as_str);
+    for account in accounts.split('|').chain(lengths) {
+        let path = format!("/api/v1/points/{}/balance", percent_encoded(account));
+        assert_same_verdict(&root, "AccountName", account, &client.ask("GET", &path, "", ""));
+    }
+    let account = client.ask("PUT", "/api/v1/accounts/m-1", "", "");
+    assert_eq!(account.status, 201, "{account:?}");
+    let (fits, too_long) = ("k".repeat(255), "k".repeat(256));
+    let quoted = format!("\"{fits}\"");
+    for key in ["k", "a b", "\"k\"", "\"", "\"\"", "\"a\"b\"", "ä", "a\tb", &fits, &too_long, &quoted] {
+        let path = format!("/api/v1/points/m-1/outcomes/{}", percent_encoded(key));
+        assert_same_verdict(&root, "IdempotencyKey", key, &client.ask("GET", &path, "", ""));
+    }
     node.stop();
 }
 

@@ -1,5 +1,6 @@
 //! What a description in OpenAPI holds: its operations, its references, and whether a value is as it says.
 
+use regex_lite::Regex;
 use serde_json::Value;
 
 pub(crate) fn object(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
@@ -40,7 +41,7 @@ fn is_of_type(value: &Value, name: &str) -> bool {
     }
 }
 
-/// As much of JSON Schema as the contracts use, patterns and formats left out: the first thing that is wrong.
+/// As much of JSON Schema as the contracts use, formats left out: the first thing that is wrong.
 pub(crate) fn check(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     let schema = resolved(root, schema);
     let ensure = |holds: bool, complaint: &dyn Fn() -> String| {
@@ -48,6 +49,14 @@ pub(crate) fn check(root: &Value, schema: &Value, value: &Value, at: &str) -> Re
     };
     for part in schema["allOf"].as_array().into_iter().flatten() {
         check(root, part, value, at)?;
+    }
+    for (kinds, most) in [("anyOf", usize::MAX), ("oneOf", 1)] {
+        let Some(parts) = schema[kinds].as_array() else { continue };
+        let fitting = parts.iter().filter(|part| check(root, part, value, at).is_ok()).count();
+        ensure((1..=most).contains(&fitting), &|| format!("{value} fits {fitting} of {} kinds", parts.len()))?;
+    }
+    if let Some(other) = schema.get("not") {
+        ensure(check(root, other, value, at).is_err(), &|| format!("{value} is {other}"))?;
     }
     let types = match &schema["type"] {
         Value::Array(types) => types.clone(),
@@ -70,6 +79,12 @@ pub(crate) fn check(root: &Value, schema: &Value, value: &Value, at: &str) -> Re
     }
     if let (Some(text), Some(least)) = (value.as_str(), schema["minLength"].as_u64()) {
         ensure(text.len() as u64 >= least, &|| format!("{text} is too short"))?;
+    }
+    if let (Some(text), Some(most)) = (value.as_str(), schema["maxLength"].as_u64()) {
+        ensure(text.chars().count() as u64 <= most, &|| format!("{text} is too long"))?;
+    }
+    if let (Some(text), Some(pattern)) = (value.as_str(), schema["pattern"].as_str()) {
+        ensure(Regex::new(pattern).unwrap().is_match(text), &|| format!("{text} does not match {pattern}"))?;
     }
     for item in value.as_array().into_iter().flatten().filter(|_| schema.get("items").is_some()) {
         check(root, &schema["items"], item, &format!("{at}[]"))?;
