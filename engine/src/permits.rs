@@ -80,10 +80,26 @@ impl Permits {
 
     /// Takes permits for `shards.len()` commands of `bytes` bytes in all, or none of them.
     pub fn acquire(&self, shards: &[u16], bytes: i64) -> Result<(), NoPermit> {
+        let count = shards.len() as i64;
+        self.acquire_of_node(count, bytes)?;
+        for (taken, &shard) in shards.iter().enumerate() {
+            let under_way = self.shards[shard as usize].0.fetch_add(1, Ordering::Relaxed) + 1;
+            if under_way > self.limits.commands_per_shard {
+                for &shard in &shards[..=taken] {
+                    self.release_shard(shard, 1);
+                }
+                self.release_node(count, bytes);
+                return Err(NoPermit::Shard);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes permits for `count` commands of `bytes` bytes in all, of whatever shards, or none of them.
+    pub fn acquire_of_node(&self, count: i64, bytes: i64) -> Result<(), NoPermit> {
         if self.lagging.load(Ordering::Relaxed) {
             return Err(NoPermit::CheckpointLag);
         }
-        let count = shards.len() as i64;
         let commands = self.node.commands.fetch_add(count, Ordering::AcqRel) + count;
         // Seen after the count: `drained` reads the count after it has set the flag, so that no command
         // slips in between.
@@ -95,16 +111,6 @@ impl Permits {
         if commands > self.limits.commands || total > self.limits.bytes {
             self.release_node(count, bytes);
             return Err(NoPermit::Node);
-        }
-        for (taken, &shard) in shards.iter().enumerate() {
-            let under_way = self.shards[shard as usize].0.fetch_add(1, Ordering::Relaxed) + 1;
-            if under_way > self.limits.commands_per_shard {
-                for &shard in &shards[..=taken] {
-                    self.release_shard(shard, 1);
-                }
-                self.release_node(count, bytes);
-                return Err(NoPermit::Shard);
-            }
         }
         Ok(())
     }

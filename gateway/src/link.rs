@@ -113,7 +113,7 @@ impl Owner {
             secret,
             limits,
             times: SystemTimes::start(),
-            permits: Permits::new(permits, 1),
+            permits: Permits::new(permits, 0),
             known,
             is_one_of_many,
             on_state,
@@ -432,8 +432,8 @@ impl Link {
     }
 
     fn try_admit(&self, commands: usize, bytes: i64) -> Result<Admission, NoPermit> {
-        self.inner.owner.permits.acquire(&vec_of_zeros(commands), bytes)?;
         let commands = i64::try_from(commands).unwrap_or(i64::MAX);
+        self.inner.owner.permits.acquire_of_node(commands, bytes)?;
         Ok(Admission::new(Arc::clone(&self.inner.owner), commands, bytes))
     }
 
@@ -477,10 +477,6 @@ impl Link {
             inner.to_write.notify_one();
         }
     }
-}
-
-fn vec_of_zeros(count: usize) -> smallvec::SmallVec<[u16; 16]> {
-    smallvec::smallvec![0; count]
 }
 
 /// Why an answer is no answer to what was asked.

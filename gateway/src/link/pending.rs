@@ -36,7 +36,6 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.owner.permits.release_shard(0, self.commands);
         self.owner.permits.release_node(self.commands, self.bytes);
     }
 }
