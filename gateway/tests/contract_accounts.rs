@@ -4,7 +4,7 @@
 #[path = "support/contract.rs"]
 mod contract;
 
-use contract::{DAY_MS, SECOND_MS, Shop, Value, at, check_time, each, json};
+use contract::{DAY_MS, SECOND_MS, Shop, Value, at, check_time, each, json, shortly};
 
 #[test]
 fn an_account_is_opened_read_and_opened_again() {
@@ -71,7 +71,7 @@ fn frozen_refuses_what_spends() {
 #[test]
 fn closed_refuses_all_but_reads() {
     let shop = Shop::open(json!({}));
-    let earn = shop.done("m-1", "earn", json!({"points": 100, "expires_at": at(700)}));
+    let earn = shop.done("m-1", "earn", json!({"points": 100, "expires_at": shortly(700)}));
     let redeem = shop.done("m-1", "redeem", json!({"points": 1}));
     let hold = shop.done("m-1", "holds", json!({"points": 10}));
     shop.put("/api/v1/accounts/m-1/aliases/card:1", "").expect(201);

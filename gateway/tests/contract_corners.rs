@@ -4,7 +4,7 @@
 #[path = "support/contract.rs"]
 mod contract;
 
-use contract::{DAY_MS, SECOND_MS, Shop, Value, at, document, id, json};
+use contract::{DAY_MS, SECOND_MS, Shop, Value, at, document, id, json, shortly};
 
 fn numbers(value: &Value, names: &[&str]) -> Vec<i64> {
     names.iter().map(|name| value[*name].as_i64().unwrap_or_else(|| panic!("{name}: {value}"))).collect()
@@ -57,7 +57,7 @@ fn an_award_past_its_expiry_conserves_points_even_in_debt() {
 #[test]
 fn an_awards_own_expired_points_are_shared_among_its_lot() {
     let shop = Shop::open(json!({}));
-    let expires_at = at(600);
+    let expires_at = shortly(600);
     let first = shop.done("m-1", "earn", json!({"amount": "30.00", "expires_at": expires_at}));
     let second = shop.done("m-1", "earn", json!({"amount": "20.00", "expires_at": expires_at}));
     shop.done("m-1", "redeem", json!({"points": 15}));
@@ -76,7 +76,7 @@ fn an_awards_own_expired_points_are_shared_among_its_lot() {
 #[test]
 fn partial_reversals_across_an_expiry_take_what_one_would() {
     let shop = Shop::open(json!({"earning": {"points": 1, "per_amount": "3.00", "rounding": "half_up"}}));
-    let expires_at = at(900);
+    let expires_at = shortly(900);
     for account in ["whole", "parts"] {
         shop.done(account, "earn", json!({"points": 50}));
     }
@@ -189,7 +189,7 @@ fn tiered(window: &str) -> Value {
 fn a_manual_tier_counts_within_its_time_alone() {
     let shop = Shop::open(tiered("lifetime"));
     shop.done("m-1", "earn", json!({"amount": "150.00"}));
-    let until = at(700);
+    let until = shortly(700);
     let body = json!({"new_tier": "LOW", "reason": "ceiling", "until": until});
     assert_eq!(shop.put("/api/v1/admin/users/m-1/tier", body).expect(200)["tier"], "LOW");
     let inside = shop.done("m-1", "earn", json!({"amount": "1.00"}));

@@ -6,7 +6,7 @@ mod contract;
 
 use std::sync::Barrier;
 
-use contract::{Answer, Shop, Value, at, check_operation, check_time, each, id, json};
+use contract::{Answer, Shop, Value, check_operation, check_time, each, id, json, shortly};
 
 fn hold_id(hold: &Value) -> &str {
     hold["hold_id"].as_str().unwrap()
@@ -203,7 +203,7 @@ fn a_hold_raced_by_captures_voids_and_its_time_has_one_end() {
 fn held_points_outlive_their_expiry_and_released_ones_do_not() {
     let shop = Shop::open(json!({}));
     for account in ["captured", "voided", "partly"] {
-        shop.done(account, "earn", json!({"points": 10, "expires_at": at(1500)}));
+        shop.done(account, "earn", json!({"points": 10, "expires_at": shortly(1500)}));
     }
     let holds = ["captured", "voided", "partly"].map(|account| shop.done(account, "holds", json!({"points": 8})));
     for account in ["captured", "voided", "partly"] {

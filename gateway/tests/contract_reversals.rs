@@ -4,7 +4,7 @@
 #[path = "support/contract.rs"]
 mod contract;
 
-use contract::{DAY_MS, Shop, Value, at, id, json};
+use contract::{DAY_MS, Shop, Value, at, id, json, shortly};
 
 fn numbers(value: &Value, names: &[&str]) -> Vec<i64> {
     names.iter().map(|name| value[*name].as_i64().unwrap_or_else(|| panic!("{name}: {value}"))).collect()
@@ -167,7 +167,7 @@ fn a_pending_award_is_reversed() {
 #[test]
 fn points_that_expired_unspent_count_as_taken() {
     let shop = Shop::open(json!({}));
-    let earn = shop.done("m-1", "earn", json!({"amount": "100.00", "expires_at": at(700)}));
+    let earn = shop.done("m-1", "earn", json!({"amount": "100.00", "expires_at": shortly(700)}));
     shop.done("m-1", "redeem", json!({"points": 30}));
     shop.earn("m-1", 50);
     let before = shop.reverse(&earn, json!({"amount": "20.00"}));
@@ -198,7 +198,7 @@ fn debt_goes_to_its_floor_and_is_paid_first() {
     // Pending points pay when they activate.
     let first = shop.earn("m-2", 20);
     shop.done("m-2", "redeem", json!({"points": 20}));
-    shop.done("m-2", "earn", json!({"points": 50, "activates_at": at(600)}));
+    shop.done("m-2", "earn", json!({"points": 50, "activates_at": shortly(600)}));
     shop.reverse(&first, json!({}));
     assert_eq!(shop.points("m-2"), [-20, -20, 50, 0, 20]);
     shop.until("m-2", |balance| balance["pending_points"] == 0);
@@ -229,11 +229,11 @@ fn a_redemption_goes_back_to_its_lots() {
 #[test]
 fn a_redemption_reversed_past_expiry_expires_at_once() {
     let shop = Shop::open(json!({}));
-    shop.done("m-1", "earn", json!({"points": 10, "expires_at": at(500)}));
+    shop.done("m-1", "earn", json!({"points": 10, "expires_at": shortly(500)}));
     shop.done("m-1", "earn", json!({"points": 10, "expires_at": at(DAY_MS)}));
     let redeem = shop.done("m-1", "redeem", json!({"points": 14}));
     // Nothing of the first lot is left to expire, so only the instant can be waited for.
-    let other = shop.done("clock", "earn", json!({"points": 1, "expires_at": at(600)}));
+    let other = shop.done("clock", "earn", json!({"points": 1, "expires_at": shortly(600)}));
     shop.until("clock", |balance| balance["total_points"] == 0);
     assert_eq!(other["points"], 1);
     let reversal = shop.reverse(&redeem, json!({}));

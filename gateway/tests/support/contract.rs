@@ -445,6 +445,14 @@ pub(crate) fn at(offset_ms: i64) -> String {
     format!("{:.3}", jiff::Timestamp::from_millisecond(now + offset_ms).unwrap())
 }
 
+/// An instant to wait for, before which a test can do a few operations: so far from now, in milliseconds, and several
+/// times as far where an operation is a conditional write of a CQL cluster.
+pub(crate) fn shortly(offset_ms: i64) -> String {
+    const TIMES_ON_CQL: i64 = 6;
+    let is_on_cql = std::env::var_os("MEED_JOURNAL").is_some_and(|journal| journal == "cql");
+    at(if is_on_cql { offset_ms * TIMES_ON_CQL } else { offset_ms })
+}
+
 pub(crate) const SECOND_MS: i64 = 1000;
 pub(crate) const DAY_MS: i64 = 86_400_000;
 
