@@ -140,8 +140,8 @@ fn a_stop_while_everything_is_due_is_short_and_clean() {
     // Nothing but the stop itself brings it all to the store.
     let checkpoint_interval_ms = 3_600_000;
     let node = Running::start(harness::Config { workers: 2, checkpoint_interval_ms, ..config(folder.path()) });
-    let due = seconds_from_now(3);
     for batch in 0..30 {
+        let due = seconds_from_now(3);
         let earns = (0..1_000).map(|n| request(&format!("m-{batch}-{n}"), earn_until(1, due), None)).collect();
         node.ask_many(earns).iter().for_each(|reply| assert_eq!(executed(reply).points, 1));
     }
