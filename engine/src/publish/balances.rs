@@ -1,6 +1,6 @@
 //! The newest balances between two flushes to the compacted topic: one per account, however many events it
 //! had. A flush is published when all of it is confirmed; then everything up to the positions at which it was
-//! taken is.
+//! taken is. When some of it is lost, all of it is sent again: which of them is not known.
 
 use hashbrown::HashMap;
 use meed_schemas::event::Balance;
@@ -22,7 +22,9 @@ pub(super) struct Balances {
 struct Flush {
     up_to: Vec<u64>,
     unsent: Vec<(Identity, Balance)>,
+    sent: Vec<(Identity, Balance)>,
     unconfirmed: usize,
+    has_lost: bool,
 }
 
 impl Balances {
@@ -56,7 +58,8 @@ impl Balances {
     pub(super) fn begin_flush(&mut self, up_to: &[u64]) {
         if self.flush.is_none() && self.published != up_to {
             let unsent = self.newest.drain().collect();
-            self.flush = Some(Flush { up_to: up_to.to_owned(), unsent, unconfirmed: 0 });
+            self.flush =
+                Some(Flush { up_to: up_to.to_owned(), unsent, sent: Vec::new(), unconfirmed: 0, has_lost: false });
             self.finish();
         }
     }
@@ -67,20 +70,28 @@ impl Balances {
         while let Some((identity, balance)) = flush.unsent.last()
             && send(identity, balance)
         {
-            flush.unsent.pop();
+            flush.sent.extend(flush.unsent.pop());
             flush.unconfirmed += 1;
         }
     }
 
-    /// So many balances are confirmed.
-    pub(super) fn confirmed(&mut self, count: usize) {
+    /// So many balances are confirmed, and so many have not come in time.
+    pub(super) fn confirmed(&mut self, count: usize, lost: usize) {
         if let Some(flush) = &mut self.flush {
-            flush.unconfirmed = flush.unconfirmed.saturating_sub(count);
+            flush.unconfirmed = flush.unconfirmed.saturating_sub(count + lost);
+            flush.has_lost |= lost > 0;
             self.finish();
         }
     }
 
     fn finish(&mut self) {
+        if let Some(flush) = &mut self.flush
+            && flush.has_lost
+            && flush.unconfirmed == 0
+        {
+            flush.unsent.append(&mut flush.sent);
+            flush.has_lost = false;
+        }
         if let Some(flush) = self.flush.take_if(|flush| flush.unsent.is_empty() && flush.unconfirmed == 0) {
             self.published = flush.up_to;
         }

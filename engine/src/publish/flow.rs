@@ -17,6 +17,9 @@ use crate::program::Programs;
 
 /// Messages that may wait for a confirmation.
 const WINDOW: usize = 65_536;
+/// Balances among them: their time begins when they are handed over, so that behind a slow broker the last of many would
+/// never come in it.
+const BALANCES_WINDOW: usize = 16_384;
 /// Records that are read before confirmations are looked at again.
 const READ_RECORDS_MAX: usize = 8_192;
 
@@ -43,8 +46,9 @@ pub(crate) trait Topics {
     /// The events confirmed since the last call, by their positions.
     fn take_confirmed(&self, into: &mut Vec<usize>);
 
-    /// How many balances were confirmed before the last call of [`Topics::take_confirmed`], since the last of this.
-    fn take_confirmed_balances(&self) -> usize;
+    /// How many balances were confirmed before the last call of [`Topics::take_confirmed`], since the last of this, and how
+    /// many did not come in time.
+    fn take_confirmed_balances(&self) -> (usize, usize);
 }
 
 /// Why no more was handed over.
@@ -134,11 +138,11 @@ impl Flow {
             let position = Position::from_u64(*opaque as u64);
             self.outbox.confirmed(position.shard(), position.sequence());
         }
-        let balances = topics.take_confirmed_balances();
+        let (confirmed, lost) = topics.take_confirmed_balances();
         if let Some(waiting) = &mut self.balances {
-            waiting.confirmed(balances);
+            waiting.confirmed(confirmed, lost);
         }
-        (self.confirmed.len(), balances)
+        (self.confirmed.len(), confirmed)
     }
 
     /// Reads on and hands over.
@@ -187,19 +191,27 @@ impl Flow {
         }
     }
 
-    /// Hands over balances of the flush that is under way, which may begin if `is_due`; returns whether one did.
-    pub(crate) fn flush_balances(&mut self, topics: &impl Topics, programs: &Programs, is_due: bool) -> bool {
+    /// Hands over balances of the flush that is under way, which may begin if `is_due`; returns whether one did. `may_send`
+    /// is asked before each: whoever slept in between would hand over what is older than what another owner has sent.
+    pub(crate) fn flush_balances(
+        &mut self,
+        topics: &impl Topics,
+        programs: &Programs,
+        is_due: bool,
+        may_send: &dyn Fn() -> bool,
+    ) -> bool {
         let Some(balances) = &mut self.balances else { return false };
         let begins = (is_due || balances.is_full()) && !balances.is_flushing();
         if begins {
             balances.begin_flush(&self.from);
         }
         let (mut key, data) = (Vec::new(), &mut self.data);
-        let mut room = WINDOW.saturating_sub(self.outbox.waiting() + balances.waiting());
+        let room = WINDOW.saturating_sub(self.outbox.waiting() + balances.waiting());
+        let mut room = room.min(BALANCES_WINDOW.saturating_sub(balances.waiting()));
         balances.send(|identity, balance| {
             let version = programs.get(identity.program()).and_then(|program| program.version(balance.newest_version));
             // Every version that a record names is there; `send_some` looked.
-            let (Some(version), true) = (version, room > 0) else { return false };
+            let (Some(version), true) = (version, room > 0 && may_send()) else { return false };
             room -= 1;
             key.clear();
             data.clear();

@@ -104,6 +104,8 @@ pub(super) enum Trouble {
 struct State {
     confirmed: Mutex<Vec<usize>>,
     balances: AtomicUsize,
+    /// Balances that did not come in time.
+    lost_balances: AtomicUsize,
     refused: Mutex<Option<String>>,
     /// How often the client has told anything.
     told: AtomicUsize,
@@ -134,6 +136,9 @@ impl ProducerContext for Context {
                 self.0.balances.fetch_add(1, Ordering::Relaxed);
             }
             Ok(_) => self.0.confirmed.lock().unwrap_or_else(PoisonError::into_inner).push(opaque),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut), _)) if opaque == BALANCE => {
+                self.0.lost_balances.fetch_add(1, Ordering::Relaxed);
+            }
             Err((error, _)) => {
                 let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
                 refused.get_or_insert_with(|| error.to_string());
@@ -166,7 +171,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects, and looks at the topics: `events` and, when it has a name, `balances`. A balance that is not confirmed
-    /// within `balance_timeout` is refused.
+    /// within `balance_timeout` is lost.
     pub(super) fn connect(
         options: &KafkaOptions,
         events: &TopicMark,
@@ -176,7 +181,7 @@ impl Link {
         let state = Arc::new(State::default());
         let producer_of = |config: ClientConfig| -> Result<BaseProducer<Context>, Trouble> {
             let created = config.create_with_context(Context(Arc::clone(&state)));
-            created.map_err(|error| Trouble::Setting(error.to_string()))
+            created.map_err(|error| Trouble::Setting(without_value(&error)))
         };
         let producer = producer_of(client_config(options)?)?;
         let events = describe(&producer, events)?;
@@ -185,6 +190,8 @@ impl Link {
             Some(timeout) => {
                 let mut config = client_config(options)?;
                 config.set("message.timeout.ms", timeout.as_millis().max(1).to_string());
+                // Else one that is lost would end the producer: each stands for itself.
+                config.set("enable.gapless.guarantee", "false");
                 Some(producer_of(config)?)
             }
             None => None,
@@ -249,8 +256,18 @@ impl Topics for Link {
         std::mem::swap(into, &mut self.state.confirmed.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn take_confirmed_balances(&self) -> usize {
-        self.state.balances.swap(0, Ordering::Relaxed)
+    fn take_confirmed_balances(&self) -> (usize, usize) {
+        (self.state.balances.swap(0, Ordering::Relaxed), self.state.lost_balances.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// What is wrong with a setting, without its value, which may be a secret.
+fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, description, name, value) if !value.is_empty() => {
+            format!("{name}: {}", description.trim().replace(value, "…"))
+        }
+        other => other.to_string(),
     }
 }
 
@@ -309,6 +326,15 @@ fn describe(producer: &BaseProducer<Context>, mark: &TopicMark) -> Result<Topic,
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_property_that_is_refused_does_not_show_its_value() {
+        for (name, value) in [("ssl.key.password", "hunter2"), ("linger.ms", "hunter2"), ("no.such", "hunter2")] {
+            let error = ClientConfig::new().set(name, value).create_native_config().err().unwrap();
+            let text = without_value(&error);
+            assert!(text.contains(name) && !text.contains(value), "{text}");
+        }
+    }
 
     #[test]
     fn what_the_stream_rests_on_cannot_be_set() {

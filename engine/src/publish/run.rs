@@ -236,7 +236,7 @@ impl Run {
                 Err(Stuck::Journal(error)) => break Err(Trouble::Journal(error.to_string())),
             };
             let is_flush_due = flushed_at.elapsed() >= flush_interval || self.shared.until().is_some();
-            if may_send && flow.flush_balances(link, &(self.programs)(), is_flush_due) {
+            if may_send && flow.flush_balances(link, &(self.programs)(), is_flush_due, &|| self.holds()) {
                 flushed_at = Instant::now();
             }
             if saved_at.elapsed() >= SAVE_INTERVAL {

@@ -462,3 +462,27 @@ fn late_balance_is_replaced() -> bool {
     stage.check_events();
     true
 }
+
+#[test]
+fn a_balance_that_does_not_come_in_time_is_sent_again_and_no_event_with_it() {
+    let mut stage = Stage::new(2);
+    stage.append(20);
+    let owner = Owner::default();
+    owner.epoch.store(1, Ordering::Relaxed);
+    owner.holds.store(true, Ordering::Relaxed);
+    let publisher = publisher(stage.options(), stage.folder.path(), &stage.reader, Some(owner.fencing()));
+    stage.wait_until_published(&publisher);
+    // Every balance comes later than it may, as long as the broker is so slow; events have all the time they need.
+    stage.cluster.broker_round_trip_time(1, Duration::from_millis(2_500)).unwrap();
+    stage.append(20);
+    let began = Instant::now();
+    while stage.mark_file().1.is_none_or(|mark| mark.events.published != stage.last) {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    assert_ne!(publisher.needed_from()().unwrap(), stage.last.iter().map(|last| last + 1).collect::<Vec<_>>());
+    stage.cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    stage.wait_until_published(&publisher);
+    publisher.stop(PATIENCE);
+    assert_eq!(stage.check_events(), 0, "no event was sent again");
+    stage.check_balances();
+}

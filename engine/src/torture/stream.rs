@@ -292,8 +292,9 @@ impl Topics for Broker {
         into.append(&mut self.0.borrow_mut().confirmed);
     }
 
-    fn take_confirmed_balances(&self) -> usize {
-        std::mem::take(&mut self.0.borrow_mut().confirmed_balances)
+    // The simulated broker loses none that it took.
+    fn take_confirmed_balances(&self) -> (usize, usize) {
+        (std::mem::take(&mut self.0.borrow_mut().confirmed_balances), 0)
     }
 }
 
@@ -348,7 +349,7 @@ impl Publisher {
             Err(Stuck::Refused(detail)) => return Err(Error::Stopped(detail)),
             Err(Stuck::Journal(error)) => return Err(error),
         }
-        self.flow.flush_balances(&self.broker, programs, flush);
+        self.flow.flush_balances(&self.broker, programs, flush, &|| true);
         Ok(())
     }
 
