@@ -70,6 +70,7 @@ impl Projector {
             shared: Arc::clone(&shared),
             epochs: Vec::new(),
             from: vec![0; shards],
+            next_shard: 0,
             saved_at: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("projector".into()).spawn(move || run.run());
@@ -102,6 +103,8 @@ struct Run {
     epochs: Vec<i64>,
     /// By shard, everything up to here has its row.
     from: Vec<u64>,
+    /// The shard that the next round begins with.
+    next_shard: usize,
     saved_at: Instant,
 }
 
@@ -137,11 +140,10 @@ impl Run {
         self.take_shards()?;
         let programs = (self.programs)();
         let (mut from, mut effects) = (self.from.clone(), Vec::new());
-        let reached = read_on(&self.records, &mut from, ROUND_RECORDS, &mut |record, _| {
+        let reached = read_round(&self.records, &mut from, &mut self.next_shard, &mut |record| {
             if record.kind.is_effect() {
                 effects.push(effect(record, &programs));
             }
-            Ok(Next::More)
         })?;
         if !effects.is_empty() {
             self.journal.history().write(&effects)?;
@@ -190,6 +192,33 @@ impl Run {
     }
 }
 
+/// Visits the records of one round and moves `from` on past them. It begins with another shard each time it could not read
+/// all: under more load than the history can follow, those behind the first busy one would get nothing for as long.
+fn read_round(
+    records: &Records,
+    from: &mut [u64],
+    next_shard: &mut usize,
+    visit: &mut dyn FnMut(&Record),
+) -> Result<Reached> {
+    let (shards, mut left) = (from.len(), ROUND_RECORDS);
+    for shard in (0..shards).map(|step| (*next_shard + step) % shards) {
+        // Of the others everything counts as read.
+        let mut of_shard = vec![u64::MAX - 1; shards];
+        of_shard[shard] = from[shard];
+        let reached = read_on(records, &mut of_shard, left, &mut |record, _| {
+            visit(record);
+            left -= 1;
+            Ok(Next::More)
+        });
+        from[shard] = of_shard[shard];
+        if reached? == Reached::Limit {
+            *next_shard = (shard + 1) % shards;
+            return Ok(Reached::Limit);
+        }
+    }
+    Ok(Reached::End)
+}
+
 fn effect(record: &Record, programs: &Programs) -> Effect {
     let program = programs.get(record.identity.program());
     let version = program.and_then(|program| program.version(record.newest_version));
@@ -197,4 +226,41 @@ fn effect(record: &Record, programs: &Programs) -> Effect {
     let mut payload = Vec::new();
     codec::encode(record, &mut payload);
     Effect { record: record.clone(), payload, tier: tier.map(|level| level.name.as_str().into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use meed_schemas::ids::{Identity, Position};
+
+    use super::*;
+    use crate::journal::MemoryRecords;
+    use crate::test_record::earn;
+
+    #[test]
+    fn a_shard_that_is_always_busy_does_not_keep_the_others_waiting() {
+        let shards = 3;
+        let count = 3 * ROUND_RECORDS as u64;
+        let mut records = MemoryRecords::new(shards as u16);
+        for shard in 0..shards as u16 {
+            records.set_extent(shard, 0, count);
+            for sequence in 1..=count {
+                let (position, mut payload) = (Position::new(shard, sequence), Vec::new());
+                codec::encode(&earn(position, Identity::member("p", "m")), &mut payload);
+                records.put(position, payload.into());
+            }
+        }
+        let records = Records::Memory(records);
+        let (mut from, mut next_shard, mut seen) = (vec![0; shards], 0, Vec::new());
+        for _ in 0..shards {
+            let reached = read_round(&records, &mut from, &mut next_shard, &mut |record| seen.push(record.position));
+            assert_eq!(reached.unwrap(), Reached::Limit);
+        }
+        assert_eq!(from, [ROUND_RECORDS as u64; 3], "each has had its round");
+        assert_eq!(seen.len(), 3 * ROUND_RECORDS);
+        while read_round(&records, &mut from, &mut next_shard, &mut |record| seen.push(record.position)).unwrap()
+            == Reached::Limit
+        {}
+        assert_eq!((from, seen.len() as u64), (vec![count; 3], 3 * count));
+    }
 }
