@@ -1,6 +1,6 @@
 //! The keyspace: made where there is none, checked where there is one, never altered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use meed_schemas::cql::{FORMAT, Place, Table, tables};
 use meed_schemas::ids::{SHARD_HASH_NAME, SHARDS_MAX};
@@ -47,6 +47,7 @@ pub fn open_keyspace(cql: &Cql, config: &CqlConfig, shards: Option<u16>) -> Resu
     }
     cql.block_on(async {
         make_keyspace(cql, config).await?;
+        check_datacenters(cql, config).await?;
         let missing = check_tables(cql, keyspace).await?;
         let found = if missing.iter().any(|table| table.name == "cluster") { None } else { read(cql, config).await? };
         if found.is_some()
@@ -88,12 +89,49 @@ async fn make_keyspace(cql: &Cql, config: &CqlConfig) -> Result<()> {
         return Ok(());
     }
     let (keyspace, replicas) = (&config.keyspace, config.replicas);
+    let place = config.datacenter.as_deref().unwrap_or("replication_factor").replace('\'', "''");
     tracing::info!(keyspace, replicas, "creating the keyspace");
     cql.create(&format!(
         "CREATE KEYSPACE IF NOT EXISTS \"{keyspace}\" WITH replication = \
-         {{'class': 'NetworkTopologyStrategy', 'replication_factor': {replicas}}}"
+         {{'class': 'NetworkTopologyStrategy', '{place}': {replicas}}}"
     ))
     .await
+}
+
+/// Where the cluster has several datacenters, the keyspace must lie in one: a conditional write is decided among the
+/// replicas of one datacenter, so that in two of them two owners of a shard could append to it at the same time.
+async fn check_datacenters(cql: &Cql, config: &CqlConfig) -> Result<()> {
+    let all = cql.datacenters();
+    if all.len() < 2 {
+        return Ok(());
+    }
+    let statement = cql.prepare("SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?").await?;
+    type Row = (BTreeMap<String, String>,);
+    let rows: Vec<Row> = cql.read("read where the keyspace lies", &statement, (&config.keyspace,)).await?;
+    let replication = rows.into_iter().next().unwrap_or_default().0;
+    one_datacenter(&all, &replication, config.datacenter.as_deref()).map_err(|detail| mismatch(config, detail))
+}
+
+/// Says what is wrong with the replication of a keyspace in a cluster of these datacenters.
+fn one_datacenter(
+    all: &BTreeSet<String>,
+    replication: &BTreeMap<String, String>,
+    asked: Option<&str>,
+) -> std::result::Result<(), String> {
+    let Some(asked) = asked.filter(|asked| all.contains(*asked)) else {
+        let all = all.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(format!(
+            "the cluster has the datacenters {all}; say with --cql-datacenter in which the keyspace lies"
+        ));
+    };
+    let is_elsewhere = |(name, replicas): (&String, &String)| name != "class" && name != asked && replicas != "0";
+    if replication.iter().any(is_elsewhere) || !replication.contains_key(asked) {
+        return Err(format!(
+            "its replication is {replication:?}; conditional writes are decided in one datacenter, so it must be of class \
+             NetworkTopologyStrategy with replicas in {asked} alone"
+        ));
+    }
+    Ok(())
 }
 
 /// Compares the tables that are there with what they must be; returns those that are not there.
@@ -182,4 +220,28 @@ async fn read(cql: &Cql, config: &CqlConfig) -> Result<Option<KeyspaceIdentity>>
         secrets: Secrets::from_random(&secrets),
         created: false,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_keyspace_lies_in_one_of_several_datacenters() {
+        let all: BTreeSet<String> = ["east", "west"].map(str::to_owned).into();
+        let check = |parts: &[(&str, &str)], asked| {
+            let class = ("class", "org.apache.cassandra.locator.NetworkTopologyStrategy");
+            let parts = parts.iter().chain([&class]).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            one_datacenter(&all, &parts.collect(), asked)
+        };
+        assert_eq!(check(&[("east", "3")], Some("east")), Ok(()));
+        assert_eq!(check(&[("east", "3"), ("west", "0")], Some("east")), Ok(()));
+        assert!(check(&[("east", "3")], None).unwrap_err().contains("--cql-datacenter"));
+        assert!(check(&[("east", "3")], Some("north")).unwrap_err().contains("east, west"));
+        assert!(check(&[("east", "3")], Some("west")).is_err(), "its nodes have no replicas");
+        for both in [&[("east", "3"), ("west", "3")][..], &[("replication_factor", "3")]] {
+            assert!(check(both, Some("east")).unwrap_err().contains("east alone"));
+        }
+    }
 }

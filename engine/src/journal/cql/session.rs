@@ -3,6 +3,7 @@
 //! The driver repeats nothing by itself, because a repeated conditional statement is refused by its own first try.
 //! What may be repeated is repeated here: reads, and writes whose timestamp makes them the same write.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -154,6 +155,11 @@ impl Cql {
         let stopping = AtomicBool::new(false);
         let keyspace = format!("\"{}\"", config.keyspace);
         Ok(Arc::new(Self { session, keyspace, handle, stopping, end, thread: Some(thread).into() }))
+    }
+
+    /// The datacenters of the nodes that are known.
+    pub(super) fn datacenters(&self) -> BTreeSet<String> {
+        self.session.get_cluster_state().get_nodes_info().iter().filter_map(|node| node.datacenter.clone()).collect()
     }
 
     /// Runs a future on this thread while the connection's own thread carries its traffic.

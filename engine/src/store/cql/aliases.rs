@@ -24,6 +24,7 @@ pub struct CqlAliases {
     take: PreparedStatement,
     list: PreparedStatement,
     put_listed: PreparedStatement,
+    listed_at: PreparedStatement,
     drop_listed: PreparedStatement,
 }
 
@@ -45,7 +46,12 @@ impl CqlAliases {
                 put_listed: cql
                     .prepare("INSERT INTO account_aliases (account, alias, sealed) VALUES (?, ?, ?)")
                     .await?,
-                drop_listed: cql.prepare("DELETE FROM account_aliases WHERE account = ? AND alias = ?").await?,
+                listed_at: cql
+                    .prepare("SELECT WRITETIME(sealed) FROM account_aliases WHERE account = ? AND alias = ?")
+                    .await?,
+                drop_listed: cql
+                    .prepare("DELETE FROM account_aliases USING TIMESTAMP ? WHERE account = ? AND alias = ?")
+                    .await?,
             })
         })
     }
@@ -76,15 +82,21 @@ impl CqlAliases {
         })
     }
 
-    /// Takes an alias from its account.
+    /// Takes an alias from its account. What is unlisted is what was listed before: an owner that sleeps after it took the
+    /// alias would else unlist it when another one has given it again.
     ///
     /// # Errors
     /// The node stops.
     pub fn take(&self, alias: &[u8], account: &[u8]) -> Result<()> {
         self.cql.block_on(async {
+            let action = "read when an alias was listed";
+            let listed: Vec<(Option<i64>,)> = self.cql.read(action, &self.listed_at, (account, alias)).await?;
             // Refused when an earlier try has taken it.
             self.cql.conditional_resolved("take an alias", &self.take, (alias, account)).await?;
-            self.cql.write("unlist an alias", &self.drop_listed, (account, alias)).await
+            match listed.first() {
+                Some((Some(at),)) => self.cql.write("unlist an alias", &self.drop_listed, (at, account, alias)).await,
+                _ => Ok(()),
+            }
         })
     }
 
