@@ -20,6 +20,9 @@ const CHUNK_RECORDS_MAX: usize = 8_192;
 const POLL: Duration = Duration::from_millis(20);
 /// In a cluster, the pace of looks at the journals of other nodes while somebody reads events.
 const REFRESH: Duration = Duration::from_millis(250);
+/// Looks at the journals of other nodes, when each time a shard has come or gone meanwhile, before a reader is told to come
+/// again.
+const LOOKS_MAX: usize = 16;
 /// Nodes with at most so many shards put a cursor to every event; others to every chunk.
 const CURSOR_SHARDS_MAX: u16 = 64;
 
@@ -81,8 +84,7 @@ pub(crate) struct Chunk {
 /// The positions behind which the stream begins.
 pub(crate) async fn begin(node: &Arc<Node>, start: &Start) -> Result<Vec<u64>, NoStart> {
     let journal = node.feed().journal();
-    journal.refresh(Duration::ZERO).await.map_err(|_| NoStart::Unreadable)?;
-    let last = journal.last_sequence();
+    let last = ends(journal).await.ok_or(NoStart::Unreadable)?;
     let given = match start {
         Start::Now => return Ok(last),
         Start::Oldest => None,
@@ -101,6 +103,20 @@ pub(crate) async fn begin(node: &Arc<Node>, start: &Start) -> Result<Vec<u64>, N
         Some(given) if given.iter().zip(&removed).any(|(given, removed)| given < removed) => Err(NoStart::Removed),
         Some(given) => Ok(given),
     }
+}
+
+/// By shard, how far the journals of all nodes are; `None` when they cannot be looked at. A shard that goes to another node
+/// while those of the others are looked at is looked at there.
+async fn ends(journal: &Records) -> Option<Vec<u64>> {
+    for _ in 0..LOOKS_MAX {
+        let epochs = journal.epochs();
+        journal.refresh(Duration::ZERO).await.ok()?;
+        let last = journal.last_sequence();
+        if journal.epochs() == epochs {
+            return Some(last);
+        }
+    }
+    None
 }
 
 /// The next part behind `from`. A follower that has nothing to tell for so long gets its cursor alone. `None` when

@@ -52,13 +52,14 @@ impl Local {
         Ok(self.worker.call_many(requests, &admitted, left))
     }
 
-    /// A page of an account's history.
+    /// A page of an account's history. Of a shard that has not begun here, or went meanwhile, records would be missed.
     pub(crate) async fn page(&self, query: PageQuery, left: Duration) -> Result<Vec<Record>, Unanswered> {
         let node = self.worker.node();
         let shard = query.identity.shard(node.shards());
+        let tenure = || node.reader().journal().tenure(shard).filter(|_| node.owns(shard));
+        let Some(before) = tenure() else { return Err(Unanswered::NotOwner) };
         let page = self.within(left, node.reader().page(query)).await?.ok_or(Unanswered::Overloaded);
-        // Of a shard that went meanwhile, records may have been missed.
-        if node.owns(shard) { page } else { Err(Unanswered::NotOwner) }
+        if tenure() == Some(before) { page } else { Err(Unanswered::NotOwner) }
     }
 
     /// The account of an alias.

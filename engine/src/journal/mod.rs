@@ -138,6 +138,15 @@ impl Records {
         }
     }
 
+    /// What a shard's records here stand for: the epoch that this node owns it under, which is another when it has gone
+    /// and come back; `None` where it is another node's or has not begun here.
+    pub fn tenure(&self, shard: u16) -> Option<i64> {
+        match self {
+            Self::Embedded(_) | Self::Memory(_) => Some(0),
+            Self::Cql(reader) => reader.tenure(shard),
+        }
+    }
+
     /// A number that grows whenever more becomes durable.
     pub fn progress(&self) -> u64 {
         match self {

@@ -18,7 +18,7 @@ use meed_schemas::ids::Identity;
 use meed_schemas::outcome::Reply;
 use slab::Slab;
 use tokio::sync::{Notify, watch};
-use tokio::task::spawn_local;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::context::Shared;
@@ -70,6 +70,8 @@ pub(super) struct Front {
     to_write: Notify,
     under_way: Cell<usize>,
     room: Notify,
+    /// Those that are not commands; they end with the connection.
+    questions: RefCell<JoinSet<()>>,
     told: RefCell<ToldPrograms>,
     told_state: RefCell<Option<(bool, Option<String>)>>,
     /// Version of the map of owners that was told.
@@ -89,6 +91,7 @@ impl Front {
             to_write: Notify::new(),
             under_way: Cell::new(0),
             room: Notify::new(),
+            questions: RefCell::default(),
             told: RefCell::default(),
             told_state: RefCell::default(),
             told_map: Cell::new(i64::MIN),
@@ -106,6 +109,8 @@ impl Front {
             ended = self.ticks() => ended,
         };
         connected.decrement(1.0);
+        // Each of them has this connection's memory.
+        self.questions.borrow_mut().abort_all();
         if let Err(error) = ended {
             tracing::warn!(%error, "a front was cut off");
         }
@@ -147,13 +152,15 @@ impl Front {
         let Ask::Commands(items) = ask else {
             self.under_way.set(self.under_way.get() + 1);
             let front = Rc::clone(self);
-            spawn_local(async move {
+            let mut questions = self.questions.borrow_mut();
+            while questions.try_join_next().is_some() {}
+            questions.spawn_local(async move {
                 if let Some(answer) = front.answer(ask, deadline_ms).await {
                     front.others.borrow_mut().push((place, answer));
                     front.to_write.notify_one();
                 } else {
                     // Its front has given it up.
-                    front.under_way.set(front.under_way.get() - 1);
+                    front.ended(1);
                 }
             });
             return Ok(());
@@ -278,11 +285,16 @@ impl Front {
                 answered += 1;
                 outgoing.push(|out| put_answer(out, place, &answer));
             }
-            let before = self.under_way.get();
-            self.under_way.set(before - answered);
-            if before >= UNDER_WAY_MAX {
-                self.room.notify_one();
-            }
+            self.ended(answered);
+        }
+    }
+
+    /// So many questions are answered, or given up.
+    fn ended(&self, count: usize) {
+        let before = self.under_way.get();
+        self.under_way.set(before - count);
+        if before >= UNDER_WAY_MAX {
+            self.room.notify_one();
         }
     }
 

@@ -13,6 +13,8 @@ use super::{ACCOUNTS, Server, breathe};
 
 /// How long a request waits for its shard to have an owner, as `gateway/src/cluster.rs` says.
 const OWNER_WAIT: Duration = Duration::from_secs(1);
+/// Rows that are listed at a time.
+const LISTED: u64 = 50;
 /// For what a busy machine adds.
 const SLACK: Duration = Duration::from_secs(2);
 
@@ -55,9 +57,22 @@ fn batches(address: &str, client: usize, stop: &AtomicBool, done: &AtomicU64) ->
                 late += 1;
             }
         }
+        list(&mut connection, &format!("b-{client}-{}", round % 8));
         done.fetch_add(1, Ordering::Relaxed);
     }
     late
+}
+
+/// A list that is answered is whole, wherever the account's shard is on its way to: nobody else writes to this account.
+fn list(connection: &mut super::node::Client, account: &str) {
+    let page = connection.get(&format!("/api/v1/points/{account}/transactions?limit={LISTED}")).unwrap();
+    if page.status == 503 {
+        return;
+    }
+    assert_eq!(page.status, 200, "{page:?}");
+    let page = page.json();
+    let rows = page["transactions"].as_array().unwrap().len();
+    assert_eq!(rows as u64, page["total_count"].as_u64().unwrap().min(LISTED), "{account}: {page}");
 }
 
 #[test]

@@ -121,6 +121,11 @@ impl CqlReader {
         self.by_shard(|shard| self.extents.epoch(shard))
     }
 
+    /// The epoch that a shard is owned under; `None` while it is not.
+    pub fn tenure(&self, shard: u16) -> Option<i64> {
+        Some(self.extents.epoch(shard)).filter(|epoch| *epoch != 0)
+    }
+
     /// By shard, the sequence up to which its records are no longer kept.
     pub fn removed_sequence(&self) -> Vec<u64> {
         self.by_shard(|shard| self.at(shard).removed(shard))
@@ -211,11 +216,16 @@ impl CqlReader {
         visit: &mut dyn FnMut(Position, &[u8]) -> Result<()>,
     ) -> Result<()> {
         for shard in (0..self.extents.shards()).filter(|shard| shards(*shard)) {
+            let tenure = self.tenure(shard);
             let last = self.at(shard).last(shard);
             let from = from.get(usize::from(shard)).copied().unwrap_or(0);
             if from < last {
                 let mut visitor = Visitor { shard, next: from + 1, last, has_gap: false, visit: &mut *visit };
                 while let Err(missing) = self.scan_shard(&mut visitor)? {
+                    // The shard may have gone to another node: what is left of it is read when it was looked at there.
+                    if self.tenure(shard) != tenure {
+                        break;
+                    }
                     // It may have gone since it was looked for.
                     let removed = self.removed_by_now(shard)?;
                     if visitor.next > removed {
