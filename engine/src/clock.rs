@@ -1,14 +1,16 @@
 //! The node's time: the wall clock, held against the monotonic one so that a leap is noticed.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meed_schemas::time::Millis;
 
+use crate::ownership::boot_ms;
+
 /// Turns readings of the wall clock and the monotonic clock into instants that never go backwards.
 ///
-/// A wall clock that moves by more than `jump_ms` against the monotonic one is not followed: time then goes
-/// on from the last good reading at the pace of the monotonic clock, so that a leap of years does not
-/// expire points that would not come back.
+/// A wall clock that moves by more than `jump_ms` against the monotonic one, which runs while the machine sleeps, is not
+/// followed: time then goes on from the last good reading at the pace of the monotonic clock, so that a leap of years
+/// does not expire points that would not come back.
 #[derive(Debug, Clone)]
 pub struct Clock {
     base_wall: Millis,
@@ -47,13 +49,13 @@ impl Clock {
 /// The two clocks of the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemTimes {
-    started: Instant,
+    started_ms: i64,
 }
 
 impl SystemTimes {
     /// Monotonic time counts from here.
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self { started_ms: boot_ms() }
     }
 
     /// Milliseconds since the epoch by the wall clock; 0 before it.
@@ -64,7 +66,7 @@ impl SystemTimes {
 
     /// Milliseconds since the start by the monotonic clock.
     pub fn elapsed_ms(&self) -> i64 {
-        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+        boot_ms().saturating_sub(self.started_ms)
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Node {
     /// Grows with every change of the programs.
     programs_number: AtomicU64,
     settle_until: AtomicI64,
+    /// Whether the wall clock has leapt and is not followed.
+    has_leapt: AtomicBool,
     reports: Vec<Mutex<ShardReport>>,
     lag_records: Vec<AtomicU64>,
     /// By shard: changed accounts that are not in the store.
@@ -105,6 +107,7 @@ impl Node {
             programs: RwLock::new(Arc::new(programs)),
             programs_number: AtomicU64::new(0),
             settle_until: AtomicI64::new(settle_until),
+            has_leapt: AtomicBool::new(false),
             reports: (0..shards).map(|_| Mutex::default()).collect(),
             lag_records: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             dirty_accounts: (0..shards).map(|_| AtomicU64::new(0)).collect(),
@@ -279,6 +282,23 @@ impl Node {
     /// Whether what fell due in a gap or leap of the clock is left alone until the operator says otherwise.
     pub fn settles_everything(&self) -> bool {
         self.settle_until() == Millis::MAX
+    }
+
+    /// Notes whether the wall clock has leapt.
+    pub fn note_leap(&self, has_leapt: bool) {
+        match (self.has_leapt.swap(has_leapt, Ordering::Relaxed), has_leapt) {
+            (false, true) => tracing::warn!(
+                "the wall clock has moved by more than clock_jump_ms and is not followed: nothing that it says is past \
+                 falls due, and operations with its time may be refused; set it right, or if it is right, start again"
+            ),
+            (true, false) => tracing::info!("the wall clock is right again and is followed"),
+            _ => {}
+        }
+    }
+
+    /// Whether everything falls due by the wall clock: it has not leapt, and no gap is left unsettled.
+    pub fn follows_the_clock(&self) -> bool {
+        self.settles_everything() && !self.has_leapt.load(Ordering::Relaxed)
     }
 
     /// Notes how far a shard's checkpoints are.

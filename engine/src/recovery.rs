@@ -19,6 +19,8 @@ use crate::shard::table::Live;
 use crate::shard::{ShardStart, decode_state};
 use crate::store::Store;
 
+/// How far the last record's time may be ahead of the clock without a word: what clocks are set by.
+const AHEAD_MS_MAX: i64 = 1_000;
 /// Where the store keeps until when the node settles.
 const SETTLE_BOUND: &str = "settle-until";
 
@@ -326,6 +328,14 @@ fn hash_seed(store: &mut Store, new_seed: &dyn Fn() -> Result<u64>) -> Result<u6
 fn settle_bound(store: &mut Store, gap: SettleGap, last_recorded_at: Millis, wall: Millis) -> Result<Option<Millis>> {
     let kept = store.meta(SETTLE_BOUND)?.and_then(|bytes| bytes.try_into().ok()).map(Millis::from_le_bytes);
     let kept = kept.filter(|until| *until < Millis::MAX);
+    let ahead_ms = last_recorded_at.saturating_sub(wall);
+    if ahead_ms > AHEAD_MS_MAX {
+        tracing::warn!(
+            ahead_ms,
+            "the last record has a time that is still to come: a clock was ahead, or this one is behind; until then \
+             operations are recorded at that time, and nothing falls due before this clock says so"
+        );
+    }
     let longest = gap.days.saturating_mul(DAY_MS);
     let found = (last_recorded_at > 0 && wall - last_recorded_at > longest).then_some(last_recorded_at);
     // An older bound is the stricter one.

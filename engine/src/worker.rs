@@ -333,9 +333,13 @@ impl Worker {
             }
             if self.index() == 0 {
                 self.inner.node.check_lag();
+                let node = &self.inner.node;
+                let (now, has_leapt) = {
+                    let mut clock = self.inner.exchange.clock();
+                    (clock.now(node.times.wall_ms(), elapsed_ms), clock.jumped())
+                };
+                node.note_leap(has_leapt);
                 if count.is_multiple_of(TICKS_PER_SYNC) {
-                    let node = &self.inner.node;
-                    let now = self.inner.exchange.clock().now(node.times.wall_ms(), elapsed_ms);
                     node.keeper().sync(now, node.settle_until());
                 }
             }

@@ -309,8 +309,8 @@ pub fn render_engine(out: &mut String, node: &Node) {
         ),
         (
             "meed_settling_suspended",
-            "1 while nothing that fell due in a gap of the clock is settled.",
-            u64::from(!node.settles_everything()),
+            "1 while nothing that fell due in a gap or leap of the clock is settled.",
+            u64::from(!node.follows_the_clock()),
         ),
         ("meed_lease_held", "1 while no other node may answer for this node's shards.", node.holds_lease()),
         (
