@@ -177,6 +177,7 @@ settings! {
     }
     "Fronts" {
         front_of: Vec<Peer> = Vec::new(), "ADDRESS", "Serve as a front without data: forward to the owner at unix:PATH or http://HOST:PORT; of a cluster any nodes, of which one must live";
+        advertise: OptionalPeer = OptionalPeer(None), "HOST:PORT", "Where the other nodes of a cluster reach --owner-listen, if not at the address that it names";
         owner_listen: OptionalPeer = OptionalPeer(None), "ADDRESS", "Where fronts and other nodes reach it: unix:PATH or HOST:PORT, never the public address; with CQL 127.0.0.1 and a free port if not given";
         owner_secret: OptionalFile = OptionalFile(None), "FILE", "Secret that owner and fronts share, 16 bytes or more; a Unix socket without one uses PATH.secret, which the owner makes, and nodes of a keyspace one from there";
     }
@@ -214,7 +215,7 @@ settings! {
         cql_nodes: Vec<String> = Vec::new(), "HOST:PORT", "Nodes of the ScyllaDB or Cassandra cluster to ask first";
         cql_keyspace: String = "meed".to_owned(), "NAME", "Keyspace; created with its tables if it is not there, else only checked";
         cql_replicas: u16 = 1, "COUNT", "Replicas in a keyspace that is created", 1..=9;
-        cql_datacenter: String = String::new(), "NAME", "Datacenter whose nodes are asked; empty: any";
+        cql_datacenter: String = String::new(), "NAME", "Datacenter whose nodes are asked, where the keyspace is; empty: the only one";
         cql_user: String = String::new(), "NAME", "User; empty: no login";
         cql_password_file: PathBuf = PathBuf::from("cql-password"), "FILE", "File with the user's password in its first line";
         cql_timeout_ms: u64 = 2_000, "MS", "Time after which the outcome of a statement is unknown and asked for again", 50..=60000;
@@ -438,11 +439,22 @@ fn check_fronts(settings: &Settings) -> Result<(), SettingError> {
         return refuse("--programs is the owner's: a front has the programs of its owner");
     }
     let has_own_secret = settings.journal == JournalKind::Cql;
-    if has_own_secret && let Some(Peer::Tcp(address)) = &settings.owner_listen.0 {
+    match (&settings.advertise.0, &settings.owner_listen.0) {
+        (None, _) => {}
+        (Some(Peer::Tcp(_)), Some(Peer::Tcp(_))) if has_own_secret => {}
+        (Some(_), _) => {
+            return refuse("--advertise HOST:PORT is for a node of a cluster with --owner-listen HOST:PORT");
+        }
+    }
+    if has_own_secret
+        && settings.advertise.0.is_none()
+        && let Some(Peer::Tcp(address)) = &settings.owner_listen.0
+    {
         let host = address.rsplit_once(':').map_or("", |(host, _)| host);
         if matches!(host, "0.0.0.0" | "[::]" | "*") {
             return refuse(
-                "--owner-listen of a node of a cluster must be an address at which the other nodes reach it",
+                "--owner-listen of a node of a cluster must be an address at which the other nodes reach it, or \
+                 --advertise must name one",
             );
         }
     }

@@ -106,3 +106,18 @@ fn names_are_unique_and_defaults_are_within_their_bounds() {
         assert!(file(&line).is_ok(), "{line}");
     }
 }
+
+#[test]
+fn a_node_of_a_cluster_may_be_reached_elsewhere_than_it_listens() {
+    let cluster = |more: &[(&str, &str)]| {
+        let flags = [("journal", "cql"), ("cql_nodes", "a:1"), ("owner_listen", "0.0.0.0:7000")];
+        let flags: Vec<_> = flags.iter().chain(more).map(|(name, value)| flag(name, value)).collect();
+        load(None, [], &flags)
+    };
+    assert!(cluster(&[]).err().unwrap().0.contains("--advertise"), "nobody reaches 0.0.0.0");
+    let loaded = cluster(&[("advertise", "meed-1:7000")]).unwrap();
+    assert_eq!(loaded.settings.advertise, OptionalPeer(Some(Peer::Tcp("meed-1:7000".into()))));
+    assert!(cluster(&[("advertise", "unix:a")]).err().unwrap().0.contains("--advertise HOST:PORT"));
+    let alone = load(None, [], &[flag("advertise", "meed-1:7000")]);
+    assert!(alone.err().unwrap().0.contains("node of a cluster"));
+}

@@ -245,7 +245,9 @@ fn run_node(loaded: Loaded) -> Result<(), Error> {
             Front::open(settings.clone())?;
         let door = open_door(&settings).await?;
         let door_address = door.as_ref().map(|door| door.address.clone());
-        config.cql.iter_mut().for_each(|cql| cql.address = door_address.clone().unwrap_or_default());
+        let reached_at = settings.advertise.0.as_ref().map(|peer| format!("http://{peer}"));
+        let reached_at = reached_at.or_else(|| door_address.clone()).unwrap_or_default();
+        config.cql.iter_mut().for_each(|cql| cql.address.clone_from(&reached_at));
         let opening = {
             let shared = shared.clone();
             let hand_over = move || Front::hand_over(waiting_room, &leave);
@@ -298,7 +300,8 @@ async fn give_away(running: Running, shared: &Shared, until: Instant, signals: &
     if shared.is_draining() {
         return Ok(running);
     }
-    shared.set_check(CHECK_STAYING, Err("the node gives its shards away and stops".to_owned()));
+    shared
+        .set_check(CHECK_STAYING, Err("the node stops, and gives its shards away if others can have them".to_owned()));
     let leaving = tokio::task::spawn_blocking(move || {
         if let Running::Engine(engine) = &running {
             engine.leave(until);
