@@ -89,7 +89,8 @@ impl FolderIdentity {
         let mut bytes = vec![0; 4_096];
         let length = file.read_at(&mut bytes, 0)?;
         let mismatch = |detail: String| Error::Mismatch { path: path.into(), detail };
-        let unreadable = |e: serde_json::Error| mismatch(format!("it is not readable ({e}); restore it from a copy"));
+        let damaged = |detail| Error::Damaged { file: path.into(), offset: 0, detail };
+        let unreadable = |e: serde_json::Error| damaged(format!("it is not readable: {e}"));
         // The format first: a newer one may have members that this one does not know.
         let Format { format } = serde_json::from_slice(&bytes[..length]).map_err(unreadable)?;
         if format > FORMAT {
@@ -107,7 +108,7 @@ impl FolderIdentity {
             return Err(mismatch(format!("it has {has} shards and {asked} were asked for; leave --shards out")));
         }
         let journal_id = u128::from_str_radix(&document.journal_id, 16)
-            .map_err(|_| mismatch("its journal id is not a number; restore it from a copy".into()))?;
+            .map_err(|_| damaged("its journal id is not a number".into()))?;
         Ok(Self { journal_id, shards: document.shards })
     }
 }

@@ -90,7 +90,7 @@ impl Reader {
         }
     }
 
-    /// Reads a page; `None` when too many reads wait.
+    /// Reads a page; `None` when too many reads wait, or its records are damaged, which is logged.
     pub async fn page(&self, query: PageQuery) -> Option<Vec<Record>> {
         if self.lock().jobs.len() >= READS_MAX {
             return None;
@@ -131,10 +131,17 @@ fn run(shared: &(Mutex<Shared>, Condvar), journal: &Records, on_fault: &(dyn Fn(
         drop(guard);
         let done = match job {
             ReadJob::Record(position, then) => read(journal, position).map(then),
-            ReadJob::Page(query, sender) => page(journal, &query).map(|records| {
-                // The client may have gone.
-                let _ = sender.send(records);
-            }),
+            ReadJob::Page(query, sender) => match page(journal, &query) {
+                // A reader that comes again and again would else stop the node each time; who decides still stops it.
+                Err(error @ Error::Damaged { .. }) => {
+                    tracing::error!(%error, "a page of a history cannot be read");
+                    Ok(())
+                }
+                read => read.map(|records| {
+                    // The client may have gone.
+                    let _ = sender.send(records);
+                }),
+            },
             ReadJob::Feed(run) => {
                 run(journal);
                 Ok(())

@@ -63,7 +63,7 @@ catalogue! {
     InvalidRequest "invalid-request" 400 false None, "The request is not valid",
         "The member `field` names what is wrong. Correct it; nothing was executed.";
     IdempotencyKeyMissing "idempotency-key-missing" 400 false None, "The operation has no key",
-        "Send the header Idempotency-Key, or a business key in the body, so that a retry is recognized.";
+        "Send the header Idempotency-Key, or, where the operation has one, a business key in the body, so that a retry is recognized.";
     InsufficientPoints "insufficient-points" 400 false None, "Not enough available points",
         "`available_points` is what can be spent now, `requested_points` what was asked for.";
     ExceedsRemaining "exceeds-remaining" 400 false None, "More than is left to reverse",
