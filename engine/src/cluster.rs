@@ -107,6 +107,7 @@ impl Events {
 }
 
 pub use announce::{Announcer, AnnouncerQueue};
+use begin::Known;
 use give::Giving;
 pub use view::{ClusterView, NodeView, drain, view};
 
@@ -217,6 +218,10 @@ struct Work {
     live: Vec<LiveNode>,
     watcher: Watcher,
     at: Vec<At>,
+    /// By shard, the epoch that a map last named.
+    epochs: Vec<Option<i64>>,
+    /// By shard that was given away, told when what was remembered of its rows is forgotten.
+    forgotten: Vec<Option<Receiver<()>>>,
     to_begin: VecDeque<u16>,
     beginning: Vec<JoinHandle<()>>,
     giving: Option<Giving>,
@@ -241,6 +246,8 @@ impl Work {
             live: Vec::new(),
             watcher: Watcher::default(),
             at: vec![At::Elsewhere; usize::from(shards)],
+            epochs: vec![None; usize::from(shards)],
+            forgotten: (0..shards).map(|_| None).collect(),
             to_begin: VecDeque::new(),
             beginning: Vec::new(),
             giving: None,
@@ -258,7 +265,7 @@ impl Work {
             let pause = next_look.saturating_duration_since(Instant::now());
             let pause = if self.giving.is_some() { pause.min(GIVING_LOOK_INTERVAL) } else { pause };
             match received.recv_timeout(pause) {
-                Ok(Event::Look) => self.stale = true,
+                Ok(Event::Look) => self.told(),
                 Ok(Event::Quiet(shard)) => self.quiet(shard)?,
                 Ok(Event::Begun(shard, epoch)) => self.begun(shard, epoch)?,
                 Ok(Event::Leave) => {
@@ -274,7 +281,7 @@ impl Work {
             }
             self.push_out();
             self.begin_next();
-            if self.stale || Instant::now() >= next_look {
+            if (self.stale || Instant::now() >= next_look) && !self.is_hurried() {
                 self.look()?;
                 next_look = Instant::now() + MAP_LOOK_INTERVAL;
             }
@@ -283,6 +290,18 @@ impl Work {
             let _ = thread.join();
         }
         Ok(())
+    }
+
+    /// There may be something new. What another node has told of the map it has read or changed itself: the shards that
+    /// it gives to this node are begun before it is read here, as their commands wait.
+    fn told(&mut self) {
+        self.stale = true;
+        let known = self.parts.ownership.map();
+        // What was announced has to be read before a shard begins.
+        if known.version > self.map.version && known.programs == self.programs {
+            self.set_map(OwnerMap::clone(&known), false);
+            self.begin_own();
+        }
     }
 
     /// Looks whether there is anything new, and does what is to be done about it.
@@ -296,10 +315,9 @@ impl Work {
         Ok(())
     }
 
-    /// Reads the map, then the nodes: an owner that is not among them has left or is dead.
-    fn refresh(&mut self) -> Result<()> {
+    /// Reads the map, and the programs if it says that there are others.
+    fn read_map(&mut self) -> Result<()> {
         let registry = Arc::clone(&self.parts.registry);
-        (self.stale, self.looked_at) = (false, Instant::now());
         let map = registry.map(self.parts.node.shards())?;
         let has_announced = map.programs != self.programs;
         if has_announced {
@@ -308,6 +326,14 @@ impl Work {
             self.programs = map.programs;
         }
         self.set_map(map, has_announced);
+        Ok(())
+    }
+
+    /// Reads the map, then the nodes: an owner that is not among them has left or is dead.
+    fn refresh(&mut self) -> Result<()> {
+        let registry = Arc::clone(&self.parts.registry);
+        (self.stale, self.looked_at) = (false, Instant::now());
+        self.read_map()?;
         // Their commands wait, so the nodes are looked at after that.
         self.begin_own();
         let asked_ms = boot_ms();
@@ -332,6 +358,9 @@ impl Work {
     }
 
     fn set_map(&mut self, map: OwnerMap, has_announced: bool) {
+        for (known, seat) in self.epochs.iter_mut().zip(&map.seats) {
+            *known = seat.as_ref().map(|seat| seat.epoch).filter(|epoch| *epoch > 0).or(*known);
+        }
         self.map = map;
         self.parts.ownership.learn(self.map.clone());
         self.parts.registry.set_seen(self.map.version, has_announced);
@@ -386,8 +415,7 @@ impl Work {
         if let (None, Some((shard, to))) = (&self.giving, next.give)
             && self.at[usize::from(shard)] == At::Here
         {
-            self.parts.checkpoint(shard);
-            self.giving = Some(Giving::new(shard, to));
+            self.begin_giving(shard, to);
         }
         let is_alone = self.live.iter().all(|node| node.draining);
         let has_none = self.map.shards_of(own).next().is_none();
@@ -411,9 +439,11 @@ impl Work {
             && let Some(shard) = self.to_begin.pop_front()
         {
             let (parts, events, metrics) = (Arc::clone(&self.parts), self.events.clone(), self.metrics.clone());
+            let known =
+                Known { epoch: self.epochs[usize::from(shard)], forgotten: self.forgotten[usize::from(shard)].take() };
             let body = move || {
                 guard(&parts.node, || {
-                    let epoch = begin::begin(&parts, shard, &metrics)?;
+                    let epoch = begin::begin(&parts, shard, known, &metrics)?;
                     // A manager that is gone has stopped.
                     let _ = events.send(Event::Begun(shard, epoch));
                     Ok(())

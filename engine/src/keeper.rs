@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use meed_schemas::time::{DAY_MS, Millis};
 
 use crate::error::{Error, Result};
-use crate::shard::{BUSINESS_KEY_DAYS, Copied, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
-use crate::store::{KeyClass, ROOM_LOOK_PAUSE, ShardCheckpoint, Store, StoreView, week_of};
+use crate::shard::{BUSINESS_KEY_DAYS, Checkpoint, IDEMPOTENCY_KEY_DAYS, Input, StoreJob};
+use crate::store::{KeyClass, ROOM_LOOK_PAUSE, Store, StoreView, week_of};
 
 /// Delivers an input to the worker that owns the shard.
 pub type Deliver = Box<dyn Fn(Vec<(u16, Input)>) + Send>;
@@ -23,13 +23,13 @@ const QUESTIONS_PER_CHECKPOINT: usize = 256;
 /// Spilled keys read at once for a shard's filter; a cold account may wait for one such read per shard.
 const KEYS_PER_QUESTION: usize = 4_096;
 
-pub(crate) type Checkpoint = (Box<ShardCheckpoint>, Copied);
-
 /// What the store is asked to do, without its thread; the simulator takes the same rounds from it.
 #[derive(Debug, Default)]
 pub struct Tasks {
     questions: VecDeque<StoreJob>,
     checkpoints: VecDeque<Checkpoint>,
+    /// Checkpoints of no other shard are written meanwhile.
+    alone: Option<u16>,
     /// Make everything before survive power loss, then forget keys older than their retention at this time.
     sync: Option<Millis>,
 }
@@ -50,8 +50,19 @@ impl Tasks {
     }
 
     /// Adds a checkpoint whose records are all journaled.
-    pub fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
-        self.checkpoints.push_back((checkpoint, copied));
+    pub fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.checkpoints.push_back(checkpoint);
+    }
+
+    /// Says that for now checkpoints of this shard alone are written, or again of all.
+    pub fn favour(&mut self, shard: Option<u16>) {
+        self.alone = shard;
+    }
+
+    fn take_checkpoint(&mut self) -> Option<Checkpoint> {
+        let Some(shard) = self.alone else { return self.checkpoints.pop_front() };
+        let place = self.checkpoints.iter().position(|checkpoint| checkpoint.rows.shard == shard)?;
+        self.checkpoints.remove(place)
     }
 
     /// Adds a sync, as of this time of the shards' clock. Keys are not forgotten because of a leap or gap of the
@@ -65,7 +76,7 @@ impl Tasks {
         let count = self.questions.len().min(QUESTIONS_PER_CHECKPOINT);
         let questions = self.questions.drain(..count).collect();
         let sync = if self.checkpoints.is_empty() { self.sync.take() } else { None };
-        let checkpoint = if has_room { self.checkpoints.pop_front() } else { None };
+        let checkpoint = if has_room { self.take_checkpoint() } else { None };
         Round { questions, checkpoint, sync }
     }
 }
@@ -101,9 +112,9 @@ impl Round {
                 let _ = sender.send(());
             });
         }
-        if let Some((checkpoint, copied)) = self.checkpoint {
-            store.checkpoint(&checkpoint)?;
-            deliver(vec![(checkpoint.shard, Input::CheckpointDone(copied))]);
+        if let Some(Checkpoint { rows, copied }) = self.checkpoint {
+            store.checkpoint(&rows)?;
+            deliver(vec![(rows.shard, Input::CheckpointDone(copied))]);
         }
         let Some(now) = self.sync else { return Ok(false) };
         store.sync()?;
@@ -166,9 +177,17 @@ impl Keeper {
     }
 
     /// Writes a checkpoint whose records are all journaled.
-    pub fn checkpoint(&self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
+    pub fn checkpoint(&self, checkpoint: Checkpoint) {
         let mut shared = self.lock();
-        shared.tasks.checkpoint(checkpoint, copied);
+        shared.tasks.checkpoint(checkpoint);
+        self.wake(&mut shared);
+    }
+
+    /// A shard is about to go, and its commands wait for its last checkpoint: those of others wait until `None` is said, or
+    /// the thread is to end.
+    pub fn favour(&self, shard: Option<u16>) {
+        let mut shared = self.lock();
+        shared.tasks.favour(shard);
         self.wake(&mut shared);
     }
 
@@ -201,6 +220,7 @@ impl Keeper {
     pub fn stop(&self) {
         let mut shared = self.lock();
         shared.stop = true;
+        shared.tasks.favour(None);
         self.wake(&mut shared);
     }
 
@@ -290,15 +310,14 @@ fn answer_all(store: &mut Store, questions: Vec<StoreJob>) -> Result<Answers> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::store::{FactQuery, KEY_VALUE_BYTES, ShardState, SpilledKey};
+    use crate::store::{FactQuery, KEY_VALUE_BYTES, ShardCheckpoint, ShardState, SpilledKey};
     use meed_schemas::ids::Identity;
 
     #[test]
     fn questions_do_not_wait_for_room_and_a_sync_waits_for_what_was_before_it() {
         let (mut store, mut tasks) = (Store::in_memory(), Tasks::default());
-        let checkpoint =
-            ShardCheckpoint { shard: 0, accounts: Vec::new(), keys: Vec::new(), state: ShardState::default() };
-        tasks.checkpoint(Box::new(checkpoint), Vec::new());
+        let rows = ShardCheckpoint { shard: 0, accounts: Vec::new(), keys: Vec::new(), state: ShardState::default() };
+        tasks.checkpoint(Checkpoint { rows: Box::new(rows), copied: Vec::new() });
         tasks.sync(0, Millis::MAX);
         tasks.ask([StoreJob::Load(0, Identity::member("p", "m-1"))]);
         let mut round = |tasks: &mut Tasks, has_room| {
@@ -312,6 +331,20 @@ mod tests {
         let (done, is_synced) = round(&mut tasks, true);
         assert!(matches!(done[..], [(0, Input::CheckpointDone(_))]) && !is_synced);
         assert_eq!((round(&mut tasks, true).1, tasks.is_empty()), (true, true));
+    }
+
+    #[test]
+    fn while_a_shard_is_to_go_its_checkpoints_alone_are_taken() {
+        let mut tasks = Tasks::default();
+        for shard in [3, 5, 4, 5] {
+            let rows = ShardCheckpoint { shard, accounts: Vec::new(), keys: Vec::new(), state: ShardState::default() };
+            tasks.checkpoint(Checkpoint { rows: Box::new(rows), copied: Vec::new() });
+        }
+        tasks.favour(Some(5));
+        let taken = |tasks: &mut Tasks| Some(tasks.round(true).into_parts().1?.rows.shard);
+        assert_eq!([(); 3].map(|()| taken(&mut tasks)), [Some(5), Some(5), None]);
+        tasks.favour(None);
+        assert_eq!([(); 3].map(|()| taken(&mut tasks)), [Some(3), Some(4), None]);
     }
 
     #[test]

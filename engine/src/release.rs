@@ -6,8 +6,7 @@ use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::record::{Detail, Record, RecordKind};
 
 use crate::error::{Error, Result};
-use crate::shard::{Copied, Held, Input, Purpose, ReplyTo};
-use crate::store::ShardCheckpoint;
+use crate::shard::{Checkpoint, Held, Input, Purpose, ReplyTo};
 
 /// Where released things go.
 pub trait Outlet {
@@ -20,7 +19,7 @@ pub trait Outlet {
     /// A record is to be read; see [`came_of`].
     fn read(&mut self, position: Position, purpose: Purpose);
     /// A checkpoint is to be written.
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied);
+    fn checkpoint(&mut self, checkpoint: Checkpoint);
     /// The node has to stop.
     fn fault(&mut self, error: Error);
 }
@@ -41,7 +40,7 @@ pub fn release(held: Vec<Held>, outlet: &mut impl Outlet) {
             }
             Held::Read { position, purpose } => outlet.read(position, purpose),
             Held::StillRunning(to) => outlet.still_running(to),
-            Held::Checkpoint(checkpoint, copied) => outlet.checkpoint(checkpoint, copied),
+            Held::Checkpoint(checkpoint) => outlet.checkpoint(checkpoint),
         }
     }
 }

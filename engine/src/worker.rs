@@ -23,9 +23,8 @@ use crate::permits::NoPermit;
 use crate::program::{Program, Programs};
 use crate::reader::ReadJob;
 use crate::release::{Came, Outlet, came_of, not_owner, program_of, release};
-use crate::shard::{Copied, Envelope, Held, Input, Purpose, ReplyTo};
+use crate::shard::{Checkpoint, Envelope, Held, Input, Purpose, ReplyTo};
 use crate::slots::Slots;
-use crate::store::ShardCheckpoint;
 pub use calls::{Answers, Call, CallMany};
 
 mod calls;
@@ -430,8 +429,8 @@ impl Outlet for Released<'_> {
         self.reads.push(self.worker.read_job(position, purpose));
     }
 
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
-        self.worker.inner.node.keeper().checkpoint(checkpoint, copied);
+    fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.worker.inner.node.keeper().checkpoint(checkpoint);
     }
 
     fn fault(&mut self, error: Error) {

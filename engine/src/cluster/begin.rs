@@ -1,6 +1,7 @@
 //! Beginning one shard while the node runs.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use super::Parts;
@@ -10,14 +11,22 @@ use crate::metrics::ClusterMetrics;
 use crate::recovery::{self, ShardRecovery};
 use crate::shard::Tenure;
 
+/// What is known of a shard that comes.
+pub(super) struct Known {
+    /// The epoch of its owner before.
+    pub(super) epoch: Option<i64>,
+    /// Where this node had it before: told when what was asked of the store then has come, and its rows are forgotten.
+    pub(super) forgotten: Option<Receiver<()>>,
+}
+
 /// Claims a shard, recovers it, and lets it decide; the epoch that it was claimed under.
 ///
 /// # Errors
 /// Damage; the node stops.
-pub(super) fn begin(parts: &Parts, shard: u16, metrics: &ClusterMetrics) -> Result<i64> {
+pub(super) fn begin(parts: &Parts, shard: u16, known: Known, metrics: &ClusterMetrics) -> Result<i64> {
     let began = Instant::now();
-    let forgotten = parts.node.keeper().forget(shard);
-    let claimed = parts.cql.block_on(claim_one(&parts.cql, &parts.statements, &parts.extents, shard))?;
+    let claiming = claim_one(&parts.cql, &parts.statements, &parts.extents, shard, known.epoch);
+    let claimed = parts.cql.block_on(claiming)?;
     let (epoch, last_sequence) = (claimed.claimed.epoch, claimed.last_sequence);
     let journal = ShardJournal::new(
         Arc::clone(&parts.cql),
@@ -28,8 +37,9 @@ pub(super) fn begin(parts: &Parts, shard: u16, metrics: &ClusterMetrics) -> Resu
         &parts.config,
     )?;
     let claim_took = began.elapsed();
-    // Another node may have had it since this one had: nothing that was asked for then comes any more.
-    forgotten.recv().map_err(|_| Error::Stopped("the store's thread ended".into()))?;
+    if let Some(forgotten) = known.forgotten {
+        forgotten.recv().map_err(|_| Error::Stopped("the store's thread ended".into()))?;
+    }
     let (ShardRecovery { start, records }, programs) =
         recovery::recover_shard(&parts.store, &parts.reader, shard, last_sequence, parts.seed)?;
     let rows = programs.iter().flat_map(|program| {

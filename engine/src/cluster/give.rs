@@ -15,6 +15,9 @@ const GIVEN_ACCOUNTS_MAX: u64 = 64;
 /// The longest time for that.
 const GIVEN_CHECKPOINT_MAX: Duration = Duration::from_secs(2);
 
+/// How long the manager does nothing but wait for a shard whose commands wait.
+const DRAIN_HURRY_MAX: Duration = Duration::from_millis(500);
+
 /// A shard on its way to another node.
 pub(super) struct Giving {
     shard: u16,
@@ -25,16 +28,17 @@ pub(super) struct Giving {
     drained: Option<(Instant, u64)>,
 }
 
-impl Giving {
-    pub(super) fn new(shard: u16, to: Arc<Member>) -> Self {
-        Self { shard, to, chosen: Instant::now(), drained: None }
-    }
-}
-
 impl Work {
     /// Takes the shard that is to go a step further.
     pub(super) fn push_out(&mut self) {
-        let Some(Giving { shard, chosen, drained, .. }) = &mut self.giving else { return };
+        let Some(Giving { shard, to, chosen, drained }) = &mut self.giving else { return };
+        if drained.is_none()
+            && !self.live.iter().any(|node| node.member.incarnation == to.incarnation && !node.draining)
+        {
+            // It has left, or drains, since it was chosen.
+            self.end_giving();
+            return;
+        }
         let left = self.parts.node.dirty_accounts_of(*shard);
         if drained.is_none() && (left <= GIVEN_ACCOUNTS_MAX || chosen.elapsed() >= GIVEN_CHECKPOINT_MAX) {
             *drained = Some((Instant::now(), left));
@@ -45,9 +49,28 @@ impl Work {
         }
     }
 
+    /// Begins to give a shard away, while it still decides.
+    pub(super) fn begin_giving(&mut self, shard: u16, to: Arc<Member>) {
+        self.parts.checkpoint(shard);
+        self.parts.node.keeper().favour(Some(shard));
+        self.giving = Some(Giving { shard, to, chosen: Instant::now(), drained: None });
+    }
+
+    fn end_giving(&mut self) {
+        self.giving = None;
+        self.parts.node.keeper().favour(None);
+    }
+
+    /// Whether the commands of a shard wait while it is given away, and not for long. Nothing else is looked at then.
+    pub(super) fn is_hurried(&self) -> bool {
+        let drained = self.giving.as_ref().and_then(|giving| giving.drained);
+        drained.is_some_and(|(since, _)| since.elapsed() < DRAIN_HURRY_MAX)
+    }
+
     /// Nothing of a shard is under way any more: it goes.
     pub(super) fn quiet(&mut self, shard: u16) -> Result<()> {
         let Some(giving) = self.giving.take_if(|giving| giving.shard == shard) else { return Ok(()) };
+        self.end_giving();
         let Giving { to, chosen, drained, .. } = giving;
         let (since, left_accounts) = drained.unwrap_or((chosen, 0));
         let quiet_ms = since.elapsed().as_millis();
@@ -55,7 +78,7 @@ impl Work {
             if self.change(shard, Seat { member: Arc::clone(&to), epoch: 0 })? == Changed::Done {
                 break;
             }
-            self.refresh()?;
+            self.read_map()?;
             if self.map.is_owner(shard, to.incarnation) {
                 break;
             }
@@ -76,6 +99,8 @@ impl Work {
         self.parts.extents.end(shard);
         self.at[usize::from(shard)] = At::Elsewhere;
         self.parts.tell(shard, Tenure::Release);
+        // By the time it comes back, another node has had it.
+        self.forgotten[usize::from(shard)] = Some(self.parts.node.keeper().forget(shard));
         self.metrics.given(since.elapsed());
         let pause_ms = since.elapsed().as_millis();
         tracing::info!(shard, to = &*to.name, pause_ms, quiet_ms, left_accounts, "a shard was given away");

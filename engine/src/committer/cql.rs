@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::{OnFault, Result};
 use crate::commit::Buffer;
 use crate::error::Error;
-use crate::journal::cql::{Cql, ShardJournal};
+use crate::journal::cql::{Appends, Cql, ShardJournal};
 use crate::metrics::JournalMetrics;
 
 /// What happens when a batch of a shard is durable: shard, number of the batch, its buffer.
@@ -43,34 +43,6 @@ struct Shared {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The appends that may be under way at once, of all workers.
-struct Appends {
-    node: Semaphore,
-    max: usize,
-}
-
-impl Appends {
-    /// At least one.
-    fn new(max: usize) -> Self {
-        let max = max.max(1);
-        Self { node: Semaphore::new(max), max }
-    }
-
-    /// How many one of so many workers may hand over: a batch that is not yet handed over grows, one that is does not,
-    /// so no worker hands over more than its share. Together they may hand over more than there may be under way; what
-    /// is too much waits for its turn.
-    fn per_worker(&self, workers: usize) -> usize {
-        self.max.div_ceil(workers.max(1))
-    }
-
-    /// Makes one append, once there is room for it.
-    async fn make<T>(&self, append: impl Future<Output = T>) -> T {
-        // It is never closed; without a turn there would be no limit, but an append.
-        let _turn = self.node.acquire().await;
-        append.await
-    }
 }
 
 /// The tasks, to wait for.
@@ -180,57 +152,10 @@ async fn run(
     while let Some((number, buffer)) = batches.recv().await {
         if let Some(first) = buffer.first_sequence() {
             let began = Instant::now();
-            appends.make(journal.append(buffer.frames(), first, buffer.records())).await?;
+            journal.append(appends, buffer.frames(), first, buffer.records()).await?;
             metrics.batch(buffer.records(), buffer.bytes(), Duration::ZERO, began.elapsed());
         }
         on_durable(shard, number, buffer);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    /// Workers that hand over all they may, none of which is answered before no more comes.
-    #[test]
-    fn no_more_appends_are_under_way_than_the_node_may_have() {
-        for (max, workers) in [(8, 3), (8, 16), (8, 2), (1, 4), (5, 5)] {
-            let appends = Arc::new(Appends::new(max));
-            let handed_over = workers * appends.per_worker(workers);
-            assert!(handed_over >= max && handed_over < max + workers, "{handed_over} of {max} by {workers}");
-            let (under_way, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(async {
-                let tasks: Vec<_> = (0..handed_over)
-                    .map(|_| {
-                        let (appends, answered) = (Arc::clone(&appends), Arc::clone(&answered));
-                        let under_way = Arc::clone(&under_way);
-                        tokio::spawn(async move {
-                            let append = async {
-                                under_way.fetch_add(1, Ordering::Relaxed);
-                                answered.acquire().await.unwrap().forget();
-                                under_way.fetch_sub(1, Ordering::Relaxed);
-                            };
-                            appends.make(append).await;
-                        })
-                    })
-                    .collect();
-                // Every task has run as far as it can: they take turns on one thread.
-                tokio::task::yield_now().await;
-                assert_eq!(under_way.load(Ordering::Relaxed), max, "{workers} workers");
-                for _ in 0..handed_over {
-                    assert!(under_way.load(Ordering::Relaxed) <= max);
-                    answered.add_permits(1);
-                    tokio::task::yield_now().await;
-                }
-                for task in tasks {
-                    task.await.unwrap();
-                }
-            });
-        }
-    }
 }

@@ -4,12 +4,13 @@
 //! has passed s. Replay starts at the lowest sequence that no blob covers: the first sequence of the oldest
 //! account that is still dirty. Totals and replay start travel in the same store batch as the blobs.
 
+use hashbrown::HashSet;
 use meed_schemas::codec;
 use meed_schemas::ids::Identity;
 use meed_schemas::time::Millis;
 
 use super::table::{Resident, scope};
-use super::{Copied, Held, Output, Shard, ShardLimits, World};
+use super::{Checkpoint, Copied, Held, Output, Shard, ShardLimits, World};
 use crate::account::{FactKey, FactValue, Totals};
 use crate::commit::Lane;
 use crate::error::Result;
@@ -180,7 +181,7 @@ impl Shard {
             };
             let batch = ShardCheckpoint { shard: self.id, accounts, keys, state };
             // Held until the journal has the last record decided: blobs, totals and count are of now.
-            let held = Held::Checkpoint(Box::new(batch), copied);
+            let held = Held::Checkpoint(Checkpoint { rows: Box::new(batch), copied });
             let saw = if planted(Fault::CheckpointAhead) { 0 } else { self.next_sequence - 1 };
             out.ready.extend(lane.hold(self.id, saw, held));
         }
@@ -239,7 +240,13 @@ impl super::table::Live {
         self.account.encode(&mut blob);
         let due = self.account.next_due();
         let mut facts = Vec::new();
-        for spilled in self.account.overlay().iter().filter(|s| s.at > self.writing_up_to) {
+        // Of a fact that was evicted more than once the last value counts: rows of one checkpoint have one timestamp, by
+        // which a store cannot tell them apart.
+        let mut seen = HashSet::new();
+        for spilled in self.account.overlay().iter().rev().filter(|s| s.at > self.writing_up_to) {
+            if !seen.insert(spilled.fact) {
+                continue;
+            }
             match (spilled.fact, &spilled.value) {
                 (FactKey::Key { .. }, _) if planted(Fault::LoseSpilledKey) => {}
                 (FactKey::Key { hash, business }, FactValue::Outcome(outcome)) => keys.push(SpilledKey {

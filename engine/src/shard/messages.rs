@@ -16,6 +16,15 @@ use crate::store::{FactQuery, KeyPlace, ShardCheckpoint};
 /// The accounts of a checkpoint, each with the shard sequence of the last record that it was copied with.
 pub type Copied = Vec<(Identity, u64)>;
 
+/// A part of a checkpoint on its way to the store.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// What is written.
+    pub rows: Box<ShardCheckpoint>,
+    /// What the shard is told when it is.
+    pub copied: Copied,
+}
+
 /// How long an `Idempotency-Key` is remembered at least.
 pub const IDEMPOTENCY_KEY_DAYS: i64 = 31;
 /// How long a business key is remembered at least.
@@ -134,8 +143,8 @@ pub enum Held {
     /// The operation that a retry repeats is not durable yet: what the retry is told if that lasts beyond its deadline.
     /// Its answer is held besides.
     StillRunning(ReplyTo),
-    /// A checkpoint is to be written; its accounts come back with its completion.
-    Checkpoint(Box<ShardCheckpoint>, Copied),
+    /// A checkpoint is to be written.
+    Checkpoint(Checkpoint),
 }
 
 /// What the store is asked for.

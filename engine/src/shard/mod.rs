@@ -23,8 +23,8 @@ use meed_schemas::time::Millis;
 use checkpoint::OVERLAY_FACTS;
 pub use checkpoint::{ShardReport, decode_state, encode_state};
 pub use messages::{
-    BUSINESS_KEY_DAYS, Copied, Envelope, Held, IDEMPOTENCY_KEY_DAYS, Input, Output, Purpose, ReplyTo, ShardLimits,
-    ShardStart, StoreJob, Tenure, World,
+    BUSINESS_KEY_DAYS, Checkpoint, Copied, Envelope, Held, IDEMPOTENCY_KEY_DAYS, Input, Output, Purpose, ReplyTo,
+    ShardLimits, ShardStart, StoreJob, Tenure, World,
 };
 
 use crate::account::{Account, Context, FactKey, Facts, Fetch, Records, Totals, Turn, Verdict, needs, turn};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::CqlConfig;
+use super::appends::Appends;
 use super::claim::{ClaimedShard, damaged};
 use super::extents::Extents;
 use super::machine::{Appender, Ask, Step};
@@ -38,19 +39,18 @@ impl ShardJournal {
         config: &CqlConfig,
     ) -> Result<Self> {
         let random = getrandom::u64()?;
-        // What is in a claimed bucket is not counted again: the first append goes to a new one.
-        let bucket_bytes = if claimed.has_rows { u64::MAX } else { 0 };
-        let appender = Appender::new(claimed.claimed, bucket_bytes, config.bucket_bytes);
+        let appender = Appender::new(claimed.claimed, claimed.bucket_records, config.bucket_bytes);
         let next_bid = u128::from(random) << 64;
         Ok(Self { cql, statements, extents, ownership, shard: claimed.shard, appender, next_bid })
     }
 
-    /// Appends `count` records whose frames these are; durable when it returns. While the outcome of a try is unknown
-    /// it is asked for again, and the shard decides nothing new meanwhile.
+    /// Appends `count` records whose frames these are, statement by statement when it is its turn among `appends`; durable
+    /// when it returns. While the outcome of a try is unknown it is asked for again, and the shard decides nothing new
+    /// meanwhile.
     ///
     /// # Errors
     /// Another owns the shard; damage; the node stops.
-    pub async fn append(&mut self, frames: &[u8], sequence: u64, count: usize) -> Result<()> {
+    pub async fn append(&mut self, appends: &Appends, frames: &[u8], sequence: u64, count: usize) -> Result<()> {
         self.next_bid += 1;
         let batch = Batch { sequence, bid: self.next_bid, count, frames };
         let number = i32::from(self.shard);
@@ -62,13 +62,15 @@ impl ShardJournal {
                 self.statements.note_bucket(&self.cql, number, self.appender.bucket(), sequence).await?;
                 self.extents.add(self.shard, sequence, self.appender.bucket());
             }
+            let turn = appends.turn().await;
             let executed = self.statements.execute(&self.cql, number, ask, Some(batch), sequence).await?;
+            drop(turn);
             match self.appender.answer(executed.0) {
                 Step::Ask(next) => ask = next,
                 Step::Again(next) => {
                     self.ownership.set_unresolved(self.shard, true);
                     self.cql.check_going()?;
-                    pause.wait("append to the journal", &executed.1).await;
+                    appends.pause(pause.wait("append to the journal", &executed.1)).await;
                     ask = next;
                 }
                 Step::Done => {

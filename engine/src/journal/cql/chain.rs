@@ -66,7 +66,7 @@ impl<T: Clone> Chain<T> {
                 bucket.sealed = true;
                 Answer::Applied
             }
-            (Ask::Raise { from, to, .. }, _) if bucket.epoch == from => {
+            (Ask::Raise { from, to, sealed, .. }, _) if bucket.epoch == from && (sealed || !bucket.sealed) => {
                 bucket.epoch = to;
                 Answer::Applied
             }

@@ -24,8 +24,8 @@ pub struct ClaimedShard {
     pub claimed: Claimed,
     /// Sequence of its last record, 0 for none.
     pub last_sequence: u64,
-    /// Whether the open bucket has rows.
-    pub has_rows: bool,
+    /// Records in the open bucket.
+    pub bucket_records: u64,
     /// Whether the shard is new.
     pub created: bool,
 }
@@ -44,7 +44,7 @@ pub fn claim(cql: &Arc<Cql>, statements: &Arc<Statements>, shards: u16) -> Resul
             while next < shards && under_way.len() < CLAIMS_AT_ONCE {
                 let (cql, statements, extents) = (Arc::clone(cql), Arc::clone(statements), Arc::clone(&extents));
                 let shard = next;
-                under_way.spawn(async move { claim_one(&cql, &statements, &extents, shard).await });
+                under_way.spawn(async move { claim_one(&cql, &statements, &extents, shard, None).await });
                 next += 1;
             }
             match under_way.join_next().await {
@@ -58,16 +58,24 @@ pub fn claim(cql: &Arc<Cql>, statements: &Arc<Statements>, shards: u16) -> Resul
     })
 }
 
-/// Claims one shard, and notes in `extents` where its records are.
+/// Claims one shard, and notes in `extents` where its records are. `known_epoch` is that of the owner before, as far as
+/// it is known.
 ///
 /// # Errors
 /// As [`claim`].
-pub async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, shard: u16) -> Result<ClaimedShard> {
+pub async fn claim_one(
+    cql: &Cql,
+    statements: &Statements,
+    extents: &Extents,
+    shard: u16,
+    known_epoch: Option<i64>,
+) -> Result<ClaimedShard> {
     let number = i32::from(shard);
     for _ in 0..ATTEMPTS_MAX {
         let row = statements.shard(cql, number).await?;
         let hint = row.map_or(FIRST_BUCKET, |(_, hint)| hint);
-        let Some((claimed, first_sequence)) = walk(cql, statements, shard, hint, row.is_some()).await? else {
+        let begun = Claim::begin(hint, row.is_some(), known_epoch);
+        let Some((claimed, first_sequence)) = walk(cql, statements, shard, hint, begun).await? else {
             continue;
         };
         if row.is_none() && !statements.register(cql, number, claimed.bucket).await? {
@@ -75,8 +83,16 @@ pub async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, sh
             continue;
         }
         // After the claim nobody changes them.
-        let (tail, mut buckets) =
-            tokio::try_join!(statements.tail(cql, number, claimed.bucket), statements.buckets(cql, number))?;
+        let (tail, mut buckets, now) = tokio::try_join!(
+            statements.tail(cql, number, claimed.bucket),
+            statements.buckets(cql, number),
+            statements.shard(cql, number)
+        )?;
+        let first_bucket = now.map_or(FIRST_BUCKET, |(first, _)| first);
+        if claimed.bucket < first_bucket {
+            // This claimant slept while the chain went on, and one that slept longer has opened a bucket that was removed.
+            continue;
+        }
         let Some(tail) = tail else {
             return Err(damaged(shard, claimed.bucket, "the bucket that was claimed is not there"));
         };
@@ -90,13 +106,13 @@ pub async fn claim_one(cql: &Cql, statements: &Statements, extents: &Extents, sh
             buckets.sort_unstable();
         }
         // Those before the first one are about to be removed.
-        buckets.retain(|(_, bucket)| row.is_none_or(|(first, _)| *bucket >= first));
+        buckets.retain(|(_, bucket)| *bucket >= first_bucket);
         extents.set(shard, buckets, tail.last_sequence, claimed.epoch);
         return Ok(ClaimedShard {
             shard,
             claimed,
             last_sequence: tail.last_sequence,
-            has_rows: tail.has_rows,
+            bucket_records: (tail.last_sequence + 1).saturating_sub(tail.first_sequence),
             created: row.is_none(),
         });
     }
@@ -112,9 +128,8 @@ async fn walk(
     statements: &Statements,
     shard: u16,
     hint: i64,
-    exists: bool,
+    (mut claim, mut ask): (Claim, Ask),
 ) -> Result<Option<(Claimed, Option<u64>)>> {
-    let (mut claim, mut ask) = Claim::begin(hint, exists);
     let mut pause = Pause::new();
     let mut first_sequence = None;
     loop {

@@ -6,7 +6,7 @@
 //! last bucket of the chain is open, all before it are sealed.
 //!
 //! - A claimant walks the chain from a hint, raises the epoch of every bucket that it meets, and stops in the one
-//!   that is open, or opens the next. Whoever owned the shard before can then append nothing, seal nothing, and what
+//!   that is open, or opens the next. What it read as open it raises only if that is not sealed by then. Whoever owned the shard before can then append nothing, seal nothing, and what
 //!   it tries to open is there already.
 //! - The bucket after a sealed one could be opened by an owner that slept while the chain went on and was cleared away
 //!   behind it. So whoever opens a bucket then looks at the one before: unless that still has the opener's own epoch,
@@ -16,6 +16,9 @@ use crate::planted::{Fault, planted};
 
 /// Longest part of a chain that a claimant walks; more than that is damage.
 const WALK_MAX: u32 = 1_000_000;
+
+/// What a record in a bucket that another has written counts for.
+const RECORD_BYTES: u64 = 256;
 
 /// A statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +44,7 @@ pub enum Ask {
         /// Its epoch.
         epoch: i64,
     },
-    /// Raise the bucket's epoch if it is `from`.
+    /// Raise the bucket's epoch if it is `from` and the bucket is not sealed, or was read as sealed, which it stays.
     Raise {
         /// The bucket.
         bucket: i64,
@@ -49,6 +52,8 @@ pub enum Ask {
         from: i64,
         /// The new one.
         to: i64,
+        /// Whether it was read as sealed.
+        sealed: bool,
     },
     /// Read the bucket's epoch and seal, with all that is under way in it resolved (a serial read).
     Read {
@@ -118,10 +123,11 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Of an owner that has claimed `bucket`, which holds about `bucket_bytes`, under `epoch`. A bucket that has
-    /// reached `bucket_bytes_max` is sealed and the next one opened.
-    pub fn new(claimed: Claimed, bucket_bytes: u64, bucket_bytes_max: u64) -> Self {
+    /// Of an owner that has claimed `bucket`, in which there are so many records, under `epoch`. A bucket that has
+    /// reached about `bucket_bytes_max` is sealed and the next one opened.
+    pub fn new(claimed: Claimed, bucket_records: u64, bucket_bytes_max: u64) -> Self {
         let Claimed { bucket, epoch } = claimed;
+        let bucket_bytes = bucket_records.saturating_mul(RECORD_BYTES);
         Self { epoch, bucket, bucket_bytes, bucket_bytes_max, state: State::Idle, batch: None }
     }
 
@@ -220,11 +226,8 @@ pub struct Claimed {
 enum Walk {
     Looking,
     Raising {
-        from: i64,
         to: i64,
-    },
-    Confirming {
-        epoch: i64,
+        sealed: bool,
     },
     Opening {
         epoch: i64,
@@ -251,9 +254,22 @@ pub struct Claim {
 
 impl Claim {
     /// Begins at `hint`: the first bucket of a shard that is new, else one that is not before the first that is kept.
-    pub fn begin(hint: i64, exists: bool) -> (Self, Ask) {
-        let claim = Self { first: hint, exists, bucket: hint, before: None, highest: 0, walk: Walk::Looking, steps: 0 };
-        (claim, Ask::Read { bucket: hint })
+    /// Where the epoch of the owner before is thought to be known, it is outbid without a look first: that has an effect
+    /// only if it is so and the bucket is open.
+    pub fn begin(hint: i64, exists: bool, known_epoch: Option<i64>) -> (Self, Ask) {
+        let walk = Walk::Looking;
+        let mut claim = Self { first: hint, exists, bucket: hint, before: None, highest: 0, walk, steps: 0 };
+        let ask = match known_epoch.filter(|_| exists) {
+            Some(from) => claim.raise(from, false),
+            None => Ask::Read { bucket: hint },
+        };
+        (claim, ask)
+    }
+
+    fn raise(&mut self, from: i64, sealed: bool) -> Ask {
+        let to = self.highest.max(from) + 1;
+        self.walk = Walk::Raising { to, sealed };
+        Ask::Raise { bucket: self.bucket, from, to, sealed }
     }
 
     fn look(&mut self) -> Step {
@@ -278,18 +294,10 @@ impl Claim {
         self.look()
     }
 
-    fn found(&mut self, epoch: Option<i64>) -> Step {
+    fn found(&mut self, epoch: Option<i64>, sealed: bool) -> Step {
         match epoch {
-            Some(epoch) if planted(Fault::ClaimWithoutRaise) => {
-                self.highest = epoch;
-                self.walk = Walk::Confirming { epoch };
-                Step::Ask(Ask::Read { bucket: self.bucket })
-            }
-            Some(from) => {
-                let to = self.highest.max(from) + 1;
-                self.walk = Walk::Raising { from, to };
-                Step::Ask(Ask::Raise { bucket: self.bucket, from, to })
-            }
+            Some(epoch) if planted(Fault::ClaimWithoutRaise) => self.raised(epoch, sealed),
+            Some(from) => Step::Ask(self.raise(from, sealed)),
             None if self.bucket == self.first && self.exists => Step::Missing,
             None => {
                 let epoch = self.highest + 1;
@@ -299,6 +307,11 @@ impl Claim {
                 Step::Ask(Ask::Open { bucket: self.bucket, epoch })
             }
         }
+    }
+
+    fn raised(&mut self, epoch: i64, sealed: bool) -> Step {
+        self.highest = epoch;
+        if sealed && !planted(Fault::ClaimSealed) { self.forward(epoch) } else { Step::Done }
     }
 
     fn opened(&mut self, epoch: i64) -> Step {
@@ -317,17 +330,8 @@ impl Claim {
             return Step::Damaged("the chain of buckets has no end");
         }
         match (self.walk, answer) {
-            (Walk::Looking, Answer::Bucket { epoch, .. }) => self.found(epoch),
-            (Walk::Raising { to, .. }, Answer::Applied) => {
-                self.highest = to;
-                // It may have been sealed since it was looked at, under the old epoch.
-                self.walk = Walk::Confirming { epoch: to };
-                Step::Ask(Ask::Read { bucket: self.bucket })
-            }
-            (Walk::Confirming { epoch }, Answer::Bucket { epoch: now, sealed }) if now == Some(epoch) => {
-                if sealed && !planted(Fault::ClaimSealed) { self.forward(epoch) } else { Step::Done }
-            }
-            (Walk::Confirming { .. }, Answer::Bucket { epoch, .. }) => self.found(epoch),
+            (Walk::Looking, Answer::Bucket { epoch, sealed }) => self.found(epoch, sealed),
+            (Walk::Raising { to, sealed }, Answer::Applied) => self.raised(to, sealed),
             (Walk::Opening { epoch }, Answer::Applied) => self.opened(epoch),
             (Walk::Checking { epoch }, Answer::Bucket { epoch: now, sealed: true }) if now == Some(epoch) => Step::Done,
             (Walk::Checking { .. }, Answer::Bucket { epoch, .. }) => Step::Deposed(epoch),
@@ -341,7 +345,8 @@ impl Claim {
             (Walk::Opening { epoch }, Answer::Unknown) if self.before.is_some() => {
                 Step::Again(Ask::Open { bucket: self.bucket, epoch })
             }
-            // Whoever was quicker is outbid: look again. The same after no answer, which reading resolves.
+            // Whoever was quicker is outbid, and what was sealed meanwhile is passed: look again. The same after no
+            // answer, which reading resolves.
             (Walk::Raising { .. } | Walk::Opening { .. }, Answer::Refused { .. }) => self.look(),
             (Walk::Checking { .. }, Answer::Unknown) => Step::Again(Ask::Read { bucket: self.bucket - 1 }),
             (_, Answer::Unknown) => {

@@ -34,6 +34,8 @@ struct Run {
     acknowledged: BTreeMap<u64, u128>,
     next_batch: u128,
     claims: u32,
+    /// Of the last claim that ended.
+    epoch: i64,
     trims: bool,
 }
 
@@ -48,6 +50,7 @@ impl Run {
             acknowledged: BTreeMap::new(),
             next_batch: 1,
             claims: 0,
+            epoch: 0,
             trims: seed % 2 == 1,
         }
     }
@@ -90,7 +93,8 @@ impl Run {
             }
             Role::Owning(_) | Role::Idle | Role::Claiming(_) => {
                 let hint = self.cluster.hint();
-                let (claim, ask) = Claim::begin(hint.unwrap_or(1), hint.is_some());
+                let known_epoch = [None, Some(self.epoch), Some(self.epoch - 1)][self.random.below(3)];
+                let (claim, ask) = Claim::begin(hint.unwrap_or(1), hint.is_some(), known_epoch);
                 (node.role, node.asked) = (Role::Claiming(claim), Some(ask));
             }
         }
@@ -119,9 +123,17 @@ impl Run {
                     Role::Claiming(claim) if claim.is_of_new_shard() && self.cluster.hint().is_some() => {
                         node.role = Role::Idle;
                     }
+                    // Whoever slept while the chain went on may claim a bucket that was removed, and opened again by one
+                    // that slept longer: where the chain begins is looked at after the claim.
+                    Role::Claiming(claim)
+                        if self.cluster.kept().next().is_some_and(|first| claim.claimed().bucket < first) =>
+                    {
+                        node.role = Role::Idle;
+                    }
                     Role::Claiming(claim) => {
                         let claimed = claim.claimed();
                         self.claims += 1;
+                        self.epoch = claimed.epoch;
                         // Only now it reads; nothing that it does not see may ever be acknowledged.
                         let read: BTreeMap<u64, u128> = self.cluster.rows().map(|(n, row)| (n, row.0)).collect();
                         let first = read.keys().next().copied().unwrap_or(u64::MAX);
@@ -172,7 +184,7 @@ fn append(cluster: &mut Cluster, appender: &mut Appender, sequence: u64, batch: 
 }
 
 fn claim(cluster: &mut Cluster, hint: i64, exists: bool) -> Claimed {
-    let (mut claim, mut ask) = Claim::begin(hint, exists);
+    let (mut claim, mut ask) = Claim::begin(hint, exists, None);
     loop {
         match claim.answer(cluster.apply(ask, 0, None)) {
             Step::Ask(next) => ask = next,
@@ -229,7 +241,34 @@ fn an_answer_that_was_lost_is_found_again() {
 
 #[test]
 fn a_claim_says_when_the_bucket_that_it_begins_at_is_gone() {
-    let (mut claim, ask) = Claim::begin(4, true);
+    let (mut claim, ask) = Claim::begin(4, true, None);
     let answer = Cluster::default().apply(ask, 0, None);
     assert_eq!(claim.answer(answer), Step::Missing);
+}
+
+#[test]
+fn a_claim_that_knows_the_epoch_before_outbids_it_at_once_or_looks() {
+    let mut cluster = Cluster::default();
+    let mut owner = Appender::new(claim(&mut cluster, 1, false), 0, 1);
+    assert_eq!(append(&mut cluster, &mut owner, 1, 11), Step::Done);
+    let (mut next, ask) = Claim::begin(1, true, Some(1));
+    assert_eq!(ask, Ask::Raise { bucket: 1, from: 1, to: 2, sealed: false });
+    assert_eq!(next.answer(cluster.apply(ask, 0, None)), Step::Done);
+    assert_eq!(next.claimed(), Claimed { bucket: 1, epoch: 2 });
+
+    let (mut late, ask) = Claim::begin(1, true, Some(1));
+    assert_eq!(late.answer(cluster.apply(ask, 0, None)), Step::Ask(Ask::Read { bucket: 1 }), "it is outbid already");
+
+    // The owner seals while a claimant that has read the bucket as open is about to raise its epoch.
+    let mut owner = Appender::new(next.claimed(), 1, 1);
+    let (mut claimant, look) = Claim::begin(1, true, None);
+    let Step::Ask(raise) = claimant.answer(cluster.apply(look, 0, None)) else { panic!() };
+    assert_eq!(append(&mut cluster, &mut owner, 2, 12), Step::Done);
+    assert_eq!(owner.bucket(), 2);
+    let mut answer = cluster.apply(raise, 0, None);
+    assert!(matches!(answer, Answer::Refused { .. }));
+    while let Step::Ask(next) = claimant.answer(answer) {
+        answer = cluster.apply(next, 0, None);
+    }
+    assert_eq!(claimant.claimed(), Claimed { bucket: 2, epoch: 4 }, "the one that is open");
 }

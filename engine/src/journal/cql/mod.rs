@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 mod claim;
+mod appends;
 mod appender;
 mod trim;
 mod reader;
@@ -20,6 +21,7 @@ pub mod chain;
 pub mod machine;
 
 pub use appender::ShardJournal;
+pub use appends::Appends;
 pub use claim::{ClaimedShard, claim, claim_one};
 pub use extents::Extents;
 pub use history::{Effect, History};

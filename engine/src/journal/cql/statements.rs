@@ -22,8 +22,6 @@ pub(super) struct Tail {
     pub(super) first_sequence: u64,
     /// Sequence of its last record, or that of the record before it.
     pub(super) last_sequence: u64,
-    /// Whether it has any.
-    pub(super) has_rows: bool,
 }
 
 /// All that asks the journal's tables.
@@ -33,6 +31,7 @@ pub struct Statements {
     seal: PreparedStatement,
     open: PreparedStatement,
     raise: PreparedStatement,
+    raise_sealed: PreparedStatement,
     fence: PreparedStatement,
     tail: PreparedStatement,
     shard: PreparedStatement,
@@ -76,7 +75,12 @@ impl Statements {
                     "UPDATE journal SET epoch = ?, first_sequence = ? WHERE shard = ? AND bucket = ? IF epoch = null",
                 )
                 .await?,
-            raise: cql.prepare("UPDATE journal SET epoch = ? WHERE shard = ? AND bucket = ? IF epoch = ?").await?,
+            raise: cql
+                .prepare("UPDATE journal SET epoch = ? WHERE shard = ? AND bucket = ? IF epoch = ? AND sealed != true")
+                .await?,
+            raise_sealed: cql
+                .prepare("UPDATE journal SET epoch = ? WHERE shard = ? AND bucket = ? IF epoch = ?")
+                .await?,
             fence: cql
                 .prepare_serial("SELECT epoch, sealed FROM journal WHERE shard = ? AND bucket = ? LIMIT 1")
                 .await?,
@@ -131,8 +135,9 @@ impl Statements {
                 let values = (epoch, signed(first_sequence), shard, bucket);
                 cql.conditional("open a bucket of the journal", &self.open, values).await
             }
-            Ask::Raise { bucket, from, to } => {
-                cql.conditional("claim a bucket of the journal", &self.raise, (to, shard, bucket, from)).await
+            Ask::Raise { bucket, from, to, sealed } => {
+                let raise = if sealed { &self.raise_sealed } else { &self.raise };
+                cql.conditional("claim a bucket of the journal", raise, (to, shard, bucket, from)).await
             }
             Ask::Read { bucket } => {
                 let action = "read the epoch of a bucket";
@@ -154,7 +159,7 @@ impl Statements {
                 Some(sequence) => unsigned(sequence) + count - 1,
                 None => first_sequence - 1,
             };
-            Some(Tail { first_sequence, last_sequence, has_rows: sequence.is_some() })
+            Some(Tail { first_sequence, last_sequence })
         }))
     }
 

@@ -35,7 +35,7 @@ fn a_checkpoint_waits_for_the_journal() {
     b.complete();
     assert_eq!(b.checkpoints.len(), 1);
     assert!(b.answered(first) && !b.answered(second));
-    let state = &b.checkpoints[0].0.state;
+    let state = &b.checkpoints[0].rows.state;
     assert_eq!((state.totals_sequence, state.accounts, state.replay_start), (1, 1, 2));
     b.write_checkpoint();
     assert!(!b.shard.is_checkpointed());
@@ -73,9 +73,9 @@ fn many_dirty_accounts_go_in_bounded_batches_oldest_first() {
     b.input(Input::CheckpointAll);
     assert_eq!(b.checkpoints.len(), 2, "no more than two batches are with the store");
     let mut starts = Vec::new();
-    while let Some((checkpoint, _)) = b.checkpoints.front() {
-        assert!(checkpoint.accounts.len() <= ROWS_PER_BATCH);
-        starts.push(checkpoint.state.replay_start);
+    while let Some(checkpoint) = b.checkpoints.front() {
+        assert!(checkpoint.rows.accounts.len() <= ROWS_PER_BATCH);
+        starts.push(checkpoint.rows.state.replay_start);
         b.write_checkpoint();
     }
     assert_eq!(starts, [513, 1_001]);

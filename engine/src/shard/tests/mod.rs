@@ -23,7 +23,6 @@ use meed_schemas::time::Millis;
 use super::*;
 use crate::commit::Buffer;
 use crate::journal::frame::verified;
-use crate::keeper::Checkpoint;
 use crate::program::{Program, Programs};
 use crate::store::Store;
 
@@ -166,7 +165,7 @@ impl Bench {
             }
             Held::Read { position, purpose } => self.reads.push_back((position, purpose)),
             Held::StillRunning(to) => self.still_running.push(to.slot),
-            Held::Checkpoint(checkpoint, copied) => self.checkpoints.push_back((checkpoint, copied)),
+            Held::Checkpoint(checkpoint) => self.checkpoints.push_back(checkpoint),
         }
     }
 
@@ -282,14 +281,14 @@ impl Bench {
     }
 
     pub(super) fn write_checkpoint(&mut self) {
-        let Some((checkpoint, copied)) = self.checkpoints.pop_front() else { return };
+        let Some(Checkpoint { rows, copied }) = self.checkpoints.pop_front() else { return };
         let durable = self.lane.durable_sequence(SHARD);
         for (_, sequence) in &copied {
             assert!(*sequence <= durable, "a blob of {sequence} is ahead of the journal's {durable}");
         }
-        assert!(checkpoint.state.totals_sequence <= durable);
-        self.checkpointed = self.checkpointed.max(checkpoint.state.totals_sequence);
-        self.store.checkpoint(&checkpoint).unwrap();
+        assert!(rows.state.totals_sequence <= durable);
+        self.checkpointed = self.checkpointed.max(rows.state.totals_sequence);
+        self.store.checkpoint(&rows).unwrap();
         self.input(Input::CheckpointDone(copied));
     }
 

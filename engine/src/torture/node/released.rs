@@ -10,8 +10,7 @@ use super::Node;
 use crate::error::{Error, Result};
 use crate::node::with_version;
 use crate::release::Outlet;
-use crate::shard::{Copied, Purpose, ReplyTo};
-use crate::store::ShardCheckpoint;
+use crate::shard::{Checkpoint, Purpose, ReplyTo};
 
 pub(super) struct Released<'a> {
     pub(super) node: &'a mut Node,
@@ -38,8 +37,8 @@ impl Outlet for Released<'_> {
         self.node.reads.push((position, purpose));
     }
 
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
-        self.node.tasks.checkpoint(checkpoint, copied);
+    fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.node.tasks.checkpoint(checkpoint);
     }
 
     fn fault(&mut self, error: Error) {

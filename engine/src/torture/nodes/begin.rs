@@ -29,7 +29,7 @@ const FIRST_BUCKET: i64 = 1;
 pub(super) struct Begun {
     pub(super) claimed: Claimed,
     /// Whether the open bucket has rows.
-    pub(super) has_rows: bool,
+    pub(super) bucket_records: u64,
     pub(super) start: ShardStart,
     /// How far the stream is, and the records after that.
     pub(super) published: u64,
@@ -38,16 +38,19 @@ pub(super) struct Begun {
 
 /// # Errors
 /// A damaged chain, which no fault of this world explains.
-async fn claim(line: &Line, shard: u16) -> Result<Claimed, String> {
+async fn claim(line: &Line, shard: u16, known_epoch: i64) -> Result<Claimed, String> {
     loop {
         let hint = match line.ask(Statement::Hint { shard }).await {
             Answered::Hint(hint) => hint,
             _ => None,
         };
-        if let Some(claim) = walk(line, shard, hint).await? {
+        if let Some(claim) = walk(line, shard, hint, known_epoch).await? {
             let (claimed, is_new) = (claim.claimed(), claim.is_of_new_shard());
             let register = Statement::Register { shard, bucket: claimed.bucket };
-            if !is_new || matches!(line.ask_once(register).await, Answered::Changed(true)) {
+            let is_registered = !is_new || matches!(line.ask_once(register).await, Answered::Changed(true));
+            let kept = tail(line, shard).await.buckets;
+            // As in the product: it may have been removed, and opened again by an owner that slept.
+            if is_registered && kept.first().is_none_or(|(_, first)| claimed.bucket >= *first) {
                 return Ok(claimed);
             }
         }
@@ -56,8 +59,8 @@ async fn claim(line: &Line, shard: u16) -> Result<Claimed, String> {
     }
 }
 
-async fn walk(line: &Line, shard: u16, hint: Option<i64>) -> Result<Option<Claim>, String> {
-    let (mut claim, mut ask) = Claim::begin(hint.unwrap_or(FIRST_BUCKET), hint.is_some());
+async fn walk(line: &Line, shard: u16, hint: Option<i64>, known_epoch: i64) -> Result<Option<Claim>, String> {
+    let (mut claim, mut ask) = Claim::begin(hint.unwrap_or(FIRST_BUCKET), hint.is_some(), Some(known_epoch));
     loop {
         let answer = match line.ask_once(Statement::Journal { shard, ask, sequence: 0, row: None }).await {
             Answered::Journal(answer) => answer,
@@ -80,13 +83,12 @@ async fn walk(line: &Line, shard: u16, hint: Option<i64>) -> Result<Option<Claim
 struct Tail {
     buckets: Vec<(u64, i64)>,
     last: u64,
-    has_rows: bool,
 }
 
 async fn tail(line: &Line, shard: u16) -> Tail {
     match line.ask(Statement::Tail { shard }).await {
-        Answered::Tail { buckets, last, has_rows } => Tail { buckets, last, has_rows },
-        _ => Tail { buckets: Vec::new(), last: 0, has_rows: false },
+        Answered::Tail { buckets, last } => Tail { buckets, last },
+        _ => Tail { buckets: Vec::new(), last: 0 },
     }
 }
 
@@ -145,7 +147,9 @@ pub(super) async fn begin(desk: Rc<Desk>, shard: u16) -> Result<Option<Begun>, S
     let (sender, receiver) = sync_channel(1);
     desk.tasks.borrow_mut().ask([StoreJob::Forget(shard, sender)]);
     poll_fn(|_| if receiver.try_recv().is_ok() { Poll::Ready(()) } else { Poll::Pending }).await;
-    let claimed = claim(&desk.line, shard).await?;
+    // Of a claim that has ended; the newest one may be under way.
+    let known_epoch = desk.setup.ledger.borrow().claimed(shard);
+    let claimed = claim(&desk.line, shard, known_epoch).await?;
     desk.setup.ledger.borrow_mut().note_claim(shard, claimed.epoch);
     let tail = tail(&desk.line, shard).await;
     let (buckets, last) = (tail.buckets.clone(), tail.last);
@@ -205,6 +209,6 @@ async fn recover(desk: &Desk, shard: u16, claimed: Claimed, tail: Tail) -> Resul
             return Err(format!("record {} is not published and is gone", Position::new(shard, passed)));
         }
     }
-    let has_rows = tail.has_rows;
-    Ok(Begun { claimed, has_rows, start: recovery.start, published: passed, records })
+    let bucket_records = tail.buckets.last().map_or(0, |(first, _)| (tail.last + 1).saturating_sub(*first));
+    Ok(Begun { claimed, bucket_records, start: recovery.start, published: passed, records })
 }

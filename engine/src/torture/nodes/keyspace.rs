@@ -107,7 +107,7 @@ pub(super) enum Statement {
 pub(super) enum Answered {
     Journal(Answer),
     Hint(Option<i64>),
-    Tail { buckets: Vec<(u64, i64)>, last: u64, has_rows: bool },
+    Tail { buckets: Vec<(u64, i64)>, last: u64 },
     Batches(Option<Vec<(u64, Batch)>>),
     Row(Option<(i64, Value)>),
     Rows(Vec<Found>),
@@ -125,20 +125,19 @@ pub(super) struct ShardTables {
 }
 
 impl ShardTables {
-    /// The buckets that are kept with their first sequences, the last sequence, and whether the last bucket has rows.
+    /// The buckets that are kept with their first sequences, and the last sequence.
     fn tail(&self) -> Answered {
-        let (mut buckets, mut last, mut has_rows) = (Vec::new(), 0, false);
+        let (mut buckets, mut last) = (Vec::new(), 0);
         for bucket in self.chain.kept() {
             let rows = self.chain.rows_of(bucket);
             let mut rows = rows.into_iter().flatten();
             let first = rows.next();
-            has_rows = first.is_some();
             buckets.push((first.map_or(last + 1, |(sequence, _)| *sequence), bucket));
             if let Some((sequence, (_, batch))) = rows.next_back().or(first) {
                 last = sequence + batch.records - 1;
             }
         }
-        Answered::Tail { buckets, last, has_rows }
+        Answered::Tail { buckets, last }
     }
 }
 

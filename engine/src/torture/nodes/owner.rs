@@ -16,11 +16,9 @@ use super::message::{Answer, Entry, Request};
 use crate::commit::{Buffer, Lane};
 use crate::error::Error;
 use crate::journal::cql::machine::{self, Appender, Ask, Step};
-use crate::keeper::Checkpoint;
 use crate::publish::outbox::Outbox;
 use crate::release::Outlet;
-use crate::shard::{Copied, Envelope, Held, Input, Output, Purpose, ReplyTo, Shard, World};
-use crate::store::ShardCheckpoint;
+use crate::shard::{Checkpoint, Envelope, Held, Input, Output, Purpose, ReplyTo, Shard, World};
 use crate::torture::auditor::{self, Auditor};
 use crate::torture::watch::{Seen, Watch, decided};
 
@@ -105,8 +103,8 @@ impl Outlet for Released {
         self.reads.push((position, purpose));
     }
 
-    fn checkpoint(&mut self, checkpoint: Box<ShardCheckpoint>, copied: Copied) {
-        self.checkpoints.push((checkpoint, copied));
+    fn checkpoint(&mut self, checkpoint: Checkpoint) {
+        self.checkpoints.push(checkpoint);
     }
 
     fn fault(&mut self, error: Error) {
@@ -118,7 +116,7 @@ impl Owner {
     /// # Errors
     /// What was recovered is not what was decided.
     pub(super) fn new(desk: &Rc<Desk>, begun: Begun) -> Result<Self, String> {
-        let Begun { claimed, has_rows, start, published, records } = begun;
+        let Begun { claimed, bucket_records, start, published, records } = begun;
         let (id, last) = (start.id, start.last_sequence);
         let removed = desk.extents.borrow()[usize::from(id)].removed();
         let auditor = Rc::new(RefCell::new(desk.setup.ledger.borrow().begin(id, last, removed)?));
@@ -136,8 +134,7 @@ impl Owner {
             id,
             shard: Shard::new(start, desk.setup.limits),
             lane: Lane::of_shard(id, last, desk.setup.batch_bytes),
-            // What is in a claimed bucket is not counted again, as in the product.
-            appender: Appender::new(claimed, if has_rows { u64::MAX } else { 0 }, desk.setup.bucket_bytes),
+            appender: Appender::new(claimed, bucket_records, desk.setup.bucket_bytes),
             under_way: None,
             auditor,
             asked: Vec::new(),

@@ -13,7 +13,7 @@ use super::desk::Desk;
 use super::keyspace::{Answered, Statement};
 use super::rows::{Row, Value, Write};
 use crate::planted::{Fault, planted};
-use crate::shard::{Input, StoreJob};
+use crate::shard::{Checkpoint, Input, StoreJob};
 use crate::store::cql::{Days, Stage, class_number, day_of, fact_name, key_part, part, timestamp};
 use crate::store::{FactKey, FactQuery, ShardCheckpoint};
 
@@ -39,9 +39,9 @@ pub(super) async fn keep(desk: Rc<Desk>) -> Result<(), String> {
         poll_fn(|_| has_work()).await;
         let (questions, checkpoint) = desk.tasks.borrow_mut().round(true).into_parts();
         keeper.answer(questions).await;
-        if let Some((checkpoint, copied)) = checkpoint {
-            keeper.checkpoint(&checkpoint).await;
-            desk.deliver(checkpoint.shard, Input::CheckpointDone(copied));
+        if let Some(Checkpoint { rows, copied }) = checkpoint {
+            keeper.checkpoint(&rows).await;
+            desk.deliver(rows.shard, Input::CheckpointDone(copied));
         }
     }
 }

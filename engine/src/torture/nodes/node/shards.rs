@@ -120,8 +120,8 @@ impl Node {
         let mut released = Released::default();
         release::release(held, &mut released);
         let Released { replies, reads, checkpoints, fault } = released;
-        for (checkpoint, copied) in checkpoints {
-            self.desk.tasks.borrow_mut().checkpoint(checkpoint, copied);
+        for checkpoint in checkpoints {
+            self.desk.tasks.borrow_mut().checkpoint(checkpoint);
         }
         let Some(owner) = self.owner(shard) else { return Ok(()) };
         let epoch = owner.epoch();
