@@ -5,9 +5,9 @@
 mod model;
 
 use meed_engine::account::{
-    Account, LOTS_MAX, OPEN_HOLDS_MAX, PROGRAM_VERSIONS_MAX, SPEND_MONTH_MAX, SPEND_MONTHS_MAX,
+    Account, LOTS_MAX, OPEN_HOLDS_MAX, PINS_MAX, PROGRAM_VERSIONS_MAX, SPEND_MONTH_MAX, SPEND_MONTHS_MAX,
 };
-use meed_schemas::command::{Basis, Command, Portion};
+use meed_schemas::command::{Basis, Command, Portion, Status};
 use meed_schemas::ids::Identity;
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::time::{DAY_MS, Millis};
@@ -90,4 +90,77 @@ fn versions_of_a_program_are_bounded() {
     // The newest once more makes no version.
     let version = PROGRAM_VERSIONS_MAX as u32;
     assert!(matches!(w.ask(put(true)), Came::Reply(Reply::Program { version: v, created: false }) if v == version));
+}
+
+/// A world with all the lots that there may be, of so many points each; the last to expire comes last.
+fn full_of_lots(points: i64, members: &str) -> World {
+    let mut w = World::new(members);
+    for n in 0..LOTS_MAX {
+        let command = earn(Basis::Points(points), None, Some(w.now + DAY_MS + n as Millis), None);
+        w.ask(command).executed();
+    }
+    w
+}
+
+#[test]
+fn what_holds_pin_is_bounded_so_that_all_may_end_at_once() {
+    let mut w = full_of_lots(1, "{}");
+    for _ in 0..PINS_MAX / LOTS_MAX {
+        w.ask(hold(LOTS_MAX as i64, None)).executed();
+        for n in 0..LOTS_MAX {
+            let command = earn(Basis::Points(1), None, Some(at("2026-01-11T12:00:00Z") + n as Millis), None);
+            w.ask(command).executed();
+        }
+    }
+    assert_eq!(w.ask(hold(1, None)).refused(), limit("open_holds"));
+    w.ask(set_status(Status::Closed)).executed();
+    let moves: usize = w.last.iter().map(|record| record.moves.len()).sum();
+    assert_eq!(moves, PINS_MAX);
+    w.check();
+}
+
+#[test]
+fn a_sale_that_redeems_first_has_the_room_that_it_makes() {
+    let mut w = full_of_lots(2, "{}");
+    assert_eq!(w.ask(sale(10_000, None, w.now)).refused(), limit("lots"));
+    assert_eq!(w.ask(sale(10_000, Some(1), w.now)).refused(), limit("lots"), "the lot has a point left");
+    w.ask(sale(10_000, Some(2), w.now)).executed();
+    w.check();
+
+    let mut w = World::new("{}");
+    for _ in 0..1_000 {
+        w.ask(earn_points(1_000_000_000_000)).executed();
+    }
+    assert_eq!(w.ask(sale(10_000, Some(99), w.now)).refused(), Refusal::BalanceOverflow);
+    w.ask(sale(10_000, Some(100), w.now)).executed();
+    w.check();
+}
+
+#[test]
+fn what_is_gone_at_once_or_pays_debt_needs_no_room() {
+    // Redeemed from a lot that has expired since, when all others are there.
+    let mut w = World::new("{}");
+    w.ask(earn(Basis::Points(5), None, Some(w.now + 1_000), None)).executed();
+    let redeemed = w.ask(redeem(5)).executed();
+    for _ in 0..1_000 {
+        w.ask(earn_points(1_000_000_000_000)).executed();
+    }
+    w.now += 2_000;
+    w.ask(reverse(&redeemed, Portion::Rest)).executed();
+    w.ask(earn(Basis::Points(5), Some(w.now - 2_000), Some(w.now - 1_000), None)).executed();
+    assert_eq!(w.balance(Command::Balance).balances.total, 1_000_000_000_000_000);
+    w.check();
+
+    let mut w = World::new(r#"{"negative_balance":{"policy":"debt","floor":-100}}"#);
+    let sold = w.ask(earn_points(50)).executed();
+    w.ask(redeem(50)).executed();
+    w.ask(reverse(&sold, Portion::Rest)).executed();
+    assert_eq!(w.balance(Command::Balance).balances.debt, 50);
+    for n in 0..LOTS_MAX {
+        let (activates_at, expires_at) = (w.now + DAY_MS + n as Millis, w.now + 9 * DAY_MS);
+        w.ask(earn(Basis::Points(1), None, Some(expires_at), Some(activates_at))).executed();
+    }
+    w.ask(adjust(10)).executed();
+    assert_eq!(w.ask(adjust(41)).refused(), limit("lots"), "a point of it would be left");
+    w.check();
 }

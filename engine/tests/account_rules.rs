@@ -132,6 +132,14 @@ fn only_earns_and_sales_enroll() {
     assert!(matches!(w.ask(Command::Open), Came::Reply(Reply::Account(_))));
     assert_eq!(w.ask(earn_points(1)).executed().sequence, 2);
     w.check();
+    // By the version that decides the operation.
+    let mut w = World::new("{}");
+    let before = w.now;
+    w.now += DAY_MS;
+    w.succeed(r#"{"auto_enroll":false}"#);
+    assert_eq!(w.ask(earn_points(1)).refused(), Refusal::UnknownAccount);
+    w.ask(sale(100, None, before)).executed();
+    w.check();
 }
 
 #[test]
@@ -308,6 +316,12 @@ fn closing_voids_open_holds() {
     assert_eq!(kinds(&w.last), ["VOID", "VOID", "STATUS"]);
     assert_eq!((closed.kind, closed.balances.held, closed.balances.total), (RecordKind::Status, 0, 10));
     assert!(matches!(w.ask(void(held)), Came::Replayed(_)));
+    // A key that it is repeated with is used, as its outcome is told.
+    assert_eq!(w.keyed(void(held), 7).replayed().kind, RecordKind::Void);
+    assert_eq!(kinds(&w.last), ["KEY"]);
+    assert_eq!(w.keyed(earn_points(1), 7).refused(), Refusal::KeyReused);
+    assert_eq!(w.keyed(void(held), 7).replayed().kind, RecordKind::Void);
+    assert!(w.last.is_empty());
     for command in [earn_points(1), redeem(1), adjust(1), adjust(-1), capture(held, None), hold(1, None)] {
         assert_eq!(w.ask(command).refused(), Refusal::AccountClosed);
     }

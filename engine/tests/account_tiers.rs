@@ -125,3 +125,30 @@ fn a_reversal_equals_never_having_happened() {
         w.check();
     }
 }
+
+#[test]
+fn what_comes_late_counts_by_the_tier_that_was_set_then() {
+    let mut w = World::with(document(TIERS), at("2026-01-31T12:00:00Z"));
+    let start = w.now;
+    let hour = |n: i64| start + n * 3_600_000;
+    w.ask(Command::Open).executed();
+    w.ask(set_tier(Some("TOP"), Some(hour(48)))).executed();
+    w.now = hour(2);
+    w.ask(set_tier(Some("TOP"), Some(hour(72)))).executed();
+    w.now = hour(4);
+    w.ask(set_tier(Some("PLUS"), None)).executed();
+    w.now = hour(6);
+    w.ask(set_tier(None, None)).executed();
+    w.now = hour(8);
+    w.ask(set_tier(Some("TOP"), Some(hour(10)))).executed();
+    w.now = hour(12);
+    w.ask(set_tier(Some("PLUS"), None)).executed();
+    w.checkpoint();
+    // Renewed, replaced, removed, run out, and set again.
+    for (when, level) in [(1, 2), (3, 2), (5, 1), (7, 0), (9, 2), (11, 0), (12, 1)] {
+        let late = w.ask(earn(Basis::Amount(1), Some(hour(when)), None, None)).executed();
+        let Detail::Earn { award: Some(award), .. } = &late.detail else { panic!("{late:?}") };
+        assert_eq!(award.applied_tier, level, "after {when} hours");
+    }
+    w.check();
+}

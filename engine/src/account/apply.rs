@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 
 use super::facts::{ClosedHold, FactKey, FactValue, Outcome, Spilled};
 use super::{
-    Account, CLOSED_HOLDS_RESIDENT, EXPIRED_RESIDENT, Hold, KindCount, Manual, OPERATIONS_RESIDENT, Operation,
-    ProgramVersion, REVERSED_RESIDENT, Reversed, add_spend,
+    Account, CLOSED_HOLDS_RESIDENT, EXPIRED_RESIDENT, Hold, KindCount, MANUALS_BEFORE, Manual, OPERATIONS_RESIDENT,
+    Operation, ProgramVersion, REVERSED_RESIDENT, Reversed, add_spend,
 };
 
 /// Tagged fields of records that only the account itself reads. Nobody else's tags begin at 16.
@@ -145,8 +145,23 @@ impl Account {
 
     fn set_manual(&mut self, manual: &ManualTier, from: Millis) {
         let until = manual.until.unwrap_or(NEVER);
-        self.rare().manual =
-            manual.name.as_ref().map(|name| Manual { name: name.clone(), floor: manual.floor, from, until });
+        let mut set = manual.name.as_ref().map(|name| Manual { name: name.clone(), floor: manual.floor, from, until });
+        let rare = self.rare();
+        // What happened while the one before held is decided by it, whenever it comes.
+        if let Some(before) = rare.manual.take() {
+            let ended = before.until.min(from);
+            match &mut set {
+                Some(set) if ended == from && (&set.name, set.floor) == (&before.name, before.floor) => {
+                    set.from = before.from;
+                }
+                _ if before.from < ended => rare.manual_before.push(Manual { until: ended, ..before }),
+                _ => {}
+            }
+            if rare.manual_before.len() > MANUALS_BEFORE {
+                rare.manual_before.remove(0);
+            }
+        }
+        rare.manual = set;
     }
 
     fn spill(&mut self, fact: FactKey, value: &FactValue, recorded_at: Millis, at: u64) {

@@ -34,7 +34,8 @@ mod flag {
     pub(super) const REVERSED_SPILLED: u64 = 1 << 13;
     pub(super) const CLOSED_SPILLED: u64 = 1 << 14;
     pub(super) const EXPIRED_SPILLED: u64 = 1 << 15;
-    pub(super) const KNOWN: u64 = (1 << 16) - 1;
+    pub(super) const MANUAL_BEFORE: u64 = 1 << 16;
+    pub(super) const KNOWN: u64 = (1 << 17) - 1;
 }
 
 type Result<T> = std::result::Result<T, CodecError>;
@@ -96,6 +97,7 @@ impl Account {
             set(flag::REVERSED, !rare.reversed.is_empty());
             set(flag::EXPIRED, !rare.expired.is_empty());
             set(flag::MANUAL, rare.manual.is_some());
+            set(flag::MANUAL_BEFORE, !rare.manual_before.is_empty());
             set(flag::VERSIONS, !rare.versions.is_empty());
             set(flag::SPILLED_KEYS, rare.spilled_keys.is_some());
             set(flag::REVERSED_SPILLED, rare.reversed_spilled);
@@ -308,11 +310,8 @@ impl Rare {
                 put_varint(out, *points as u64);
             }
         }
-        if let Some(Manual { name, floor, from, until }) = &self.manual {
-            put_bytes(out, name.as_bytes());
-            out.push(u8::from(*floor));
-            put_signed(out, *from);
-            put_instant(out, *until);
+        if let Some(manual) = &self.manual {
+            manual.encode(out);
         }
         if has(flag::VERSIONS) {
             put_varint(out, self.versions.len() as u64);
@@ -328,6 +327,10 @@ impl Rare {
         }
         if let Some(expired) = self.expired_spilled {
             put_instant(out, expired);
+        }
+        if has(flag::MANUAL_BEFORE) {
+            put_varint(out, self.manual_before.len() as u64);
+            self.manual_before.iter().for_each(|manual| manual.encode(out));
         }
     }
 
@@ -370,10 +373,7 @@ impl Rare {
             }
         }
         if has(flag::MANUAL) {
-            let name = r.text("manual tier")?.into();
-            let floor = r.byte("manual tier")? != 0;
-            let from = r.signed("manual tier")?;
-            rare.manual = Some(Manual { name, floor, from, until: read_instant(r, "manual tier")? });
+            rare.manual = Some(Manual::decode(r)?);
         }
         if has(flag::VERSIONS) {
             for _ in 0..r.count("versions")? {
@@ -388,6 +388,27 @@ impl Rare {
         if has(flag::EXPIRED_SPILLED) {
             rare.expired_spilled = Some(read_instant(r, "expired")?);
         }
+        if has(flag::MANUAL_BEFORE) {
+            for _ in 0..r.count("manual tiers")? {
+                rare.manual_before.push(Manual::decode(r)?);
+            }
+        }
         Ok(rare)
+    }
+}
+
+impl Manual {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_bytes(out, self.name.as_bytes());
+        out.push(u8::from(self.floor));
+        put_signed(out, self.from);
+        put_instant(out, self.until);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self> {
+        let name = r.text("manual tier")?.into();
+        let floor = r.byte("manual tier")? != 0;
+        let from = r.signed("manual tier")?;
+        Ok(Self { name, floor, from, until: read_instant(r, "manual tier")? })
     }
 }

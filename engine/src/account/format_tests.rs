@@ -53,6 +53,7 @@ fn rich() -> Account {
         reversed: vec![Reversed { original: 4_000, points: 25, amount: 2_500 }],
         expired: vec![(AT - 7, 9), (AT - 5, 0)],
         manual: Some(Manual { name: "GOLD".into(), floor: true, from: AT - 3, until: AT + 3_000 }),
+        manual_before: Vec::new(),
         versions: Vec::new(),
         spilled_keys: Some((AT - 9_000_000, AT - 8_000_000)),
         reversed_spilled: true,

@@ -44,6 +44,11 @@ pub const EXPIRED_RESIDENT: usize = 12;
 pub const CLOSED_HOLDS_RESIDENT: usize = 32;
 /// Most open holds of an account.
 pub const OPEN_HOLDS_MAX: usize = 1_024;
+/// Lots that the open holds of an account may pin, each counted as often as it is pinned: they may all be released in one
+/// decision, which has to fit into a batch of the smallest journal.
+pub const PINS_MAX: usize = 16_384;
+/// Tiers set by hand before the present one that an account remembers, for operations that come late.
+const MANUALS_BEFORE: usize = 16;
 /// Most months with spend. Months are never folded, so that a late operation of any accepted age finds the
 /// spend of its time; a hundred years of them bound the state.
 pub const SPEND_MONTHS_MAX: usize = 1_200;
@@ -160,6 +165,8 @@ struct Rare {
     /// (expiry, points that expired unspent), changed last, last.
     expired: Vec<(Millis, i64)>,
     manual: Option<Manual>,
+    /// Those that held before it, oldest first, each up to its end or to when another was set.
+    manual_before: Vec<Manual>,
     versions: Vec<ProgramVersion>,
     /// `recorded_at` of the first and last key ever evicted.
     spilled_keys: Option<(Millis, Millis)>,
@@ -309,6 +316,7 @@ impl Account {
                 + rare.closed.capacity() * size_of::<(u64, ClosedHold)>()
                 + rare.reversed.capacity() * size_of::<Reversed>()
                 + rare.expired.capacity() * size_of::<(Millis, i64)>()
+                + rare.manual_before.capacity() * size_of::<Manual>()
                 + rare.versions.iter().map(|v| size_of::<ProgramVersion>() + v.document.len()).sum::<usize>()
                 + rare.overlay.heap_bytes();
         }
@@ -326,6 +334,10 @@ impl Account {
 
     fn manual(&self) -> Option<&Manual> {
         self.rare.as_ref().and_then(|rare| rare.manual.as_ref())
+    }
+
+    fn manual_before(&self) -> &[Manual] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.manual_before)
     }
 
     fn kind_count(&self, kind: RecordKind) -> Option<&KindCount> {

@@ -23,8 +23,8 @@ pub struct Context<'a> {
     pub programs: &'a Programs,
     /// The time; never before that of an earlier turn of the shard.
     pub now: Millis,
-    /// Nothing that is due after this is settled: see DESIGN on leaps of the clock. Not before `now`
-    /// unless the clock is not trusted.
+    /// Nothing that is due after this is settled: see DESIGN on leaps of the clock. Not before `now` unless the clock is
+    /// not trusted, or behind an earlier turn's.
     pub settle_until: Millis,
     /// The shard that owns the account.
     pub shard: u16,
@@ -92,7 +92,7 @@ pub(super) struct Session<'a> {
     pub(super) newest: &'a Version,
     pub(super) facts: &'a Facts,
     pub(super) now: Millis,
-    /// What is due up to here is settled; at most `now`.
+    /// What is due up to here is settled, and what counts as past; at most `now`.
     pub(super) settle_until: Millis,
     pub(super) shard: u16,
     next_sequence: u64,
@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
         let Some(delta) = record.spend else { return };
         let mut spend = self.account.spend.clone();
         add_spend(&mut spend, delta.month, delta.amount);
-        let basis = TierBasis { spend: &spend, manual: self.account.manual() };
+        let basis = TierBasis { spend: &spend, ..self.account.tier_basis() };
         if self.is_journaled(basis.level_at(self.newest, self.now)) {
             put_tier_due(record, basis.next_change(self.newest, self.now));
         }

@@ -13,12 +13,14 @@ use crate::program::tier::{ManualKind, effective_level};
 pub(super) struct TierBasis<'a> {
     pub(super) spend: &'a [(i32, i64)],
     pub(super) manual: Option<&'a Manual>,
+    /// Those that held before it, oldest first.
+    pub(super) manual_before: &'a [Manual],
 }
 
 impl TierBasis<'_> {
     /// The level at an instant, in a version.
     pub(super) fn level_at(&self, version: &Version, at: Millis) -> usize {
-        if self.spend.is_empty() && self.manual.is_none() {
+        if self.spend.is_empty() && self.manual.is_none() && self.manual_before.is_empty() {
             return 0;
         }
         self.level(version, version.month_of(at), at)
@@ -26,7 +28,8 @@ impl TierBasis<'_> {
 
     fn level(&self, version: &Version, month: i32, at: Millis) -> usize {
         let earned = version.earned_level(self.spend, month);
-        let manual = self.manual.filter(|manual| manual.from <= at && at < manual.until);
+        let mut manuals = self.manual.into_iter().chain(self.manual_before.iter().rev());
+        let manual = manuals.find(|manual| manual.from <= at && at < manual.until);
         let manual = manual.and_then(|manual| {
             let kind = if manual.floor { ManualKind::Floor } else { ManualKind::Ceiling };
             Some((version.level_named(&manual.name)?, kind))
@@ -81,7 +84,7 @@ impl TierBasis<'_> {
 
 impl Account {
     pub(super) fn tier_basis(&self) -> TierBasis<'_> {
-        TierBasis { spend: &self.spend, manual: self.manual() }
+        TierBasis { spend: &self.spend, manual: self.manual(), manual_before: self.manual_before() }
     }
 
     /// The level at an instant, in a version.

@@ -134,6 +134,13 @@ impl Wallet {
         }
     }
 
+    /// The wallet as it is after these moves.
+    pub(super) fn after(&self, moves: &[Move]) -> Self {
+        let mut wallet = self.clone();
+        moves.iter().for_each(|m| wallet.apply(m));
+        wallet
+    }
+
     /// Carries out one move. `CountExpired` concerns no balance.
     pub(super) fn apply(&mut self, m: &Move) {
         let (expires_at, points) = (m.lot.expires_at, m.points);

@@ -233,7 +233,8 @@ impl Shard {
         let context = Context {
             programs: &world.programs,
             now,
-            settle_until: world.settle_until,
+            // Not by records that a clock ahead of its time has left: what they say is past need not be.
+            settle_until: world.settle_until.min(world.now),
             shard: self.id,
             next_sequence: self.next_sequence,
         };

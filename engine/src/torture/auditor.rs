@@ -316,7 +316,7 @@ impl Auditor {
             shard: seen.shard,
             log,
             now: seen.now.max(before),
-            settle_until: seen.settle_until,
+            settle_until: seen.settle_until.min(seen.now),
             latest_ms: self.latest_ms,
             gone: self.gone[usize::from(seen.shard)],
             records,

@@ -63,7 +63,7 @@ impl<'a> Turn<'a> {
     fn given(&self, applied: u64) -> Given<'a> {
         let next = self.records.get(self.at).map(|record| record.position);
         let next = next.unwrap_or_else(|| Position::new(self.shard, applied + 1));
-        Given { versions: self.versions, now: self.now, next }
+        Given { versions: self.versions, now: self.now, settled: self.now.min(self.settle_until), next }
     }
 
     fn newest(&self) -> &'a Rules {
@@ -191,7 +191,7 @@ impl Account {
 
     /// What is due up to an instant and was not settled.
     pub(super) fn due_by(&self, shard: u16, until: Millis, versions: &[(Millis, Rules)]) -> Option<Effect> {
-        let given = Given { versions, now: until, next: Position::new(shard, self.applied + 1) };
+        let given = Given { versions, now: until, settled: until, next: Position::new(shard, self.applied + 1) };
         self.model.clone().settle_one(until, &mut Millis::MIN.clone(), given)
     }
 
@@ -238,7 +238,11 @@ impl Account {
         let existed = self.model.exists;
         match self.model.decide(request, given) {
             Outcome::View => self.view(request, decided, turn),
-            Outcome::Replay(target) => expect_replay(target, decided),
+            Outcome::Replay(target) => {
+                expect_replay(target, decided)?;
+                let key = request.keys.idempotency.map(|hash| (false, hash));
+                key.map_or(Ok(()), |key| self.joins(key, target, false, request, turn))
+            }
             Outcome::Refused(refusal) => {
                 if existed {
                     self.remembered(request, &refusal, turn)?;
@@ -370,11 +374,24 @@ impl Account {
             return Err(format!("{missing:?} joins the outcome of record {target}, not {bound:?}"));
         }
         if let Some(key) = missing {
-            let target_at = Position::new(turn.shard, target);
-            self.note(RecordKind::Key, Detail::Key { target: target_at }, turn)?;
-            self.model.keys.insert(key, (target, request.fingerprint, is_refusal));
+            self.joins(key, target, is_refusal, request, turn)?;
         }
         Ok(true)
+    }
+
+    /// A key leads to the outcome of an earlier record from now on.
+    fn joins(
+        &mut self,
+        key: (bool, u128),
+        target: u64,
+        is_refusal: bool,
+        request: &Request,
+        turn: &mut Turn<'_>,
+    ) -> Check {
+        let target_at = Position::new(turn.shard, target);
+        self.note(RecordKind::Key, Detail::Key { target: target_at }, turn)?;
+        self.model.keys.insert(key, (target, request.fingerprint, is_refusal));
+        Ok(())
     }
 
     fn outcome(&self, request: &Request, decided: Decided<'_>, turn: &Turn<'_>) -> Check {

@@ -83,6 +83,8 @@ pub(super) struct Given<'a> {
     /// The versions that are known, with the instants from which on they decide.
     pub(super) versions: &'a [(Millis, Rules)],
     pub(super) now: Millis,
+    /// What is past by a clock that is trusted; at most `now`.
+    pub(super) settled: Millis,
     /// Position of the next record.
     pub(super) next: Position,
 }
@@ -126,7 +128,8 @@ pub(super) struct Model {
     awards: BTreeMap<u64, Award>,
     spendings: BTreeMap<u64, Spending>,
     spend: Vec<Spend>,
-    manual: Option<Manual>,
+    /// Every tier that was set by hand, up to its end or to when another was set.
+    manuals: Vec<Manual>,
     /// By business or not and hash: the record, the fingerprint, whether a refusal.
     pub(super) keys: BTreeMap<(bool, u128), (u64, u64, bool)>,
 }
@@ -158,7 +161,7 @@ impl Model {
     pub(super) fn level(&self, rules: &Rules, at: Millis) -> usize {
         let earned = rules.earned(&self.spend, rules.month(at));
         let is_on = |manual: &&Manual| manual.from <= at && manual.until.is_none_or(|until| at < until);
-        let manual = self.manual.as_ref().filter(is_on);
+        let manual = self.manuals.iter().rev().find(is_on);
         match manual.and_then(|manual| Some((rules.level_named(&manual.name)?, manual.is_floor))) {
             None => earned,
             Some((level, true)) => earned.max(level),

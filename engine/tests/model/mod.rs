@@ -80,6 +80,8 @@ pub struct World {
     pub store: HashMap<FactKey, Vec<u8>>,
     pub totals: Totals,
     pub now: Millis,
+    /// What is due after this is not settled, where the clock is not trusted.
+    pub settle_until: Option<Millis>,
     pub loads: usize,
     /// Records of the last turn.
     pub last: Vec<Record>,
@@ -102,6 +104,7 @@ impl World {
             store: HashMap::new(),
             totals: Totals::default(),
             now,
+            settle_until: None,
             loads: 0,
             last: Vec::new(),
         }
@@ -138,7 +141,7 @@ impl World {
             let context = Context {
                 programs: &self.programs,
                 now: self.now,
-                settle_until: self.now,
+                settle_until: self.settle_until.unwrap_or(self.now),
                 shard: SHARD,
                 next_sequence: self.journal.len() as u64 + 1,
             };

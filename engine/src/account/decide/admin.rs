@@ -34,14 +34,15 @@ pub(super) fn set_tier(session: &mut Session<'_>, operation: &mut Operation<'_>)
     let Command::SetTier { tier, until, .. } = &*operation.command else { unreachable!("called for a tier") };
     check_status(session, false)?;
     let (newest, now) = (session.newest, session.now);
-    let earned = TierBasis { spend: &session.account.spend, manual: None }.level_at(newest, now);
+    let by_spend = TierBasis { spend: &session.account.spend, manual: None, manual_before: &[] };
+    let earned = by_spend.level_at(newest, now);
     let manual = tier.as_ref().map(|name| Manual {
         name: name.clone(),
         floor: newest.level_named(name).is_some_and(|level| level >= earned),
         from: now,
         until: until.unwrap_or(NEVER),
     });
-    let basis = TierBasis { spend: &session.account.spend, manual: manual.as_ref() };
+    let basis = TierBasis { manual: manual.as_ref(), ..by_spend };
     let level = basis.level_at(newest, now);
     let due = basis.next_change(newest, now);
     let detail = Detail::Tier {

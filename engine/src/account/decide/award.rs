@@ -10,7 +10,7 @@ use super::spend;
 use super::{Operation, Shown, check_status, check_time};
 use crate::account::apply::ExpiredBefore;
 use crate::account::session::{Session, Step};
-use crate::account::wallet::{LOTS_MAX, Moves};
+use crate::account::wallet::{LOTS_MAX, Moves, Wallet};
 use crate::account::{SPEND_MONTH_MAX, SPEND_MONTHS_MAX};
 use crate::program::{Version, award::award};
 
@@ -62,8 +62,10 @@ pub(super) fn invalid_lot(
     }
 }
 
+/// Plans an award to a wallet as it will be then.
 fn plan(
     session: &Session<'_>,
+    wallet: &Wallet,
     basis: Basis,
     occurred_at: Millis,
     expires_at: Option<Millis>,
@@ -83,10 +85,10 @@ fn plan(
             (points, Some(applied), spend)
         }
     };
-    let lot = LotKey { expires_at, activates_at: activates_at.filter(|at| *at > session.now) };
-    let expired = expires_at <= session.now && points > 0;
-    let wallet = &session.account.wallet;
-    if points > 0 && !expired && wallet.lots_count() >= LOTS_MAX && wallet.is_new(lot) {
+    let lot = LotKey { expires_at, activates_at: activates_at.filter(|at| *at > session.settle_until) };
+    let expired = expires_at <= session.settle_until && points > 0;
+    let pays_debt = lot.activates_at.is_none() && points <= wallet.debt;
+    if points > 0 && !expired && !pays_debt && wallet.lots_count() >= LOTS_MAX && wallet.is_new(lot) {
         return Err(Refusal::LimitExceeded { limit: "lots".into() }.into());
     }
     if let Some(spend) = spend {
@@ -99,7 +101,8 @@ fn plan(
             _ => {}
         }
     }
-    if points > POINTS_MAX || wallet.worth() + points > BALANCE_MAX {
+    let lasting_points = if expired { 0 } else { points };
+    if points > POINTS_MAX || wallet.worth() + lasting_points > BALANCE_MAX {
         return Err(Refusal::BalanceOverflow.into());
     }
     let before = if expired { session.expired_before(&[expires_at])? } else { ExpiredBefore::new() };
@@ -145,7 +148,7 @@ pub(super) fn earn(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     check_status(session, false)?;
     let occurred_at = earn.occurred_at.unwrap_or(session.now);
     check_time(session, occurred_at)?;
-    let award = plan(session, earn.basis, occurred_at, earn.expires_at, earn.activates_at)?;
+    let award = plan(session, &session.account.wallet, earn.basis, occurred_at, earn.expires_at, earn.activates_at)?;
     let mut record = award.draft(session, RecordKind::Earn, award.detail(None));
     operation.sign(&mut record);
     let index = award.commit(session, record);
@@ -156,7 +159,7 @@ pub(super) fn earn(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
 pub(super) fn adjust(session: &mut Session<'_>, operation: &mut Operation<'_>) -> Step<Shown> {
     let Command::Adjust { points, expires_at, .. } = *operation.command else { unreachable!("called for adjustments") };
     check_status(session, false)?;
-    let award = plan(session, Basis::Points(points), session.now, expires_at, None)?;
+    let award = plan(session, &session.account.wallet, Basis::Points(points), session.now, expires_at, None)?;
     let detail = Detail::Adjust { expires_at: award.lot.expires_at, activates_at: award.lot.activates_at };
     let mut record = award.draft(session, RecordKind::Adjust, detail);
     operation.sign(&mut record);
@@ -171,11 +174,18 @@ pub(super) fn sale(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     };
     check_status(session, redeem_points.is_some())?;
     check_time(session, occurred_at)?;
-    let mut moves = Moves::new();
-    if let Some(points) = redeem_points {
-        moves = spend::plan(session, points)?;
-    }
-    let award = plan(session, Basis::Amount(amount), occurred_at, None, None)?;
+    let (moves, wallet);
+    let award = match redeem_points {
+        None => {
+            moves = Moves::new();
+            plan(session, &session.account.wallet, Basis::Amount(amount), occurred_at, None, None)?
+        }
+        Some(points) => {
+            moves = spend::plan(session, points)?;
+            wallet = session.account.wallet.after(&moves);
+            plan(session, &wallet, Basis::Amount(amount), occurred_at, None, None)?
+        }
+    };
     let redemption = redeem_points.map(|points| {
         let mut record = session.draft(RecordKind::Redeem, occurred_at, award.version, Detail::Redeem { hold: None });
         record.points = -points;

@@ -8,12 +8,12 @@ use meed_schemas::time::Millis;
 use smallvec::SmallVec;
 
 use super::{Operation, Shown, check_status};
-use crate::account::OPEN_HOLDS_MAX;
 use crate::account::facts::{ClosedHold, FactKey, Fetch};
 use crate::account::keys::Found;
 use crate::account::session::{Session, Step, Stop};
 use crate::account::settle::release;
 use crate::account::wallet::{Moves, live};
+use crate::account::{OPEN_HOLDS_MAX, PINS_MAX};
 use crate::planted::{Fault, planted};
 
 /// (expiry, points) of a hold.
@@ -31,6 +31,10 @@ pub(super) fn hold(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     }
     let mut moves = Moves::new();
     session.account.wallet.take(MoveOp::Hold, points, None, &mut moves);
+    let pins: usize = session.account.holds().iter().map(|hold| hold.pins.len()).sum();
+    if pins + moves.len() > PINS_MAX {
+        return Err(Refusal::LimitExceeded { limit: "open_holds".into() }.into());
+    }
     let seconds = ttl_seconds.unwrap_or(i64::from(session.newest.document.holds.default_ttl_seconds));
     let detail = Detail::Hold { expires_at: Some(session.now + seconds * 1_000) };
     let version = session.program.version_at(session.now).number;
@@ -57,8 +61,8 @@ fn find(session: &Session<'_>, hold: Position) -> Step<Result<Pins, ClosedHold>>
 }
 
 /// What is released though its expiry has passed.
-fn expired_of(pins: &[(Millis, i64)], now: Millis) -> Pins {
-    pins.iter().copied().filter(|(expires_at, _)| *expires_at <= now).collect()
+fn expired_of(pins: &[(Millis, i64)], until: Millis) -> Pins {
+    pins.iter().copied().filter(|(expires_at, _)| *expires_at <= until).collect()
 }
 
 /// The expiries alone.
@@ -87,9 +91,9 @@ pub(super) fn capture(session: &mut Session<'_>, operation: &mut Operation<'_>) 
             rest.push((expires_at, pinned - captured));
         }
     }
-    let expired = expired_of(&rest, session.now);
+    let expired = expired_of(&rest, session.settle_until);
     let before = session.expired_before(&expiries(&expired))?;
-    moves.extend(release(session, &rest, session.now));
+    moves.extend(release(session, &rest, session.settle_until));
     let version = session.program.version_at(session.now).number;
     let detail = Detail::Redeem { hold: Some(hold) };
     let mut record = session.draft(RecordKind::Redeem, session.now, version, detail);
@@ -113,12 +117,12 @@ pub(super) fn ended(session: &Session<'_>, hold: Position) -> Step<Option<Positi
 pub(super) fn void(session: &mut Session<'_>, operation: &mut Operation<'_>) -> Step<Shown> {
     let Command::Void { hold, .. } = *operation.command else { unreachable!("called for voids") };
     let pins = find(session, hold)?.map_err(|_| Refusal::HoldClosed)?;
-    let expired = expired_of(&pins, session.now);
+    let expired = expired_of(&pins, session.settle_until);
     let before = session.expired_before(&expiries(&expired))?;
     let version = session.program.version_at(session.now).number;
     let detail = Detail::Void { hold, reason: VoidReason::Requested };
     let mut record = session.draft(RecordKind::Void, session.now, version, detail);
-    record.moves = release(session, &pins, session.now);
+    record.moves = release(session, &pins, session.settle_until);
     operation.sign(&mut record);
     let index = session.commit(record);
     session.expire(&expired, &before, session.now);
@@ -129,7 +133,7 @@ pub(super) fn void(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
 pub(super) fn close_all(session: &mut Session<'_>) -> Step<()> {
     let mut expired = Pins::new();
     for hold in session.account.holds() {
-        for (expires_at, points) in expired_of(&hold.pins, session.now) {
+        for (expires_at, points) in expired_of(&hold.pins, session.settle_until) {
             match expired.iter_mut().find(|(e, _)| *e == expires_at) {
                 Some((_, sum)) => *sum += points,
                 None => expired.push((expires_at, points)),
@@ -140,7 +144,7 @@ pub(super) fn close_all(session: &mut Session<'_>) -> Step<()> {
     let version = session.program.version_at(session.now).number;
     while let Some(hold) = session.account.holds().first() {
         let position = Position::new(session.shard, hold.id);
-        let moves = release(session, &hold.pins, session.now);
+        let moves = release(session, &hold.pins, session.settle_until);
         let detail = Detail::Void { hold: position, reason: VoidReason::Closed };
         let mut record = session.draft(RecordKind::Void, session.now, version, detail);
         record.moves = moves;

@@ -14,7 +14,7 @@ mod holds;
 use meed_schemas::command::{Command, Keys, References, Status};
 use meed_schemas::ids::{AccountKind, Position};
 use meed_schemas::outcome::Refusal;
-use meed_schemas::record::Record;
+use meed_schemas::record::{KeyBinding, Record};
 use meed_schemas::time::{DAY_MS, Millis};
 
 use super::keys::Recognized;
@@ -99,7 +99,12 @@ pub(super) fn decide(session: &mut Session<'_>, operation: &mut Operation<'_>) -
         Command::Hold { .. } => holds::hold(session, operation)?,
         Command::Capture { .. } => holds::capture(session, operation)?,
         Command::Void { hold, .. } => match holds::ended(session, *hold)? {
-            Some(end) => return Ok(Verdict::Replay(end)),
+            Some(end) => {
+                if let Some(hash) = operation.keys.idempotency {
+                    session.bind(KeyBinding { hash, business: false }, operation.fingerprint, end);
+                }
+                return Ok(Verdict::Replay(end));
+            }
             None => holds::void(session, operation)?,
         },
         Command::Open => admin::open(session),
@@ -114,13 +119,13 @@ pub(super) fn decide(session: &mut Session<'_>, operation: &mut Operation<'_>) -
 
 /// Whether a request to an account that does not exist makes it.
 fn opens(session: &Session<'_>, command: &Command) -> bool {
-    match command {
-        Command::Open => true,
-        Command::Earn { .. } | Command::Sale { .. } => {
-            session.identity.kind() == AccountKind::Member && session.newest.document.auto_enroll
-        }
-        _ => false,
-    }
+    let occurred_at = match command {
+        Command::Open => return true,
+        Command::Earn { earn, .. } => earn.occurred_at.unwrap_or(session.now),
+        Command::Sale { occurred_at, .. } => *occurred_at,
+        _ => return false,
+    };
+    session.identity.kind() == AccountKind::Member && session.program.version_at(occurred_at).document.auto_enroll
 }
 
 /// What is wrong with a request in the light of the program and of now, whatever the account.

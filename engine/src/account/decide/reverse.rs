@@ -201,14 +201,14 @@ fn give_back(session: &Session<'_>, original: &Record, given_before: i64, points
         }
         rest -= given;
         plan.moves.push(live(MoveOp::Grant, expires_at, given));
-        if expires_at <= session.now {
+        if expires_at <= session.settle_until {
             plan.expired.push((expires_at, given));
             plan.expired_points += given;
         } else {
             available.push((expires_at, given));
         }
     }
-    if wallet.worth() + points > BALANCE_MAX {
+    if wallet.worth() + points - plan.expired_points > BALANCE_MAX {
         return Err(Refusal::BalanceOverflow.into());
     }
     let new = available.iter().filter(|(expires_at, _)| wallet.is_new(LotKey::live(*expires_at))).count();

@@ -1,7 +1,7 @@
 //! Checkpoints, spilled keys, the bound of memory, and starts over what they left.
 
 use super::*;
-use crate::account::OPERATIONS_RESIDENT;
+use crate::account::{FactValue, OPERATIONS_RESIDENT};
 
 fn replayed(reply: &Reply) -> &Record {
     match reply {
@@ -383,4 +383,57 @@ fn a_key_is_found_however_late_it_seems_to_be_while_the_clock_is_not_trusted() {
     b.world.settle_until = b.world.now;
     b.world.now += 400 * meed_schemas::time::DAY_MS;
     assert_eq!(*replayed(&b.ask_keyed("m-1", earn(1), Some(7))), first);
+}
+
+#[test]
+fn a_fact_that_was_evicted_twice_is_in_a_checkpoint_once_with_its_last_value() {
+    let mut b = Bench::new(limits());
+    let slot = b.send("m-1", earn(1_000));
+    b.journal_all();
+    b.executed(slot);
+    let mut originals = Vec::new();
+    for _ in 0..40 {
+        let slot = b.send("m-1", redeem(10));
+        b.journal_all();
+        originals.push(b.executed(slot).position);
+    }
+    // Each round pushes the first one out of the state.
+    for _ in 0..2 {
+        for original in &originals {
+            let portion = Portion::Points(if *original == originals[0] { 3 } else { 1 });
+            let reverse = Command::Reverse { original: *original, portion, occurred_at: None, references: None };
+            let slot = b.send("m-1", reverse);
+            b.settle_down();
+            b.executed(slot);
+        }
+    }
+    b.input(Input::CheckpointAll);
+    let facts = &b.checkpoints[0].rows.accounts[0].facts;
+    let first: Vec<_> =
+        facts.iter().filter(|(fact, _)| *fact == crate::store::FactKey::Reversed(originals[0].sequence())).collect();
+    assert_eq!(first.len(), 1, "a store of rows with one timestamp would keep whichever has the larger bytes");
+    assert_eq!(first[0].1, FactValue::Reversed { points: 6, amount: 0 }.encode());
+}
+
+#[test]
+fn a_time_that_a_clock_ahead_of_its_time_has_left_makes_nothing_fall_due() {
+    let mut b = Bench::new(limits());
+    let expires_at = START + 1_000_000;
+    b.send("m-1", earn_until(5, Some(expires_at)));
+    b.journal_all();
+    b.world.now = START + 5_000_000;
+    b.world.settle_until = START;
+    b.send("m-2", earn(1));
+    b.journal_all();
+    // The clock is right again, and everything is settled by it.
+    (b.world.now, b.world.settle_until) = (START + 1_000, Millis::MAX);
+    let slot = b.send("m-1", Command::Balance);
+    b.journal_all();
+    let Reply::Balance(view) = b.reply(slot) else { panic!("no balance") };
+    assert_eq!(view.balances.total, 5);
+    b.world.now = expires_at;
+    let slot = b.send("m-1", Command::Balance);
+    b.journal_all();
+    let Reply::Balance(view) = b.reply(slot) else { panic!("no balance") };
+    assert_eq!(view.balances.total, 0);
 }

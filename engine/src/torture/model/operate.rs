@@ -41,9 +41,10 @@ impl Model {
         if let Some(invalid) = self.invalid(&request.command, given) {
             return Outcome::Refused(invalid);
         }
-        let opens = match request.command {
+        let opens = match &request.command {
             Command::Open => true,
-            Command::Earn { .. } | Command::Sale { .. } => given.newest().auto_enroll,
+            Command::Earn { earn, .. } => given.rules(earn.occurred_at.unwrap_or(given.now)).auto_enroll,
+            Command::Sale { occurred_at, .. } => given.rules(*occurred_at).auto_enroll,
             _ => false,
         };
         if !self.exists && !opens {
@@ -142,7 +143,7 @@ impl Model {
     fn earn(&mut self, earn: &Earn, occurred: Millis, nth: usize, given: Given<'_>) -> Vec<Effect> {
         let (version, rules) = (given.version(occurred), given.rules(occurred));
         let expires = earn.expires_at.unwrap_or_else(|| rules.expiry(occurred));
-        let activates = earn.activates_at.or_else(|| rules.activation(occurred)).filter(|at| *at > given.now);
+        let activates = earn.activates_at.or_else(|| rules.activation(occurred)).filter(|at| *at > given.settled);
         let month = rules.month(occurred);
         let (points, award, spend);
         match earn.basis {
@@ -170,7 +171,7 @@ impl Model {
         let mut effects = vec![Effect { spend, ..given.effect(RecordKind::Earn, points, occurred, detail) }];
         match activates {
             Some(activates) => super::add(&mut self.pending, (activates, expires), points),
-            None if expires <= given.now && points > 0 => {
+            None if expires <= given.settled && points > 0 => {
                 effects.extend(self.expire(&[(expires, points)], given.now, given));
             }
             None => self.arrive(vec![(expires, points)]),
@@ -267,7 +268,7 @@ impl Model {
         }
         self.end(hold, given.next, true);
         self.spendings.insert(given.next.sequence(), Spending { taken: taken.clone(), given_back: 0 });
-        let gone = self.let_go(rest, given.now);
+        let gone = self.let_go(rest, given.settled);
         let mut effects =
             vec![given.effect(RecordKind::Redeem, -points, given.now, Detail::Redeem { hold: Some(hold) })];
         effects.extend(self.expire(&gone, given.now, given));
@@ -287,7 +288,7 @@ impl Model {
             Some((end, false)) => return Ok(Outcome::Replay(end)),
             None => self.end(hold, given.next, false),
         }
-        let gone = self.let_go(own.pins, given.now);
+        let gone = self.let_go(own.pins, given.settled);
         let detail = Detail::Void { hold, reason: VoidReason::Requested };
         let mut effects = vec![given.effect(RecordKind::Void, 0, given.now, detail)];
         effects.extend(self.expire(&gone, given.now, given));
@@ -303,7 +304,7 @@ impl Model {
         for (id, pins) in open.into_iter().filter(|_| status == Status::Closed) {
             let hold = Position::new(given.next.shard(), id);
             self.end(hold, given.next_but(effects.len()), false);
-            for (expires, points) in self.let_go(pins, given.now) {
+            for (expires, points) in self.let_go(pins, given.settled) {
                 super::add(&mut gone, expires, points);
             }
             let detail = Detail::Void { hold, reason: VoidReason::Closed };
@@ -322,15 +323,13 @@ impl Model {
         self.check_status(false)?;
         let (rules, now) = (given.newest(), given.now);
         let earned = rules.earned(&self.spend, rules.month(now));
-        self.manual = name.map(|name| {
-            let is_floor = rules.level_named(name).is_some_and(|level| level >= earned);
-            Manual { name: name.to_owned(), is_floor, from: now, until }
-        });
-        let manual = ManualTier {
-            name: name.map(Into::into),
-            floor: self.manual.as_ref().is_some_and(|manual| manual.is_floor),
-            until: until.filter(|_| name.is_some()),
-        };
+        if let Some(before) = self.manuals.last_mut() {
+            before.until = Some(before.until.map_or(now, |until| until.min(now)));
+        }
+        let is_floor = name.is_some_and(|name| rules.level_named(name).is_some_and(|level| level >= earned));
+        self.manuals.extend(name.map(|name| Manual { name: name.to_owned(), is_floor, from: now, until }));
+        let manual =
+            ManualTier { name: name.map(Into::into), floor: is_floor, until: until.filter(|_| name.is_some()) };
         let to = rules.levels[self.level(rules, now)].0.into();
         let detail = Detail::Tier { from: "".into(), to, manual: Some(Box::new(manual)) };
         Ok(done(vec![given.effect(RecordKind::Tier, 0, now, detail)]))

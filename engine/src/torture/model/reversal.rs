@@ -119,7 +119,7 @@ impl Model {
         let back = latest_first(&spending.taken, spending.given_back, points);
         let given_back = spending.given_back + points;
         self.spendings.insert(original, Spending { given_back, ..spending });
-        let gone = self.let_go(back, given.now);
+        let gone = self.let_go(back, given.settled);
         let detail = Detail::Reversal {
             original: Position::new(given.next.shard(), original),
             original_kind: RecordKind::Redeem,

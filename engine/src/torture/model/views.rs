@@ -75,7 +75,7 @@ impl Model {
 
     /// A tier set by hand: name, whether a floor, until.
     pub(in super::super) fn manual(&self, now: Millis) -> Option<(Box<str>, bool, Option<Millis>)> {
-        let manual = self.manual.as_ref().filter(|manual| manual.until.is_none_or(|until| now < until))?;
+        let manual = self.manuals.last().filter(|manual| manual.until.is_none_or(|until| now < until))?;
         Some((manual.name.as_str().into(), manual.is_floor, manual.until))
     }
 }
