@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use meed_engine::config::{RETENTION_DAYS_DEFAULT, RETENTION_DAYS_MIN};
+use meed_engine::journal::BLOCK_BYTES;
 use meed_schemas::event::{BALANCES_TOPIC, EVENTS_TOPIC};
 use serde::Deserialize;
 
@@ -205,7 +206,7 @@ settings! {
     }
     "Memory and disk" {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts, the state store and its filters; idle accounts leave it first", 1048576..=17592186044416;
-        segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment", 1048576..=4294967296;
+        segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment, a multiple of 512", 1048576..=1073741824;
         journal_retention_days: u32 = RETENTION_DAYS_DEFAULT, "DAYS", "Age beyond which journal segments are removed, with the history in them: at least 366; 0 keeps all", 0..=36500;
         pack_segments: bool = true, "BOOL", "Compress journal segments that are full";
         checkpoint_interval_ms: u64 = 10_000, "MS", "Time between checkpoints of changed accounts", 10..=3600000;
@@ -379,6 +380,10 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
             "--journal-retention-days {days} is refused: it must be at least {RETENTION_DAYS_MIN}, because holds may be \
              open for a year and keys are remembered for months, or 0 to keep all"
         )));
+    }
+    let segment_bytes = settings.segment_bytes.0;
+    if !segment_bytes.is_multiple_of(BLOCK_BYTES as u64) {
+        return Err(SettingError(format!("--segment-bytes must be a multiple of {BLOCK_BYTES}, not {segment_bytes}")));
     }
     check_open(settings)?;
     for (flag, addresses) in [

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use meed_engine::journal::{JournalOptions, SEGMENT_BYTES_MAX};
+use meed_schemas::ids::SHARDS_MAX;
+
 use super::*;
 
 fn file(text: &str) -> Result<Loaded, SettingError> {
@@ -95,6 +98,21 @@ fn credentials_are_bounded() {
     };
     assert_eq!(some(CREDENTIALS_MAX), Ok(()));
     assert_eq!(some(CREDENTIALS_MAX + 1).unwrap_err().0, "`credentials` may have at most 10000 entries");
+}
+
+#[test]
+fn segments_are_as_long_as_the_journal_takes_them() {
+    let segments = |bytes: u64| load(None, [], &[flag("segment_bytes", &bytes.to_string())]);
+    for bytes in [1 << 20, SEGMENT_BYTES_MAX] {
+        let loaded = segments(bytes).unwrap();
+        let options =
+            JournalOptions { segment_bytes: loaded.settings.segment_bytes.0, ..JournalOptions::new(SHARDS_MAX) };
+        assert_eq!(options.check().err().map(|error| error.to_string()), None, "{bytes}");
+    }
+    for bytes in [1 << 19, SEGMENT_BYTES_MAX + 512, 2 * SEGMENT_BYTES_MAX, (1 << 20) + 1] {
+        let message = segments(bytes).err().unwrap().0;
+        assert!(message.contains("--segment-bytes"), "{message}");
+    }
 }
 
 #[test]

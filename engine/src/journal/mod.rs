@@ -68,7 +68,7 @@ pub use reader::{BatchView, JournalReader, RecordView};
 pub use upkeep::{ClosedSegment, JournalUpkeep, Pace};
 pub use writer::Journal;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::record::RecordKind;
 
@@ -261,6 +261,32 @@ impl JournalOptions {
             prepare: Prepare::Thread,
             new_journal_id: None,
         }
+    }
+
+    /// Whether a journal can be opened so.
+    ///
+    /// # Errors
+    /// The first bound that is broken.
+    pub fn check(&self) -> Result<()> {
+        let shards_max = meed_schemas::ids::SHARDS_MAX;
+        if self.shards == 0 || self.shards > shards_max {
+            return Err(Error::Setting(format!("the number of shards must be 1–{shards_max}")));
+        }
+        let segment_bytes_min = (segment::header_bytes(self.shards) + batch::BATCH_BYTES_MIN) as u64;
+        let is_length = (segment_bytes_min..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes)
+            && self.segment_bytes.is_multiple_of(BLOCK_BYTES as u64);
+        if !is_length {
+            return Err(Error::Setting(format!(
+                "the length of a journal segment must be a multiple of {BLOCK_BYTES} from {segment_bytes_min} to \
+                 {SEGMENT_BYTES_MAX} bytes"
+            )));
+        }
+        if !(1..=PREPARED_SEGMENTS_MAX).contains(&self.prepared_segments) {
+            return Err(Error::Setting(format!(
+                "the number of prepared journal segments must be 1–{PREPARED_SEGMENTS_MAX}"
+            )));
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::batch::{BATCH_BYTES_MAX, BATCH_BYTES_MIN, BLOCK_BYTES, BatchBuilder, BatchHeader};
+use super::batch::{BATCH_BYTES_MAX, BatchBuilder, BatchHeader};
 use super::chain::Chain;
 use super::file::SegmentFile;
 use super::frame::Frames;
@@ -14,10 +14,7 @@ use super::prepare::{Closing, Preparer};
 use super::recovery::{self, Started};
 use super::segment::{SegmentHeader, header_bytes};
 use super::shared::{Shared, View};
-use super::{
-    BatchSequence, Floor, JournalOptions, JournalReader, JournalUpkeep, PREPARED_SEGMENTS_MAX, Part, Prepare,
-    Recovered, Run, SEGMENT_BYTES_MAX,
-};
+use super::{BatchSequence, Floor, JournalOptions, JournalReader, JournalUpkeep, Part, Prepare, Recovered, Run};
 use crate::disk::{Disk, DiskFile, FolderLock};
 use crate::error::{Error, Result};
 use crate::planted::{Fault, planted};
@@ -65,7 +62,7 @@ impl Journal {
         options: JournalOptions,
         floor: Floor,
     ) -> Result<(Self, JournalReader, Recovered)> {
-        check_options(&options)?;
+        options.check()?;
         disk.create_dir(dir)?;
         let lock = disk.lock(dir)?;
         let Started { recovered, mark, preparer, closed, packed, active, chain } =
@@ -323,26 +320,4 @@ fn spawn(preparer: &Arc<Preparer>, dir: &Path) -> Result<JoinHandle<()>> {
 fn batch_bytes_max(options: &JournalOptions) -> usize {
     let room = options.segment_bytes.saturating_sub(header_bytes(options.shards) as u64);
     room.min(BATCH_BYTES_MAX as u64) as usize
-}
-
-fn check_options(options: &JournalOptions) -> Result<()> {
-    let shards_max = meed_schemas::ids::SHARDS_MAX;
-    if options.shards == 0 || options.shards > shards_max {
-        return Err(Error::Setting(format!("the number of shards must be 1–{shards_max}")));
-    }
-    let segment_bytes_min = (header_bytes(options.shards) + BATCH_BYTES_MIN) as u64;
-    let is_length = (segment_bytes_min..=SEGMENT_BYTES_MAX).contains(&options.segment_bytes)
-        && options.segment_bytes.is_multiple_of(BLOCK_BYTES as u64);
-    if !is_length {
-        return Err(Error::Setting(format!(
-            "the length of a journal segment must be a multiple of {BLOCK_BYTES} from {segment_bytes_min} to \
-             {SEGMENT_BYTES_MAX} bytes"
-        )));
-    }
-    if !(1..=PREPARED_SEGMENTS_MAX).contains(&options.prepared_segments) {
-        return Err(Error::Setting(format!(
-            "the number of prepared journal segments must be 1–{PREPARED_SEGMENTS_MAX}"
-        )));
-    }
-    Ok(())
 }
