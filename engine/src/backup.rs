@@ -14,7 +14,7 @@ use crate::account::Account;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
-use crate::journal::{Floor, JournalReader};
+use crate::journal::JournalReader;
 use crate::secrets::Secrets;
 use crate::snapshots::{self, SnapshotSummary};
 use crate::store::snapshot::{SnapshotHeader, SnapshotRow};
@@ -75,7 +75,7 @@ pub fn restore(data: &Path, from: &Path) -> Result<Restored> {
         let detail = "it has no secrets, without which no retry is recognized; restore that file too".to_owned();
         return Err(Error::Mismatch { path: data.to_path_buf(), detail });
     }
-    let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"), Floor::default())?;
+    let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"))?;
     let journal = (folder.journal_id, folder.shards);
     // Read twice: nothing of a snapshot counts before its hash is checked.
     let snapshot = snapshots::read(&disk, from, journal, &mut |_| Ok(()))?;

@@ -13,7 +13,7 @@ use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Extents, History, Registry, Statements};
-use crate::journal::{Floor, Journal, JournalOptions, Records, Recovered};
+use crate::journal::{Journal, JournalOptions, Records, Recovered};
 use crate::node::with_version;
 use crate::ownership::{Ownership, boot_ms};
 use crate::program::Programs;
@@ -181,7 +181,7 @@ fn open_folder(config: &EngineConfig) -> Result<Durable> {
         new_journal_id: Some(folder.journal_id),
         ..JournalOptions::new(folder.shards)
     };
-    let (journal, reader, recovered) = Journal::open(disk, &config.data.join("journal"), options, Floor::default())?;
+    let (journal, reader, recovered) = Journal::open(disk, &config.data.join("journal"), options)?;
     let journal_took = began.elapsed();
     if recovered.journal_id != folder.journal_id {
         return Err(Error::Mismatch {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
-use crate::journal::{Floor, JournalReader};
+use crate::journal::JournalReader;
 
 /// Which records are shown.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +40,7 @@ pub fn inspect(data: &Path, selection: &Selection, out: &mut impl Write) -> Resu
     let disk = Disk::default();
     FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
-    let (reader, _) = JournalReader::open(disk, &data.join("journal"), Floor::default())?;
+    let (reader, _) = JournalReader::open(disk, &data.join("journal"))?;
     let identities: Vec<Identity> = selection
         .account
         .iter()

@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
     use crate::disk::Disk;
-    use crate::journal::{Floor, Journal, JournalOptions};
+    use crate::journal::{Journal, JournalOptions};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -222,7 +222,7 @@ mod tests {
     fn beyond_the_bound_pages_are_refused_and_no_read_of_a_record_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let options = JournalOptions { segment_bytes: 16 << 10, ..JournalOptions::new(4) };
-        let (_journal, records, _) = Journal::open(Disk::default(), folder.path(), options, Floor::default()).unwrap();
+        let (_journal, records, _) = Journal::open(Disk::default(), folder.path(), options).unwrap();
         let fault = Arc::new(|error: Error| panic!("{error}"));
         let reader = Reader::start(Records::Embedded(records), "reader", 1, fault).unwrap();
         let (release, released) = mpsc::channel::<()>();

@@ -28,7 +28,7 @@ use crate::account::{Account, Totals};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
-use crate::journal::{BatchView, Floor, JournalReader};
+use crate::journal::{BatchView, JournalReader};
 use crate::store::{Store, StoreOptions};
 
 /// What was checked.
@@ -117,7 +117,7 @@ pub fn verify(data: &Path, snapshot: Option<&Path>) -> Result<VerifyReport> {
     let disk = Disk::default();
     let folder = FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
-    let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"), Floor::default())?;
+    let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"))?;
     let cut = recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset));
     let state = data.join("state");
     let store = match state.exists() {

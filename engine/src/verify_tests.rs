@@ -73,7 +73,7 @@ fn checkpoint(records: &[Record]) -> ShardCheckpoint {
 /// Writes a batch per record, so that every checksum is right whatever the records say.
 fn write(folder: &Path, records: &[Record]) -> JournalReader {
     let options = JournalOptions { segment_bytes: 16 * 1024, prepare: Prepare::Steps, ..JournalOptions::new(1) };
-    let (mut journal, reader, _) = Journal::open(Disk::default(), folder, options, Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(Disk::default(), folder, options).unwrap();
     for record in records {
         let mut bytes = Vec::new();
         let start = frame::begin(&mut bytes, record.position);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use meed_engine::disk::Disk;
-use meed_engine::journal::{Floor, Journal, JournalOptions, JournalReader, Part, Run, frame};
+use meed_engine::journal::{Journal, JournalOptions, JournalReader, Part, Run, frame};
 use meed_schemas::ids::Position;
 
 const SHARDS: u16 = 16;
@@ -17,8 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dir = PathBuf::from(arguments.next().unwrap_or_else(|| "journal-speed".to_owned()));
     let batches: u64 = arguments.next().map_or(Ok(5_000), |text| text.parse())?;
     let begun = Instant::now();
-    let (mut journal, reader, recovered) =
-        Journal::open(Disk::default(), &dir, JournalOptions::new(SHARDS), Floor::default())?;
+    let (mut journal, reader, recovered) = Journal::open(Disk::default(), &dir, JournalOptions::new(SHARDS))?;
     println!("open: {} ms, up to batch {}", begun.elapsed().as_millis(), recovered.last_batch);
 
     let mut last = recovered.last_sequence;

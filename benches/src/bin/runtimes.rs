@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use meed_benches::flags::Flags;
 use meed_benches::listener::listen;
 use meed_engine::disk::Disk;
-use meed_engine::journal::{Floor, Journal, JournalOptions, Part, Run, frame};
+use meed_engine::journal::{Journal, JournalOptions, Part, Run, frame};
 use meed_schemas::ids::Position;
 use tokio::sync::{Notify, oneshot};
 
@@ -274,7 +274,7 @@ fn run() -> Result<(), String> {
     };
     flags.finish()?;
 
-    let opened = Journal::open(Disk::default(), &data, JournalOptions::new(SHARDS), Floor::default());
+    let opened = Journal::open(Disk::default(), &data, JournalOptions::new(SHARDS));
     let (mut journal, _, _) = opened.map_err(|error| error.to_string())?;
     let server = Arc::new(Server::new(if shared { 1 } else { workers }));
     let committing = Arc::clone(&server);

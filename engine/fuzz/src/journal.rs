@@ -5,8 +5,7 @@ use std::sync::OnceLock;
 use meed_engine::disk::Disk;
 use meed_engine::error::Error;
 use meed_engine::journal::{
-    BATCH_HEADER_BYTES, BLOCK_BYTES, Floor, Journal, JournalOptions, JournalReader, Part, Prepare, RUN_BYTES, Run,
-    frame,
+    BATCH_HEADER_BYTES, BLOCK_BYTES, Journal, JournalOptions, JournalReader, Part, Prepare, RUN_BYTES, Run, frame,
 };
 use meed_schemas::ids::Position;
 
@@ -73,8 +72,7 @@ fn written() -> &'static Records {
         for (name, bytes) in FILES {
             std::fs::write(dir.path().join(name), bytes).expect("a file");
         }
-        let (reader, _) =
-            JournalReader::open(Disk::default(), dir.path(), Floor::default()).expect("the fixture opens");
+        let (reader, _) = JournalReader::open(Disk::default(), dir.path()).expect("the fixture opens");
         let records = scanned(&reader).expect("the fixture can be read");
         assert!(records.len() > 40);
         records
@@ -98,7 +96,7 @@ fn scanned(reader: &JournalReader) -> Result<Records, Error> {
 }
 
 fn read(dir: &Path, trusted: bool) {
-    let Ok((reader, recovered)) = JournalReader::open(Disk::default(), dir, Floor::default()) else { return };
+    let Ok((reader, recovered)) = JournalReader::open(Disk::default(), dir) else { return };
     assert_eq!(recovered.last_sequence, reader.last_sequence());
     let records = scanned(&reader).ok();
     if let (Some(records), true) = (&records, trusted) {
@@ -128,7 +126,7 @@ fn go_on(dir: &Path, trusted: bool) {
         prepare: Prepare::Steps,
         ..JournalOptions::new(SHARDS)
     };
-    let open = || Journal::open(Disk::default(), dir, options, Floor::default());
+    let open = || Journal::open(Disk::default(), dir, options);
     let Ok((mut journal, _, recovered)) = open() else { return };
     let next = recovered.last_sequence[0] + 1;
     let mut bytes = Vec::new();

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Cut;
 use super::batch::{BLOCK_BYTES, BatchHeader, BatchSequence, is_zero};
 use super::chain::Chain;
 use super::file::SegmentFile;
@@ -12,7 +13,6 @@ use super::mark::Mark;
 use super::rules::{Findings, Verdict, decide};
 use super::segment::{HeaderRead, SegmentHeader, segment_path};
 use super::walk::{CHUNK_BYTES, Step, Walker};
-use super::{Cut, Floor};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 
@@ -51,8 +51,6 @@ struct Examiner<'a> {
     disk: &'a Disk,
     dir: &'a Path,
     mark: &'a Mark,
-    /// Newest batch that is recorded as durable outside the segments.
-    recorded: BatchSequence,
     scratch: Vec<u8>,
 }
 
@@ -65,9 +63,8 @@ struct Beyond {
 }
 
 /// Examines the segments from the one that holds the newest recorded batch on; older ones are not read.
-pub(super) fn examine(disk: &Disk, dir: &Path, numbers: &[u64], mark: &Mark, floor: &Floor) -> Result<Examined> {
-    let recorded = mark.batch.max(floor.durable_batch);
-    let mut examiner = Examiner { disk, dir, mark, recorded, scratch: Vec::new() };
+pub(super) fn examine(disk: &Disk, dir: &Path, numbers: &[u64], mark: &Mark) -> Result<Examined> {
+    let mut examiner = Examiner { disk, dir, mark, scratch: Vec::new() };
     let (older, headers) = examiner.headers(numbers)?;
     let mut valid = Vec::new();
     let mut invalid = Vec::new();
@@ -81,7 +78,7 @@ pub(super) fn examine(disk: &Disk, dir: &Path, numbers: &[u64], mark: &Mark, flo
     let mut examined = Examined {
         segments: older,
         last: None,
-        durable: recorded,
+        durable: mark.batch,
         chain: Chain::new(0, 0, vec![0; usize::from(mark.shards)]),
         incarnation: mark.incarnation,
         excess: Vec::new(),
@@ -116,7 +113,7 @@ impl Examiner<'_> {
                 header.check_belongs(file.path(), number, self.mark.journal_id, self.mark.shards)?;
                 // Not "or the next batch": a recovery that was interrupted may have left batches after the
                 // recorded one in the segment before as well.
-                is_enough = header.first_batch <= self.recorded;
+                is_enough = header.first_batch <= self.mark.batch;
             }
             headers.push((number, header));
             if is_enough {
@@ -217,7 +214,7 @@ impl Examiner<'_> {
         let findings = Findings {
             has_bytes: beyond.has_bytes,
             later_claim: beyond.durable_claim >= lost,
-            recorded: self.recorded >= lost,
+            recorded: self.mark.batch >= lost,
         };
         let (number, offset) = at.unwrap_or((1, 0));
         let offset = fault.0.unwrap_or(offset);

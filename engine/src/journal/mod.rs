@@ -290,13 +290,6 @@ impl JournalOptions {
     }
 }
 
-/// What something else knows to be durable: damage at or below it is damage, not a torn tail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Floor {
-    /// Newest batch that a checkpoint covers; 0 = none.
-    pub durable_batch: BatchSequence,
-}
-
 /// What opening found.
 #[derive(Clone, Debug)]
 pub struct Recovered {

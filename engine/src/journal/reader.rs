@@ -15,7 +15,7 @@ use super::mark::MarkFile;
 use super::segment::{Folder, SegmentHeader};
 use super::shared::{Shared, Snapshot, Stretch, View, damaged, walk_headers};
 use super::walk::{Step, Walker};
-use super::{BatchSequence, Floor, Recovered};
+use super::{BatchSequence, Recovered};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 
@@ -69,7 +69,7 @@ impl JournalReader {
 
     /// Opens a folder that no process writes to, for reading only: nothing is repaired, a torn tail is left
     /// where it is. Holds the folder's lock until the last clone is dropped.
-    pub fn open(disk: Disk, dir: &Path, floor: Floor) -> Result<(Self, Recovered)> {
+    pub fn open(disk: Disk, dir: &Path) -> Result<(Self, Recovered)> {
         if !disk.exists(dir)? {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(Error::io("open the journal in", dir, source));
@@ -78,7 +78,7 @@ impl JournalReader {
         let folder = Folder::of_names(disk.list(dir)?);
         let Some(mark) = MarkFile::open(&disk, dir, false)? else { return Err(MarkFile::missing(dir)) };
         let mark = mark.mark;
-        let mut examined = examine(&disk, dir, &folder.segments, &mark, &floor)?;
+        let mut examined = examine(&disk, dir, &folder.segments, &mark)?;
         let active = examined.last.map(|last| {
             examined.segments.pop();
             let last_batch = examined.chain.last_batch;

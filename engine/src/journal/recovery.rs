@@ -33,7 +33,7 @@ use super::mark::MarkFile;
 use super::prepare::{Prepared, Preparer};
 use super::segment::{Folder, SegmentHeader, check_identity, header_bytes, index_path, packed_path, segment_path};
 use super::walk::{Step, Walker};
-use super::{Floor, JournalOptions, Recovered};
+use super::{JournalOptions, Recovered};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::planted::{Fault, planted};
@@ -63,7 +63,7 @@ pub(super) struct Active {
 }
 
 /// Recovers the journal in a folder that is locked, or creates one.
-pub(super) fn start(disk: &Disk, dir: &Path, options: &JournalOptions, floor: &Floor) -> Result<Started> {
+pub(super) fn start(disk: &Disk, dir: &Path, options: &JournalOptions) -> Result<Started> {
     let folder = Folder::of_names(disk.list(dir)?);
     for name in &folder.unfinished {
         disk.remove(&dir.join(name))?;
@@ -82,7 +82,7 @@ pub(super) fn start(disk: &Disk, dir: &Path, options: &JournalOptions, floor: &F
     };
     let journal_id = mark.mark.journal_id;
     check_identity(dir, (journal_id, mark.mark.shards), (journal_id, options.shards))?;
-    let mut examined = examine(disk, dir, &folder.segments, &mark.mark, floor)?;
+    let mut examined = examine(disk, dir, &folder.segments, &mark.mark)?;
 
     let incarnation = examined.incarnation + 1;
     let preparer = clear_the_way(disk, dir, options, &mut examined, folder.segments.last().copied())?;

@@ -14,7 +14,7 @@ use super::prepare::{Closing, Preparer};
 use super::recovery::{self, Started};
 use super::segment::{SegmentHeader, header_bytes};
 use super::shared::{Shared, View};
-use super::{BatchSequence, Floor, JournalOptions, JournalReader, JournalUpkeep, Part, Prepare, Recovered, Run};
+use super::{BatchSequence, JournalOptions, JournalReader, JournalUpkeep, Part, Prepare, Recovered, Run};
 use crate::disk::{Disk, DiskFile, FolderLock};
 use crate::error::{Error, Result};
 use crate::planted::{Fault, planted};
@@ -56,17 +56,12 @@ impl Journal {
     /// Fails with [`Error::Locked`] when another process has the folder, [`Error::Damaged`] when something
     /// that was durable is not what was written, [`Error::Mismatch`] when files are of another journal or
     /// shard count, [`Error::NewerFormat`], [`Error::Setting`] or [`Error::Io`].
-    pub fn open(
-        disk: Disk,
-        dir: &Path,
-        options: JournalOptions,
-        floor: Floor,
-    ) -> Result<(Self, JournalReader, Recovered)> {
+    pub fn open(disk: Disk, dir: &Path, options: JournalOptions) -> Result<(Self, JournalReader, Recovered)> {
         options.check()?;
         disk.create_dir(dir)?;
         let lock = disk.lock(dir)?;
         let Started { recovered, mark, preparer, closed, packed, active, chain } =
-            recovery::start(&disk, dir, &options, &floor)?;
+            recovery::start(&disk, dir, &options)?;
         let preparer = Arc::new(preparer);
         let thread = match options.prepare {
             Prepare::Thread => Some(spawn(&preparer, dir)?),
@@ -130,11 +125,6 @@ impl Journal {
     /// The last batch written.
     pub fn last_batch(&self) -> BatchSequence {
         self.chain.last_batch
-    }
-
-    /// The last batch that is durable: what a checkpoint stores as its [`Floor`].
-    pub fn durable_batch(&self) -> BatchSequence {
-        self.durable
     }
 
     /// Longest batch, with its header, [`super::RUN_BYTES`] per run and padding to a multiple of 512.

@@ -18,7 +18,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::feed::{Next, Reached, Rendering, read_on};
 use crate::folder::FolderIdentity;
-use crate::journal::{Floor, JournalReader, Records};
+use crate::journal::{JournalReader, Records};
 use crate::node::with_version;
 use crate::program::Programs;
 use crate::store::{Store, StoreOptions};
@@ -37,7 +37,7 @@ pub fn replay(data: &Path, options: &KafkaOptions, range: &Range) -> Result<u64>
     let disk = Disk::default();
     let folder = FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
-    let (journal, _) = JournalReader::open(disk, &data.join("journal"), Floor::default())?;
+    let (journal, _) = JournalReader::open(disk, &data.join("journal"))?;
     let journal = Records::Embedded(journal);
     let programs = RwLock::new(stored_programs(data, &folder)?);
     let current = || Arc::new(programs.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone());

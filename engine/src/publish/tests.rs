@@ -25,7 +25,7 @@ use super::{CurrentPrograms, Fencing, Publisher};
 use crate::commit::Lane;
 use crate::config::KafkaOptions;
 use crate::disk::Disk;
-use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records};
+use crate::journal::{Journal, JournalOptions, JournalReader, Prepare, Records};
 use crate::metrics::PublishMetrics;
 use crate::program::{Program, Programs};
 use crate::test_record::earn;
@@ -57,8 +57,7 @@ impl Stage {
             new_journal_id: Some(7),
             ..JournalOptions::new(SHARDS)
         };
-        let (journal, reader, _) =
-            Journal::open(Disk::default(), &folder.path().join("journal"), options, Floor::default()).unwrap();
+        let (journal, reader, _) = Journal::open(Disk::default(), &folder.path().join("journal"), options).unwrap();
         let cluster = MockCluster::new(1).unwrap();
         for topic in ["events", "balances"] {
             cluster.create_topic(topic, partitions, 1).unwrap();

@@ -22,7 +22,7 @@ use crate::commit::{Buffer, Lane};
 use crate::committer::{Batch, Rounds};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::journal::{Floor, Journal, JournalOptions, JournalReader, Prepare, Records, Recovered};
+use crate::journal::{Journal, JournalOptions, JournalReader, Prepare, Records, Recovered};
 use crate::keeper::Tasks;
 use crate::program::Programs;
 use crate::random::mix;
@@ -156,7 +156,7 @@ impl Node {
             prepare: Prepare::Steps,
             new_journal_id: Some(u128::from(profile.seed) | 1 << 64),
         };
-        let (journal, reader, recovered) = Journal::open(disk.clone(), Path::new(FOLDER), options, Floor::default())?;
+        let (journal, reader, recovered) = Journal::open(disk.clone(), Path::new(FOLDER), options)?;
         let gap = SettleGap { days: profile.settle_gap_days, ignored: false };
         let Recovery { shards, programs, settles_until } = recovery::recover(
             &mut store,

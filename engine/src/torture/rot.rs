@@ -8,7 +8,7 @@ use super::auditor::Auditor;
 use super::node::{DATA, FOLDER, Node};
 use crate::disk::Disk;
 use crate::disk::simulated::{Damage, Rot, SimulatedDisk};
-use crate::journal::{Floor, JournalReader};
+use crate::journal::JournalReader;
 use crate::random::mix;
 use crate::verify;
 
@@ -33,7 +33,7 @@ pub(super) fn probe(disk: &SimulatedDisk, auditor: &Auditor, seed: u64) -> Resul
 }
 
 fn judge(disk: Disk, auditor: &Auditor) -> Result<(), String> {
-    let Ok((reader, _)) = JournalReader::open(disk, Path::new(FOLDER), Floor::default()) else { return Ok(()) };
+    let Ok((reader, _)) = JournalReader::open(disk, Path::new(FOLDER)) else { return Ok(()) };
     let mut found = Vec::new();
     let Ok(first) = reader.first_batch() else { return Ok(()) };
     let scanned = reader.scan_batches(first, &mut |batch| {
@@ -61,7 +61,7 @@ fn judge(disk: Disk, auditor: &Auditor) -> Result<(), String> {
 /// damage there is like a torn write. `None` when there is no journal yet.
 pub(super) fn ends(disk: &SimulatedDisk) -> Option<[Vec<u64>; 2]> {
     disk.end_process();
-    let (reader, _) = JournalReader::open(disk.disk(), Path::new(FOLDER), Floor::default()).ok()?;
+    let (reader, _) = JournalReader::open(disk.disk(), Path::new(FOLDER)).ok()?;
     let mut last = reader.removed_sequence().ok()?;
     let (mut ends, mut claimed) = (Vec::new(), 0);
     let scanned = reader.scan_batches(reader.first_batch().ok()?, &mut |batch| {
@@ -80,7 +80,7 @@ pub(super) fn ends(disk: &SimulatedDisk) -> Option<[Vec<u64>; 2]> {
 /// Whether what a damaged journal has lost lies behind what it said is durable.
 pub(super) fn is_torn(disk: &SimulatedDisk, [_, durable]: &[Vec<u64>; 2]) -> bool {
     disk.end_process();
-    let opened = JournalReader::open(disk.disk(), Path::new(FOLDER), Floor::default());
+    let opened = JournalReader::open(disk.disk(), Path::new(FOLDER));
     opened.is_ok_and(|(_, found)| is_behind(&found.last_sequence, durable))
 }
 

@@ -8,14 +8,14 @@ use super::node::{DATA, FOLDER, Node};
 use crate::account::Account;
 use crate::disk::Disk;
 use crate::error::Result;
-use crate::journal::{Floor, JournalReader};
+use crate::journal::JournalReader;
 use crate::store::Store;
 use crate::verify;
 
 /// Whether every record of a journal that no process writes to was decided. One that the power took before it was durable
 /// is in a copy, and another may have its position since: then the store is of another history, neither ahead nor not.
 pub(super) fn is_of_this_history(disk: Disk, auditor: &Auditor) -> bool {
-    let Ok((reader, _)) = JournalReader::open(disk, Path::new(FOLDER), Floor::default()) else { return true };
+    let Ok((reader, _)) = JournalReader::open(disk, Path::new(FOLDER)) else { return true };
     let Ok(from) = reader.removed_sequence() else { return true };
     let mut is_same = true;
     let scanned = reader.scan(&from, &|_| true, &mut |position, payload| {

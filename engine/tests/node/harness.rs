@@ -9,7 +9,7 @@ use meed_engine::commit::Lane;
 pub(crate) use meed_engine::config::EngineConfig as Config;
 use meed_engine::disk::Disk;
 use meed_engine::folder::FolderIdentity;
-use meed_engine::journal::{Floor, Journal, JournalOptions};
+use meed_engine::journal::{Journal, JournalOptions};
 use meed_engine::node::Node;
 use meed_engine::program::{Program, Programs};
 use meed_engine::shard::{Envelope, Held, Input, Output, Shard, ShardLimits, ShardReport, ShardStart, World};
@@ -152,7 +152,7 @@ pub(crate) fn old_folder(data: &Path, last: Millis, accounts: &[(&str, i64, Mill
         new_journal_id: Some(folder.journal_id),
         ..JournalOptions::new(folder.shards)
     };
-    let journal = Journal::open(disk, &data.join("journal"), options, Floor::default());
+    let journal = Journal::open(disk, &data.join("journal"), options);
     let (mut journal, _, recovered) = journal.unwrap();
     let limits = ShardLimits {
         resident_bytes: usize::MAX,

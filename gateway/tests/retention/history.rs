@@ -7,7 +7,7 @@ use meed_engine::account::Totals;
 use meed_engine::commit::Lane;
 use meed_engine::disk::Disk;
 use meed_engine::folder::FolderIdentity;
-use meed_engine::journal::{Floor, Journal, JournalOptions};
+use meed_engine::journal::{Journal, JournalOptions};
 use meed_engine::program::{Program, Programs};
 use meed_engine::secrets::Secrets;
 use meed_engine::shard::{Envelope, Held, Input, Output, Shard, ShardLimits, ShardStart, World};
@@ -57,7 +57,7 @@ impl History {
             new_journal_id: Some(folder.journal_id),
             ..JournalOptions::new(SHARDS)
         };
-        let (mut journal, ..) = Journal::open(disk, &data.join("journal"), options, Floor::default()).unwrap();
+        let (mut journal, ..) = Journal::open(disk, &data.join("journal"), options).unwrap();
         let mut shards: Vec<Shard> = (0..SHARDS).map(|id| Shard::new(begin(id), limits())).collect();
         let program = Program::create(&self.program, from, Document::parse(DOCUMENT.as_bytes()).unwrap()).unwrap();
         let programs = Arc::new(Programs::default().with(program));

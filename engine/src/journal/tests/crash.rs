@@ -8,12 +8,11 @@ use crate::disk::faulty::FaultyDisk;
 struct Life {
     acknowledged: Vec<u64>,
     written: Vec<u64>,
-    batches: BatchSequence,
 }
 
 impl Life {
     fn new() -> Self {
-        Self { acknowledged: vec![0; 4], written: vec![0; 4], batches: 0 }
+        Self { acknowledged: vec![0; 4], written: vec![0; 4] }
     }
 }
 
@@ -21,7 +20,7 @@ impl Life {
 fn live(disk: &FaultyDisk, dir: &Path, seed: u64, before: &Life, batches: u64) -> Life {
     let mut random = Random(seed);
     let mut life = before.clone();
-    let Ok((mut journal, _, recovered)) = Journal::open(disk.disk(), dir, options(), Floor::default()) else {
+    let Ok((mut journal, _, recovered)) = Journal::open(disk.disk(), dir, options()) else {
         return life;
     };
     life.written = recovered.last_sequence.clone();
@@ -38,9 +37,8 @@ fn live(disk: &FaultyDisk, dir: &Path, seed: u64, before: &Life, batches: u64) -
         }
         if batch % 3 != 1 {
             life.acknowledged = life.written.clone();
-            life.batches = journal.durable_batch();
         }
-        if batch % 7 == 6 && journal.mark_durable(journal.durable_batch()).is_err() {
+        if batch % 7 == 6 && journal.mark_durable(BatchSequence::MAX).is_err() {
             return life;
         }
         if batch % 4 == 3 && journal.prepare_step().is_err() {
@@ -53,8 +51,7 @@ fn live(disk: &FaultyDisk, dir: &Path, seed: u64, before: &Life, batches: u64) -
 /// Opens what a crash left and checks: everything acknowledged is there, nothing that was never written.
 fn recover(dir: &Path, life: &Life, context: &str) -> Vec<u64> {
     let (journal, reader, recovered) =
-        Journal::open(Disk::default(), dir, options(), Floor { durable_batch: life.batches })
-            .unwrap_or_else(|fault| panic!("{context}: {fault}"));
+        Journal::open(Disk::default(), dir, options()).unwrap_or_else(|fault| panic!("{context}: {fault}"));
     let found = recovered.last_sequence;
     for shard in 0..usize::from(SHARDS) {
         assert!(found[shard] >= life.acknowledged[shard], "{context}: lost {life:?} {found:?}");
@@ -99,7 +96,6 @@ fn recovery_may_be_interrupted_anywhere_and_again() {
         write(&mut journal, &mut Random(12), &mut life.written, 4).unwrap();
         journal.sync().unwrap();
         life.acknowledged = life.written.clone();
-        life.batches = 0;
         write(&mut journal, &mut Random(13), &mut life.written, 4).unwrap();
         write(&mut journal, &mut Random(14), &mut life.written, 4).unwrap();
         life
@@ -115,7 +111,7 @@ fn recovery_may_be_interrupted_anywhere_and_again() {
             let mut crashes = 0;
             for round in 0..3 {
                 disk.stop_after(stop_after + round * 3);
-                let opened = Journal::open(disk.disk(), dir.path(), options(), Floor::default());
+                let opened = Journal::open(disk.disk(), dir.path(), options());
                 crashes += u64::from(opened.is_err());
                 if cut_power {
                     disk.cut_power(|| random.below(2) == 0);
@@ -137,12 +133,12 @@ fn what_a_recovery_returned_survives_a_power_cut() {
         let dir = tempfile::tempdir().unwrap();
         let disk = FaultyDisk::default();
         let mut last = vec![0; 4];
-        let (mut journal, ..) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+        let (mut journal, ..) = Journal::open(disk.disk(), dir.path(), options()).unwrap();
         fill(&mut journal, &mut Random(seed), &mut last, 5);
         write(&mut journal, &mut Random(seed + 1), &mut last, 3).unwrap();
         // Killed before the sync; the page cache stays, and the next start reads the batch from it.
         drop(journal);
-        let (journal, reader, recovered) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+        let (journal, reader, recovered) = Journal::open(disk.disk(), dir.path(), options()).unwrap();
         assert_eq!((&recovered.last_sequence, recovered.copied_batches), (&last, 1));
         check(&reader, &last);
         drop((journal, reader));
@@ -169,11 +165,11 @@ fn two_lives_with_crashes_in_both_keep_everything() {
             // Half of the time the next life recovers by itself.
             if random.below(2) == 0 {
                 let found = recover(dir.path(), &life, &format!("seed {seed}, round {round}"));
-                life = Life { acknowledged: found.clone(), written: found, batches: life.batches };
+                life = Life { acknowledged: found.clone(), written: found };
             }
         }
         disk.stop_after(u64::MAX / 2);
-        let (_, reader, recovered) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+        let (_, reader, recovered) = Journal::open(disk.disk(), dir.path(), options()).unwrap();
         let mut pairs = recovered.last_sequence.iter().zip(&life.acknowledged);
         assert!(pairs.all(|(found, acknowledged)| found >= acknowledged), "seed {seed}");
         check(&reader, &recovered.last_sequence);

@@ -8,10 +8,20 @@ use super::*;
 
 /// A folder with `batches` batches, not closed in order.
 fn killed(seed: u64, batches: u64) -> (tempfile::TempDir, Vec<u64>, Vec<(PathBuf, u64, u64)>) {
+    killed_after_mark(seed, batches, 0)
+}
+
+/// The same, after `marked` was recorded as durable; 0 = nothing was.
+fn killed_after_mark(
+    seed: u64,
+    batches: u64,
+    marked: BatchSequence,
+) -> (tempfile::TempDir, Vec<u64>, Vec<(PathBuf, u64, u64)>) {
     let dir = tempfile::tempdir().unwrap();
     let (mut journal, reader, _) = open(dir.path()).unwrap();
     let mut last = vec![0; 4];
     fill(&mut journal, &mut Random(seed), &mut last, batches);
+    journal.mark_durable(marked).unwrap();
     let places = places(&reader);
     (dir, last, places)
 }
@@ -22,8 +32,8 @@ fn flip(file: &Path, offset: u64) {
     fs::write(file, bytes).unwrap();
 }
 
-fn open_to_read(dir: &Path, floor: u64) -> Result<(JournalReader, Recovered)> {
-    JournalReader::open(Disk::default(), dir, Floor { durable_batch: floor })
+fn open_to_read(dir: &Path) -> Result<(JournalReader, Recovered)> {
+    JournalReader::open(Disk::default(), dir)
 }
 
 #[track_caller]
@@ -68,7 +78,7 @@ fn a_tail_torn_at_any_byte_is_cut() {
     let sealed = fs::read(file).unwrap().len() as u64;
     let before_last = {
         fs::write(file, &bytes[..*offset as usize]).unwrap();
-        open_to_read(dir.path(), 0).unwrap().1.last_sequence
+        open_to_read(dir.path()).unwrap().1.last_sequence
     };
     assert_ne!(before_last, last);
     for at in *offset..*offset + *total_bytes {
@@ -81,7 +91,7 @@ fn a_tail_torn_at_any_byte_is_cut() {
             // Zeros from the padding on are what was written.
             let is_whole = content == bytes;
             fs::write(file, content).unwrap();
-            let (reader, recovered) = open_to_read(dir.path(), 0).unwrap();
+            let (reader, recovered) = open_to_read(dir.path()).unwrap();
             let expected = if is_whole { &last } else { &before_last };
             assert_eq!(&recovered.last_sequence, expected, "case {case} at {at}");
             if !is_whole && at > *offset {
@@ -118,7 +128,7 @@ fn any_changed_byte_is_found_or_discarded() {
         let (file, offset, _) = places.last().unwrap();
         let bytes = fs::read(file).unwrap();
         fs::write(file, &bytes[..*offset as usize]).unwrap();
-        let sequences = open_to_read(dir.path(), 0).unwrap().1.last_sequence;
+        let sequences = open_to_read(dir.path()).unwrap().1.last_sequence;
         fs::write(file, bytes).unwrap();
         sequences
     };
@@ -130,7 +140,7 @@ fn any_changed_byte_is_found_or_discarded() {
             bytes[at] ^= 1 << (at % 8);
             fs::write(file, &bytes).unwrap();
             bytes[at] = original[at];
-            let Ok((reader, recovered)) = open_to_read(dir.path(), 0) else {
+            let Ok((reader, recovered)) = open_to_read(dir.path()) else {
                 found += 1;
                 continue;
             };
@@ -147,7 +157,7 @@ fn any_changed_byte_is_found_or_discarded() {
     }
     println!("found {found}, discarded {discarded}");
     assert!(found > 10_000);
-    check(&open_to_read(dir.path(), 0).unwrap().0, &last);
+    check(&open_to_read(dir.path()).unwrap().0, &last);
 }
 
 /// The same with a durable end that is recorded: what opening does not examine, the full scan finds.
@@ -165,7 +175,7 @@ fn any_changed_byte_of_what_opening_skips_is_found_by_the_scan() {
         bytes[at] ^= 0x40;
         fs::write(&files[0], &bytes).unwrap();
         bytes[at] = first[at];
-        if let Ok((reader, _)) = open_to_read(dir.path(), 0) {
+        if let Ok((reader, _)) = open_to_read(dir.path()) {
             assert!(reader.scan_batches(1, &mut |_| Ok(())).is_err(), "at {at}");
         }
     }
@@ -183,7 +193,7 @@ fn damage_that_a_later_batch_speaks_against_refuses_with_file_and_offset() {
         flip(&file, offset + total_bytes / 4);
         let saying = "what was written later says that it was durable";
         assert_damaged(open(copy.path()), &file, *offset..offset + 1, saying);
-        assert_damaged(open_to_read(copy.path(), 0), &file, *offset..offset + 1, saying);
+        assert_damaged(open_to_read(copy.path()), &file, *offset..offset + 1, saying);
     }
 }
 
@@ -199,20 +209,23 @@ fn a_torn_batch_still_speaks_for_the_ones_before_it() {
     assert_damaged(open(dir.path()), file, *offset..offset + 1, "does not match, and what was written later");
 }
 
-/// Row "recorded", by a clean stop and by a checkpoint's floor.
+/// Row "recorded", by a checkpoint and by a clean stop.
 #[test]
 fn damage_below_a_recorded_end_refuses() {
     let saying = "a checkpoint or the last stop recorded";
-    let (dir, last, places) = killed(26, 6);
+    let (dir, _, places) = killed_after_mark(26, 6, 6);
+    let (file, offset, _) = &places[5];
+    flip(file, offset + 100);
+    assert_damaged(open_to_read(dir.path()), file, *offset..offset + 1, saying);
+    let (dir, last, places) = killed_after_mark(26, 6, 5);
     let (file, offset, _) = &places[5];
     let whole = fs::read(file).unwrap();
     flip(file, offset + 100);
-    assert_damaged(open_to_read(dir.path(), 6), file, *offset..offset + 1, saying);
-    assert_eq!(open_to_read(dir.path(), 5).unwrap().1.last_batch, 5);
+    assert_eq!(open_to_read(dir.path()).unwrap().1.last_batch, 5);
     fs::write(file, whole).unwrap();
     let (journal, ..) = open(dir.path()).unwrap();
     journal.close().unwrap();
-    let reader = open_to_read(dir.path(), 0).unwrap().0;
+    let reader = open_to_read(dir.path()).unwrap().0;
     check(&reader, &last);
     let (file, offset, _) = super::places(&reader).pop().unwrap();
     drop(reader);
@@ -244,7 +257,7 @@ fn a_durable_end_may_be_marked_while_running() {
     drop((journal, reader));
     // The header of the last batch, so that it does not speak for the one before it.
     flip(&places[3].0, places[3].1 + 10);
-    assert_eq!(open_to_read(dir.path(), 0).unwrap().1.last_batch, 3, "only what was synced was marked");
+    assert_eq!(open_to_read(dir.path()).unwrap().1.last_batch, 3, "only what was synced was marked");
     flip(&places[2].0, places[2].1 + 90);
     assert_damaged(open(dir.path()), &places[2].0, places[2].1..places[2].1 + 1, "a checkpoint or");
 }
@@ -260,7 +273,7 @@ fn a_damaged_header_of_a_segment_with_durable_batches_refuses() {
         flip(file, 77);
         assert_damaged(open(dir.path()), file, 0..1, "segment header");
         fs::write(file, vec![0; 512]).unwrap();
-        assert!(matches!(open_to_read(dir.path(), 0), Err(Error::Damaged { .. })) || *file == *used.last().unwrap());
+        assert!(matches!(open_to_read(dir.path()), Err(Error::Damaged { .. })) || *file == *used.last().unwrap());
         fs::write(file, whole).unwrap();
     }
 }
@@ -349,7 +362,7 @@ fn runs_that_cannot_be_are_damage_when_an_index_is_made() {
         bytes[512 + 68..512 + 72].copy_from_slice(&checksum.to_le_bytes());
         fs::write(&file, &bytes).unwrap();
         let _ = fs::remove_file(file.with_extension("index"));
-        let (reader, _) = open_to_read(dir.path(), 0).unwrap();
+        let (reader, _) = open_to_read(dir.path()).unwrap();
         let within = u64::from_le_bytes(bytes[64..72].try_into().unwrap()) + 1;
         assert_damaged(reader.read(Position::new(0, within)), &file, 512..513, "a run does not continue its shard");
     }
@@ -368,8 +381,8 @@ fn a_segment_header_with_impossible_numbers_is_damage() {
         let checksum = crc32c::crc32c(&bytes[..508]);
         bytes[508..512].copy_from_slice(&checksum.to_le_bytes());
         fs::write(&file, &bytes).unwrap();
-        assert_damaged(open_to_read(dir.path(), 0), &file, 0..1, "impossible number");
+        assert_damaged(open_to_read(dir.path()), &file, 0..1, "impossible number");
         fs::write(&file, &whole).unwrap();
-        open_to_read(dir.path(), 0).unwrap();
+        open_to_read(dir.path()).unwrap();
     }
 }

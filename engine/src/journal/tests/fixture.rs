@@ -17,7 +17,7 @@ fn fixture_dir() -> PathBuf {
 /// write. The lock and segments without batches are left out.
 fn write_fixture(dir: &Path) -> Vec<u64> {
     let (mut random, mut last) = (Random(1), vec![0; 4]);
-    let open = || Journal::open(Disk::default(), dir, fixture_options(), Floor::default());
+    let open = || Journal::open(Disk::default(), dir, fixture_options());
     let (mut journal, ..) = open().unwrap();
     fill(&mut journal, &mut random, &mut last, 12);
     journal.close().unwrap();
@@ -62,13 +62,12 @@ fn version_1_is_read_and_written_as_ever() {
 
     let dir = tempfile::tempdir().unwrap();
     copy_folder(&fixture_dir(), dir.path());
-    let (reader, recovered) = JournalReader::open(Disk::default(), dir.path(), Floor::default()).unwrap();
+    let (reader, recovered) = JournalReader::open(Disk::default(), dir.path()).unwrap();
     assert_eq!((recovered.journal_id, recovered.incarnation, recovered.last_batch), (0x6d65_6564, 2, 18));
     assert_eq!(recovered.cut.unwrap().batch, 19);
     check(&reader, &last);
     drop(reader);
-    let (mut journal, reader, recovered) =
-        Journal::open(Disk::default(), dir.path(), fixture_options(), Floor::default()).unwrap();
+    let (mut journal, reader, recovered) = Journal::open(Disk::default(), dir.path(), fixture_options()).unwrap();
     assert_eq!((recovered.incarnation, recovered.copied_batches, recovered.last_batch), (3, 1, 18));
     let mut last = last;
     fill(&mut journal, &mut Random(2), &mut last, 3);

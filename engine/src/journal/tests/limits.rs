@@ -11,7 +11,7 @@ fn one_process_at_a_time() {
     let (journal, ..) = open(dir.path()).unwrap();
     let Err(Error::Locked { path }) = open(dir.path()) else { panic!("opened twice") };
     assert_eq!(path, dir.path());
-    let read = JournalReader::open(Disk::default(), dir.path(), Floor::default());
+    let read = JournalReader::open(Disk::default(), dir.path());
     assert!(matches!(read, Err(Error::Locked { .. })));
     drop(journal);
     open(dir.path()).unwrap();
@@ -44,12 +44,12 @@ fn other_shards_and_other_journals_are_refused() {
     fill(&mut journal, &mut Random(41), &mut [0; 4], 3);
     drop(journal);
     let eight = JournalOptions { shards: 8, ..options() };
-    let opened = Journal::open(Disk::default(), one.path(), eight, Floor::default());
+    let opened = Journal::open(Disk::default(), one.path(), eight);
     let Err(Error::Mismatch { detail, .. }) = opened else { panic!("opened with other shards") };
     assert!(detail.contains("start with --shards 4"), "{detail}");
 
     let stranger = JournalOptions { new_journal_id: None, ..options() };
-    let (journal, _, recovered) = Journal::open(Disk::default(), other.path(), stranger, Floor::default()).unwrap();
+    let (journal, _, recovered) = Journal::open(Disk::default(), other.path(), stranger).unwrap();
     assert_ne!(recovered.journal_id, 0x6d65_6564);
     drop(journal);
     fs::copy(&segments(one.path())[0], &segments(other.path())[0]).unwrap();
@@ -75,7 +75,7 @@ fn a_lost_durable_end_is_damage_and_half_of_it_is_enough() {
         let mut torn = whole.clone();
         torn[slot + 30..slot + 60].fill(0xff);
         fs::write(&file, torn).unwrap();
-        let (reader, _) = JournalReader::open(Disk::default(), dir.path(), Floor::default()).unwrap();
+        let (reader, _) = JournalReader::open(Disk::default(), dir.path()).unwrap();
         check(&reader, &last);
     }
     fs::write(&file, vec![0; whole.len()]).unwrap();
@@ -88,7 +88,7 @@ fn a_lost_durable_end_is_damage_and_half_of_it_is_enough() {
 fn no_space_stops_the_journal_with_a_message_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), options()).unwrap();
     disk.limit_space(Some(2 * 8 * 1024));
     let (mut random, mut last) = (Random(43), vec![0; 4]);
     let fault = loop {
@@ -99,13 +99,13 @@ fn no_space_stops_the_journal_with_a_message_and_loses_nothing() {
         }
     };
     assert!(fault.contains("allocate") && fault.contains("free at least 8192 bytes"), "{fault}");
-    assert!(journal.durable_batch() > 10);
+    assert!(journal.reader().last_batch() > 10);
     check(&reader, &last);
     assert!(matches!(journal.sync(), Err(Error::Stopped(_))));
     drop((journal, reader));
     // Nothing unfinished stays behind to take up space, and no space is needed to read.
     assert!(Disk::default().list(dir.path()).unwrap().iter().all(|name| !name.ends_with(".unfinished")));
-    assert!(Journal::open(disk.disk(), dir.path(), options(), Floor::default()).is_err());
+    assert!(Journal::open(disk.disk(), dir.path(), options()).is_err());
     disk.limit_space(None);
     let (_, reader, _) = open(dir.path()).unwrap();
     check(&reader, &last);
@@ -115,7 +115,7 @@ fn no_space_stops_the_journal_with_a_message_and_loses_nothing() {
 fn a_failed_sync_is_final() {
     let dir = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), options(), Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), options()).unwrap();
     let (mut random, mut last) = (Random(44), vec![0; 4]);
     fill(&mut journal, &mut random, &mut last, 3);
     let known = last.clone();
@@ -183,7 +183,7 @@ fn sizes_are_limited() {
         JournalOptions { segment_bytes: SEGMENT_BYTES_MAX + 512, ..options() },
         JournalOptions { prepared_segments: 0, ..options() },
     ] {
-        let opened = Journal::open(Disk::default(), dir.path(), wrong, Floor::default());
+        let opened = Journal::open(Disk::default(), dir.path(), wrong);
         assert!(matches!(opened, Err(Error::Setting(_))), "{wrong:?}");
     }
 }
@@ -195,7 +195,7 @@ fn a_folder_that_cannot_be_used_says_why() {
     fs::write(&file, "x").unwrap();
     let Err(Error::Io { action, path, .. }) = open(&file) else { panic!("opened a file") };
     assert_eq!((action, path), ("create the folder", file));
-    let absent = JournalReader::open(Disk::default(), &dir.path().join("absent"), Floor::default());
+    let absent = JournalReader::open(Disk::default(), &dir.path().join("absent"));
     assert!(matches!(absent, Err(Error::Io { .. })));
 }
 
@@ -207,8 +207,7 @@ fn the_length_of_segments_may_change() {
     let mut last = vec![0; 4];
     for (round, segment_bytes) in [64 * 1024, 1024, 16 * 1024, 8 * 1024].into_iter().enumerate() {
         let options = JournalOptions { segment_bytes, ..options() };
-        let (mut journal, reader, recovered) =
-            Journal::open(Disk::default(), dir.path(), options, Floor::default()).unwrap();
+        let (mut journal, reader, recovered) = Journal::open(Disk::default(), dir.path(), options).unwrap();
         assert_eq!(recovered.last_sequence, last);
         check(&reader, &last);
         let mut random = Random(46 + round as u64);

@@ -31,7 +31,7 @@ fn options() -> JournalOptions {
 }
 
 fn open(dir: &Path) -> Result<(Journal, JournalReader, Recovered)> {
-    Journal::open(Disk::default(), dir, options(), Floor::default())
+    Journal::open(Disk::default(), dir, options())
 }
 
 /// A generator whose seed a failing test prints.

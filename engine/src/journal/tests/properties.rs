@@ -48,19 +48,19 @@ struct Told {
 
 fn build(dir: &Path, segment_bytes: u64, seed: u64, writes: &[Write], close: bool) -> Told {
     let options = JournalOptions { segment_bytes, ..options() };
-    let open = || Journal::open(Disk::default(), dir, options, Floor::default()).unwrap();
+    let open = || Journal::open(Disk::default(), dir, options).unwrap();
     let (mut journal, ..) = open();
     let mut random = Random(seed);
     let mut told = Told { last: vec![0; 4], after: vec![vec![0; 4]], claimed: 0, closed: close };
     for write in writes {
-        told.claimed = journal.durable_batch();
+        told.claimed = journal.reader().last_batch();
         super::write(&mut journal, &mut random, &mut told.last, write.records).unwrap();
         told.after.push(told.last.clone());
         if write.sync {
             journal.sync().unwrap();
         }
         if write.mark {
-            journal.mark_durable(journal.durable_batch()).unwrap();
+            journal.mark_durable(BatchSequence::MAX).unwrap();
         }
         if write.prepare {
             journal.prepare_step().unwrap();
@@ -80,7 +80,7 @@ fn build(dir: &Path, segment_bytes: u64, seed: u64, writes: &[Write], close: boo
 /// Judges a folder that somebody changed: it is refused, a scan finds the damage, or what is there is a beginning of
 /// what was written. Returns how many batches were accepted.
 fn judge(dir: &Path, told: &Told) -> Option<u64> {
-    let (reader, recovered) = JournalReader::open(Disk::default(), dir, Floor::default()).ok()?;
+    let (reader, recovered) = JournalReader::open(Disk::default(), dir).ok()?;
     let accepted = &recovered.last_sequence;
     // Where an index leads astray, a point read may fail; it never returns another record.
     for (shard, &last) in accepted.iter().enumerate() {
@@ -144,7 +144,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let told = build(dir.path(), segment_bytes, seed, &writes, close);
-        let (reader, recovered) = JournalReader::open(Disk::default(), dir.path(), Floor::default()).unwrap();
+        let (reader, recovered) = JournalReader::open(Disk::default(), dir.path()).unwrap();
         prop_assert_eq!((&recovered.last_sequence, recovered.clean), (&told.last, told.closed));
         check(&reader, &told.last);
     }

@@ -79,7 +79,7 @@ fn packed_segments_are_read_as_before() {
     // With their indexes, and without.
     for name in Disk::default().list(dir.path()).unwrap().iter().filter(|name| name.ends_with(".index")) {
         fs::remove_file(dir.path().join(name)).unwrap();
-        let (reader, _) = JournalReader::open(Disk::default(), dir.path(), Floor::default()).unwrap();
+        let (reader, _) = JournalReader::open(Disk::default(), dir.path()).unwrap();
         check(&reader, &last);
     }
     let (_, reader, recovered) = open(dir.path()).unwrap();
@@ -120,7 +120,7 @@ fn the_oldest_segments_go_and_the_rest_stays() {
 
 /// Opens, packs and removes until the disk stops.
 fn keep_up(disk: &FaultyDisk, dir: &Path) -> Result<()> {
-    let (journal, ..) = Journal::open(disk.disk(), dir, options(), Floor::default())?;
+    let (journal, ..) = Journal::open(disk.disk(), dir, options())?;
     let mut upkeep = journal.upkeep();
     for _ in 0..2 {
         if let Some(segment) = upkeep.oldest_plain()? {
@@ -169,8 +169,8 @@ fn a_crash_between_any_two_steps_of_packing_or_removing_loses_nothing_else() {
             if luck > 0 {
                 disk.cut_power(|| random.below(2) == 0);
             }
-            let (reader, _) = JournalReader::open(Disk::default(), dir.path(), Floor::default())
-                .unwrap_or_else(|fault| panic!("{context}: {fault}"));
+            let (reader, _) =
+                JournalReader::open(Disk::default(), dir.path()).unwrap_or_else(|fault| panic!("{context}: {fault}"));
             let removed = reader.removed_sequence().unwrap();
             assert!(ends.contains(&removed), "{context}: removed up to {removed:?}");
             check_after(&reader, &removed, &last, &context);
@@ -234,7 +234,7 @@ fn who_reads_a_segment_goes_on_reading_it_while_it_is_packed_and_removed() {
 }
 
 fn read_all(dir: &Path) -> Result<()> {
-    let (reader, _) = JournalReader::open(Disk::default(), dir, Floor::default())?;
+    let (reader, _) = JournalReader::open(Disk::default(), dir)?;
     reader.scan_batches(1, &mut |_| Ok(()))
 }
 
@@ -302,7 +302,7 @@ fn packing_that_is_ended_or_fails_leaves_the_segment_as_it_was() {
     let mut last = vec![0; 4];
     let disk = FaultyDisk::default();
     let large = JournalOptions { segment_bytes: 1 << 20, ..options() };
-    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), large, Floor::default()).unwrap();
+    let (mut journal, reader, _) = Journal::open(disk.disk(), dir.path(), large).unwrap();
     for seed in 0..1_600 {
         write(&mut journal, &mut Random(seed), &mut last, 20).unwrap();
     }
@@ -348,7 +348,7 @@ fn version_1_of_packed_segments_is_read() {
     let dir = tempfile::tempdir().unwrap();
     copy_folder(&fixture_dir(), dir.path());
     assert!(!folder(dir.path()).packed.is_empty());
-    let (reader, recovered) = JournalReader::open(Disk::default(), dir.path(), Floor::default()).unwrap();
+    let (reader, recovered) = JournalReader::open(Disk::default(), dir.path()).unwrap();
     assert_eq!(recovered.last_batch, 14);
     check(&reader, &recovered.last_sequence);
     let packed = fs::read(segment::packed_path(dir.path(), 1)).unwrap();
