@@ -186,7 +186,7 @@ impl Replay {
                 offset: 0,
                 detail: format!("the state of account {identity:?} in shard {}: {error}", self.shard),
             }),
-            None => Ok(Account::new(identity)),
+            None => Ok(Account::blank()),
         }
     }
 

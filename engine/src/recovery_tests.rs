@@ -23,7 +23,7 @@ fn record(sequence: u64) -> Record {
 
 /// The state of the only account after its first records.
 fn account(up_to: u64) -> Account {
-    let mut account = Account::new(&identity());
+    let mut account = Account::blank();
     (1..=up_to).for_each(|sequence| account.apply(&record(sequence)));
     account
 }

@@ -150,9 +150,9 @@ pub fn check(
 }
 
 impl Checked {
-    fn new(identity: &Identity) -> Self {
+    fn blank() -> Self {
         Self {
-            account: Account::new(identity),
+            account: Account::blank(),
             known: true,
             points: 0,
             last: None,
@@ -207,7 +207,7 @@ impl Verifier {
         }
         self.totals(record)?;
         let at = record.position.sequence();
-        let checked = self.accounts.entry_ref(&record.identity).or_insert_with(|| Checked::new(&record.identity));
+        let checked = self.accounts.entry_ref(&record.identity).or_insert_with(Checked::blank);
         if at <= checked.account.applied() {
             return Ok(false);
         }

@@ -56,7 +56,7 @@ fn checkpoint(records: &[Record]) -> ShardCheckpoint {
     let mut accounts: BTreeMap<Identity, Account> = BTreeMap::new();
     let mut totals = Totals::default();
     for record in records {
-        accounts.entry(record.identity.clone()).or_insert_with_key(Account::new).apply(record);
+        accounts.entry(record.identity.clone()).or_insert_with(Account::blank).apply(record);
         totals.add(record);
     }
     let write = |(identity, account): (Identity, Account)| {
@@ -112,7 +112,7 @@ fn other_state(sequence: u64, points: i64) -> Vec<u8> {
     let mut records = records();
     let record = &mut records[4];
     (record.position, record.moves[0].points) = (Position::new(0, sequence), points);
-    let mut account = Account::new(&record.identity);
+    let mut account = Account::blank();
     account.apply(record);
     let mut blob = Vec::new();
     account.encode(&mut blob);

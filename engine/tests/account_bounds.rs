@@ -79,7 +79,7 @@ fn spend_is_bounded() {
 fn versions_of_a_program_are_bounded() {
     let mut w = World::new("{}");
     w.identity = Identity::program_account("fresh");
-    w.account = Account::new(&w.identity);
+    w.account = Account::blank();
     let put = |enroll: bool| Command::PutProgram {
         document: document(&format!(r#"{{"auto_enroll":{enroll}}}"#)).to_canonical_json().into(),
     };

@@ -388,7 +388,7 @@ fn a_prepared_hold_waits_for_its_saga() {
         // As if the saga's record were the one that was journaled.
         let earned = w.journal[0].clone();
         for account in [&mut w.account, &mut w.replica] {
-            *account = Account::new(&w.identity);
+            *account = Account::blank();
             [&earned, &prepared].into_iter().for_each(|record| account.apply(record));
         }
         w.journal[1] = prepared.clone();
@@ -413,7 +413,7 @@ fn a_prepared_hold_waits_for_its_saga() {
 fn programs_are_versions_of_their_own_account() {
     let mut w = World::new("{}");
     w.identity = Identity::program_account("fresh");
-    w.account = Account::new(&w.identity);
+    w.account = Account::blank();
     let put = |members: &str| Command::PutProgram { document: document(members).to_canonical_json().into() };
     let first = w.ask(put("{}")).executed();
     assert_eq!((first.kind, first.program_version), (RecordKind::Program, 1));

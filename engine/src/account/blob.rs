@@ -165,7 +165,7 @@ impl Account {
         if has(flag::VERSIONS) && identity.kind() != AccountKind::Program {
             return Err(CodecError::Invalid("identity"));
         }
-        let mut account = Self::new(identity);
+        let mut account = Self::blank();
         account.applied = r.varint("applied")?;
         account.sequence = r.varint("sequence")?;
         account.newest = before(r, account.applied)?;

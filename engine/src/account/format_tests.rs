@@ -85,7 +85,7 @@ fn rich() -> Account {
 }
 
 /// Its versions are all that a program's account has beside its counts.
-fn program(identity: &Identity) -> Account {
+fn program() -> Account {
     let version = |number: u32| ProgramVersion {
         number,
         effective_from: AT + i64::from(number),
@@ -99,7 +99,7 @@ fn program(identity: &Identity) -> Account {
         updated_at: AT + 2,
         kinds: kinds(&[(RecordKind::Program, 2, 9)]),
         rare: Some(Box::new(Rare { versions: vec![version(1), version(2)], ..Rare::default() })),
-        ..Account::new(identity)
+        ..Account::blank()
     }
 }
 
@@ -109,7 +109,7 @@ fn plain(identity: &Identity) -> Account {
     record.moves.push(Move { op: MoveOp::Grant, lot: LotKey::live(AT), points: 1 });
     record.keys.push(KeyBinding { hash: 0x0011_2233, business: false });
     record.fingerprint = 8;
-    let mut account = Account::new(identity);
+    let mut account = Account::blank();
     account.apply(&record);
     account
 }
@@ -118,10 +118,10 @@ fn plain(identity: &Identity) -> Account {
 fn states_are_pinned() {
     let (member, own) = (Identity::member("p", "m-1"), Identity::program_account("p"));
     let accounts = [
-        ("blank", &member, Account::new(&member)),
+        ("blank", &member, Account::blank()),
         ("plain", &member, plain(&member)),
         ("rich", &member, rich()),
-        ("program", &own, program(&own)),
+        ("program", &own, program()),
     ];
     let encoded = |account: &Account| {
         let mut blob = Vec::new();
@@ -173,7 +173,7 @@ fn tags_that_only_accounts_read_are_pinned() {
     let fixture = test_fixture::lines("state/record-with-tags.hex", &[("tier due, expired before", bytes)]);
     let decoded = decode(record.position, &fixture[0]).unwrap();
     assert_eq!(decoded, record);
-    let mut account = Account::new(&identity);
+    let mut account = Account::blank();
     account.apply(&decoded);
     assert_eq!(account.tier_due, AT + 2_000_000);
     assert_eq!(account.rare().expired, [(AT, 7), (AT + 300, 0)]);

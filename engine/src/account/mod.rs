@@ -220,7 +220,7 @@ impl Account {
     }
 
     /// A blank account, which does not exist until a record is applied.
-    pub fn new(_identity: &Identity) -> Self {
+    pub fn blank() -> Self {
         Self {
             wallet: Wallet::default(),
             applied: 0,

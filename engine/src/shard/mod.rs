@@ -191,7 +191,7 @@ impl Shard {
             None if all_resident => {
                 // Every account that exists is in memory, so this one does not.
                 let identity = identity.clone();
-                let blank = Live::new(Account::new(&identity), None);
+                let blank = Live::new(Account::blank(), None);
                 self.add_resident(hash, identity, Resident::Live(blank));
                 return self.run(hash, envelope, Facts::default(), world, lane, out);
             }
@@ -395,7 +395,7 @@ impl Shard {
                 self.resident_accounts += u64::from(account.exists());
                 (account, due)
             }
-            None => (Account::new(&identity), None),
+            None => (Account::blank(), None),
         };
         let live = Live::new(account, due);
         self.resident_bytes = (self.resident_bytes + live.counted_bytes).saturating_sub(memory::LOADING_BYTES);
@@ -403,7 +403,7 @@ impl Shard {
         for envelope in queue {
             if blob.is_none() && self.table.get_mut(hash, &identity).is_none() {
                 // A command before this one was refused and left no trace: it is still known that there is none.
-                let blank = Live::new(Account::new(&identity), None);
+                let blank = Live::new(Account::blank(), None);
                 self.add_resident(hash, identity.clone(), Resident::Live(blank));
             }
             self.command(envelope, world, lane, out)?;

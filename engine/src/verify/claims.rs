@@ -217,7 +217,7 @@ impl Verifier {
         if at > last.get(usize::from(shard)).copied().unwrap_or(0) {
             return Err(wrong("is ahead of the journal"));
         }
-        let checked = self.accounts.entry_ref(identity).or_insert_with(|| Checked::new(identity));
+        let checked = self.accounts.entry_ref(identity).or_insert_with(Checked::blank);
         checked.claimed_by |= 1 << source;
         if at < checked.account.applied() {
             // Of a record before the base's.
@@ -259,7 +259,7 @@ impl Verifier {
                     points: balances.total + balances.pending,
                     last: Some(shown),
                     account,
-                    ..Checked::new(&identity)
+                    ..Checked::blank()
                 };
                 self.accounts.insert(identity, checked);
             }

@@ -97,8 +97,8 @@ impl World {
         let identity = Identity::member("p", "m-1");
         Self {
             programs: Programs::default().with(program),
-            account: Account::new(&identity),
-            replica: Account::new(&identity),
+            account: Account::blank(),
+            replica: Account::blank(),
             identity,
             journal: Vec::new(),
             store: HashMap::new(),

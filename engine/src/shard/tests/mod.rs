@@ -405,7 +405,7 @@ impl Bench {
                 let blob = self.store.load(SHARD, &record.identity).unwrap();
                 let account = match blob {
                     Some(blob) => Account::decode(&record.identity, &blob).unwrap(),
-                    None => Account::new(&record.identity),
+                    None => Account::blank(),
                 };
                 let due = account.next_due();
                 (account, 0, due)

@@ -202,7 +202,7 @@ impl Ledger {
         for (sequence, payload) in (1..=last).zip(&self.of(shard).records) {
             let record = decode(Position::new(shard, sequence), payload)?;
             let identity = record.identity.clone();
-            let account = accounts.entry(identity).or_insert_with_key(Account::new);
+            let account = accounts.entry(identity).or_insert_with(Account::blank);
             account.apply(&record);
             account.drop_overlay(u64::MAX);
             totals.add(&record);
