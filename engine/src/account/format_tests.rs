@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use meed_schemas::codec::{decode, encode};
-use meed_schemas::ids::Position;
+use meed_schemas::ids::{Identity, Position};
 use meed_schemas::record::{LotKey, Move, MoveOp};
 use smallvec::smallvec;
 

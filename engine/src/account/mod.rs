@@ -20,7 +20,6 @@ mod facts;
 mod format_tests;
 
 use meed_schemas::command::Status;
-use meed_schemas::ids::Identity;
 use meed_schemas::record::{Balances, KeyBinding, RecordKind};
 use meed_schemas::time::{Millis, NEVER};
 use smallvec::SmallVec;

@@ -86,11 +86,6 @@ impl Zone {
         self.midnight(first_day(i64::from(month)))
     }
 
-    /// The first instant of the local day of `at`.
-    pub fn start_of_day(&self, at: Millis) -> Millis {
-        self.midnight(self.day_of(at))
-    }
-
     /// The local midnight that begins the `days`-th day after that of `at`.
     pub fn midnight_after_days(&self, at: Millis, days: u32) -> Millis {
         self.midnight(self.day_of(at) + i64::from(days))
@@ -330,7 +325,7 @@ mod tests {
         let expiry = sao_paulo.expiry_of(at("2018-10-03T15:00:00Z"), Expiry::Days(31, RoundTo::Day));
         assert_eq!(expiry, Some(at("2018-11-04T03:00:00Z")));
         assert_eq!(sao_paulo.midnight_after_days(at("2018-11-03T15:00:00Z"), 1), at("2018-11-04T03:00:00Z"));
-        assert_eq!(sao_paulo.start_of_day(at("2018-11-04T03:30:00Z")), at("2018-11-04T03:00:00Z"));
+        assert_eq!(sao_paulo.midnight_after_days(at("2018-11-04T03:30:00Z"), 0), at("2018-11-04T03:00:00Z"));
     }
 
     /// Whatever the day, the zone and the rule: the expiry lies ahead, awards of the same local day share
@@ -366,7 +361,7 @@ mod tests {
             for instant in [Millis::MIN, AT_MIN, -1, 0, TABLE_END - 1, TABLE_END, AT_MAX, time::NEVER] {
                 let year = year_of_month(zone.month_of(instant));
                 assert!((-1..=10_000).contains(&year), "{name} {instant}: {year}");
-                assert!(zone.start_of_day(instant) <= instant.clamp(AT_MIN, AT_MAX));
+                assert!(zone.midnight_after_days(instant, 0) <= instant.clamp(AT_MIN, AT_MAX));
                 assert!(zone.expiry_of(instant, Expiry::Months(1_200, RoundTo::EndOfYear)).is_some());
             }
         }

@@ -18,7 +18,6 @@ use meed_schemas::money::Currency;
 use meed_schemas::program::{Document, DocumentError, Level};
 use meed_schemas::time::Millis;
 
-use self::award::{Award, AwardTooLarge};
 use self::calendar::Zone;
 
 /// One version of a program, ready to be asked.
@@ -63,16 +62,6 @@ impl Version {
         self.zone.month_of(at)
     }
 
-    /// The first instant of the local day of `at`.
-    pub fn start_of_day(&self, at: Millis) -> Millis {
-        self.zone.start_of_day(at)
-    }
-
-    /// The local midnight that begins the `days`-th day after that of `at`.
-    pub fn midnight_after_days(&self, at: Millis, days: u32) -> Millis {
-        self.zone.midnight_after_days(at, days)
-    }
-
     /// The first instant at which points awarded at `occurred_at` are gone; `None` when they stay.
     pub fn expiry_of(&self, occurred_at: Millis) -> Option<Millis> {
         self.zone.expiry_of(occurred_at, self.document.expiry)
@@ -103,14 +92,6 @@ impl Version {
     /// The index of the level with this name, if this version has one.
     pub fn level_named(&self, name: &str) -> Option<usize> {
         self.document.level_named(name)
-    }
-
-    /// What an amount awards at a level.
-    ///
-    /// # Errors
-    /// When it comes to more points than one operation may move.
-    pub fn award(&self, amount_minor: i64, level: usize) -> Result<Award, AwardTooLarge> {
-        award::award(amount_minor, &self.document.earning, self.level(level).multiplier)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::answer::{Facts, write_row_open};
 use super::json::{self, key};
 use crate::outcome::ReversedSoFar;
-use crate::program::{Document, MULTIPLIER_ONE};
+use crate::program::{Document, Earning, MULTIPLIER_ONE};
 use crate::record::{AmountAward, Detail, Move, MoveOp, Record};
 
 /// Decimals up to which an unrounded value is shown as a decimal, if it is exact within them.
@@ -73,13 +73,18 @@ fn write_rule(out: &mut Vec<u8>, award: &AmountAward, document: &Document) {
     json::raw(out, key!("per_amount"));
     json::amount(out, earning.per_amount_minor, document.currency.minor_digits);
     json::raw(out, concat!("}", key!("unrounded_points")));
+    json::string(out, &unrounded_points(award, earning));
+    json::raw(out, key!("rounding"));
+    json::string(out, earning.rounding.as_str());
+}
+
+/// What an amount awarded before it was rounded.
+fn unrounded_points(award: &AmountAward, earning: &Earning) -> String {
     // At most 10^12 × 10^12 × 10^6 by 10^16: far within 128 bits.
     let factor = |value: i64| u128::from(value.unsigned_abs());
     let numerator = factor(award.amount) * factor(earning.points) * u128::from(award.applied_multiplier);
     let denominator = factor(earning.per_amount_minor) * u128::from(MULTIPLIER_ONE);
-    json::string(out, &unrounded_text(numerator, denominator));
-    json::raw(out, key!("rounding"));
-    json::string(out, earning.rounding.as_str());
+    unrounded_text(numerator, denominator)
 }
 
 fn write_move(out: &mut Vec<u8>, m: &Move) {
@@ -112,7 +117,7 @@ pub(crate) fn change(op: MoveOp) -> &'static str {
 
 /// A quotient as text: an exact decimal without trailing zeros where 12 decimals are enough for that, else
 /// a reduced fraction (`100/3`). The denominator is positive.
-pub fn unrounded_text(numerator: u128, denominator: u128) -> String {
+fn unrounded_text(numerator: u128, denominator: u128) -> String {
     let divisor = greatest_common_divisor(numerator, denominator).max(1);
     let (numerator, denominator) = (numerator / divisor, (denominator / divisor).max(1));
     let mut text = (numerator / denominator).to_string();
@@ -140,15 +145,64 @@ fn greatest_common_divisor(mut a: u128, mut b: u128) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::program::Rounding;
+
+    #[test]
+    fn the_rule_and_the_multiplier_are_in_the_unrounded_points() {
+        let unrounded = |amount, per_amount_minor, applied_multiplier| {
+            let earning = Earning { points: 1, per_amount_minor, rounding: Rounding::Down };
+            unrounded_points(&AmountAward { amount, applied_tier: 0, applied_multiplier }, &earning)
+        };
+        // 1,999.00 at 1 point per 1,000, ×1.25: 2.49875, not 1.25 times 1.
+        assert_eq!(unrounded(199_900, 100_000, 12_500), "2.49875");
+        assert_eq!(unrounded(199_900, 100_000, 0), "0");
+        assert_eq!(unrounded(199_900, 100_000, 1), "0.0001999");
+        // 150,000.00 at SILVER of the built-in program: 150 × 1.25.
+        assert_eq!(unrounded(15_000_000, 100_000, 12_500), "187.5");
+        assert_eq!(unrounded(100, 3, MULTIPLIER_ONE), "100/3");
+    }
 
     #[test]
     fn unrounded_values_are_exact() {
-        for (numerator, denominator, text) in
-            [(0, 7, "0"), (100, 4, "25"), (1, 4, "0.25"), (200, 6, "100/3"), (1, 4_096, "0.000244140625")]
-        {
+        let table = [
+            (0, 7, "0"),
+            (100, 4, "25"),
+            (1, 4, "0.25"),
+            (200, 6, "100/3"),
+            (1, 4_096, "0.000244140625"),
+            (1, 8_192, "1/8192"),
+            (1, 1_000_000_000_000, "0.000000000001"),
+            (1, 10_000_000_000_000, "1/10000000000000"),
+            (u128::MAX, 1, "340282366920938463463374607431768211455"),
+            (1, u128::MAX, "1/340282366920938463463374607431768211455"),
+        ];
+        for (numerator, denominator, text) in table {
             assert_eq!(unrounded_text(numerator, denominator), text);
         }
-        assert_eq!(unrounded_text(1, 8_192), "1/8192");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_text_is_the_value(numerator in 0..10u128.pow(20), denominator in prop_oneof![1..=1_000_000u64, 1..=1_000u64, prop::sample::select(vec![2, 4, 8, 50, 20_000])]) {
+            let denominator = u128::from(denominator);
+            let text = unrounded_text(numerator, denominator);
+            if let Some((n, d)) = text.split_once('/') {
+                let (n, d): (u128, u128) = (n.parse().unwrap(), d.parse().unwrap());
+                prop_assert_eq!(n * denominator, numerator * d);
+                prop_assert!(!(10u128.pow(12) * numerator).is_multiple_of(denominator));
+            } else {
+                let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
+                prop_assert!(fraction.len() <= 12 && !fraction.ends_with('0'));
+                let n: u128 = format!("{whole}{fraction}").parse().unwrap();
+                prop_assert_eq!(n * denominator, numerator * 10u128.pow(fraction.len() as u32));
+            }
+        }
     }
 }

@@ -79,7 +79,7 @@ fn plan(
             let level = session.account.level_at(version, occurred_at);
             let applied_multiplier = version.level(level).multiplier;
             let awarded = award(amount, &version.document.earning, applied_multiplier);
-            let points = awarded.map_err(|_| Refusal::BalanceOverflow)?.points;
+            let points = awarded.map_err(|_| Refusal::BalanceOverflow)?;
             let applied = AmountAward { amount, applied_tier: level as u8, applied_multiplier };
             let spend = (amount > 0).then(|| Spend { month: version.month_of(occurred_at), amount });
             (points, Some(applied), spend)

@@ -71,7 +71,7 @@ fn portion_of(
             };
             award(amount_left - amount, &version.document.earning, applied.applied_multiplier).ok()
         })
-        .map_or(0, |award| award.points);
+        .unwrap_or(0);
     Ok(Taken { points: (awarded - recomputed - so_far.points).max(0), amount })
 }
 
