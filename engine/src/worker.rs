@@ -118,18 +118,14 @@ impl Worker {
     /// # Errors
     /// No permits: nothing was executed.
     pub async fn admit(&self, requests: &[Request], bytes: u32, wait: Duration) -> Result<Admitted, NoPermit> {
-        let refused = match self.try_admit(requests, bytes) {
-            Ok(admitted) => return Ok(admitted),
-            Err(refused) => refused,
-        };
         let until = Instant::now() + wait;
-        while refused != NoPermit::Draining && Instant::now() < until {
-            tokio::time::sleep(ADMISSION_POLL).await;
-            if let Ok(admitted) = self.try_admit(requests, bytes) {
-                return Ok(admitted);
+        loop {
+            match self.try_admit(requests, bytes) {
+                Ok(admitted) => return Ok(admitted),
+                Err(refused) if refused == NoPermit::Draining || Instant::now() >= until => return Err(refused),
+                Err(_) => tokio::time::sleep(ADMISSION_POLL).await,
             }
         }
-        Err(refused)
     }
 
     /// A program as of now.

@@ -3,9 +3,15 @@
 
 mod harness;
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use harness::{Running, config, earn, earn_until, old_folder, request, reverse, seconds_from_now};
+use meed_engine::permits::{NoPermit, PermitLimits};
+use meed_engine::start::{WorkerMain, start};
 use meed_engine::verify::verify;
 use meed_schemas::command::{Command, References};
 use meed_schemas::outcome::{Refusal, Reply};
@@ -195,6 +201,33 @@ fn a_gap_is_not_forgotten_by_what_is_recorded_after_it() {
     let node = Running::start(config(folder.path()));
     assert_eq!(node.recovered().settles_until, None, "the operator has decided");
     node.stop();
+}
+
+/// Who waits for a permit when the node begins to stop is told that, not what it waited for.
+#[test]
+fn a_wait_for_a_permit_ends_with_the_reason_of_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let permits = PermitLimits { commands: 1, ..config(folder.path()).permits };
+    let (full, is_full) = mpsc::channel();
+    let (refused, reason) = mpsc::channel();
+    let main: WorkerMain = Arc::new(move |worker, _| {
+        let (full, refused) = (full.clone(), refused.clone());
+        Box::pin(async move {
+            let only = [request("m-1", Command::Balance, None)];
+            let held = worker.try_admit(&only, 1).unwrap();
+            let mut waiting = pin!(worker.admit(&only, 1, Duration::from_secs(5)));
+            let polled = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context))).await;
+            assert!(polled.is_pending());
+            full.send(()).unwrap();
+            refused.send(waiting.await.err()).unwrap();
+            worker.call(only[0].clone(), &held).await;
+        })
+    });
+    let config = harness::Config { permits, ..config(folder.path()) };
+    let node = start(config, Box::new(|fault| panic!("a fault: {fault}")), main).unwrap();
+    is_full.recv().unwrap();
+    node.shutdown(Duration::from_secs(20)).unwrap();
+    assert_eq!(reason.recv().unwrap(), Some(NoPermit::Draining));
 }
 
 #[test]
