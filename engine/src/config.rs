@@ -30,7 +30,7 @@ pub struct EngineConfig {
     pub cql: Option<CqlConfig>,
     /// Shards of a folder that is created, 1–4,096 (16 when not given); an existing one must have as many.
     pub shards: Option<u16>,
-    /// Worker threads; 0 = one per core.
+    /// Worker threads, at least 1.
     pub workers: usize,
     /// Bytes of what grows with accounts; see [`MemoryShares`].
     pub memory_bytes: u64,
@@ -67,7 +67,7 @@ impl EngineConfig {
             data: data.into(),
             cql: None,
             shards: None,
-            workers: 0,
+            workers: 1,
             memory_bytes: 2 << 30,
             permits: PermitLimits { commands: 65_536, bytes: 256 << 20, commands_per_shard: 16_384 },
             request_deadline_ms: 10_000,

@@ -103,12 +103,15 @@ pub struct RecoveryReport {
 /// Starts a node: returns when it answers.
 ///
 /// # Errors
-/// Anything about the folder: held by another process, damaged, of a newer format, not permitted.
+/// No workers. Anything about the folder: held by another process, damaged, of a newer format, not permitted.
 pub fn start(config: EngineConfig, on_fault: OnFault, main: WorkerMain) -> Result<Engine> {
     let began = Instant::now();
     let times = SystemTimes::start();
+    let workers = config.workers;
+    if workers == 0 {
+        return Err(Error::Setting("a node has at least one worker".to_owned()));
+    }
     let mut durable = durable::open(&config, times.wall_ms())?;
-    let workers = worker_count(&config);
     let wall = times.wall_ms();
     let gap = SettleGap { days: config.settle_gap_days, ignored: config.settle_past_gap };
     let last_sequence = durable.recovered.last_sequence.clone();
@@ -174,14 +177,6 @@ fn lanes(journal: &OpenJournal, config: &EngineConfig, last_sequence: &[u64], wo
             let lane = |(shard, last): (usize, &u64)| Lane::of_shard(shard as u16, *last, batch_bytes).into();
             Lanes::PerShard { workers, lanes: own.map(lane).collect() }
         }
-    }
-}
-
-/// The number of workers: the setting, or one per core.
-fn worker_count(config: &EngineConfig) -> usize {
-    match config.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        workers => workers,
     }
 }
 

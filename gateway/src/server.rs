@@ -37,10 +37,10 @@ const CHECK_STAYING: &str = "staying";
 const METRICS_BACKLOG: i32 = 64;
 
 /// The number of workers: the setting, or one per core.
-pub fn worker_count(settings: &Settings) -> usize {
-    match settings.workers {
-        0 => thread::available_parallelism().map_or(1, usize::from),
-        workers => usize::from(workers),
+fn worker_count(setting: u16) -> u16 {
+    match setting {
+        0 => thread::available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX)),
+        workers => workers,
     }
 }
 
@@ -85,13 +85,13 @@ pub struct Front {
 }
 
 impl Front {
-    /// Binds, and answers.
+    /// Binds, and answers. `settings` say how many workers there are, at least one.
     ///
     /// # Errors
     /// An address that cannot be bound, credentials that cannot be used.
     pub fn open(mut settings: Settings) -> Result<Self, Error> {
         settings.max_connections = connections_within_file_limit(settings.max_connections);
-        let workers = worker_count(&settings);
+        let workers = usize::from(settings.workers);
         let listeners = bind(&settings, workers)?;
         let address = listeners[0].local_addr().map_err(Error::system("read the address of", settings.listen.0))?;
         let metrics_listener = match settings.metrics_listen.0 {
@@ -234,7 +234,9 @@ fn run_node(loaded: Loaded) -> Result<(), Error> {
             interrupt: signal(SignalKind::interrupt()).map_err(failed())?,
         };
         let is_set = loaded.source("shards") != Some(Source::Default);
-        let settings = loaded.settings;
+        // Counted once: cores may come and go, and each listener needs its worker.
+        let workers = worker_count(loaded.settings.workers);
+        let settings = Settings { workers, ..loaded.settings };
         let programs = backend::read_programs(&settings.programs)?;
         let destination = front::destination(&settings)?;
         let is_front = destination.is_some();
@@ -328,7 +330,7 @@ async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, Error> {
     let local = in_cluster.then(|| Peer::Tcp("127.0.0.1:0".to_owned()));
     let Some(peer) = settings.owner_listen.0.clone().or(local) else { return Ok(None) };
     let secret = settings.owner_secret.0.as_deref();
-    Ok(Some(Door::open(&peer, secret, worker_count(settings), in_cluster).await?))
+    Ok(Some(Door::open(&peer, secret, usize::from(settings.workers), in_cluster).await?))
 }
 
 /// What serves.

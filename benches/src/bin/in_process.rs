@@ -65,12 +65,13 @@ struct Counts {
 fn options() -> Result<Options, String> {
     let mut flags = Flags::parse(std::env::args().skip(1), &[])?;
     let seconds_from_now = flags.optional("fill-expires-in")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         seconds: flags.value("seconds", 10)?,
         accounts: flags.value("accounts", 100_000)?.max(1),
         batch: flags.value("batch", 500)?.max(1),
         callers: flags.value("callers", 8)?.max(1),
-        workers: flags.value("workers", 0)?,
+        workers: flags.value("workers", cores)?,
         data: flags.optional("data")?,
         operations: flags.value("operations", u64::MAX)?,
         fill: flags.value("fill", 0)?,

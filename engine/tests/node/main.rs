@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use harness::{Running, config, earn, earn_until, old_folder, request, reverse, seconds_from_now};
+use meed_engine::error::Error;
 use meed_engine::permits::{NoPermit, PermitLimits};
 use meed_engine::start::{WorkerMain, start};
 use meed_engine::verify::verify;
@@ -201,6 +202,14 @@ fn a_gap_is_not_forgotten_by_what_is_recorded_after_it() {
     let node = Running::start(config(folder.path()));
     assert_eq!(node.recovered().settles_until, None, "the operator has decided");
     node.stop();
+}
+
+#[test]
+fn a_node_without_workers_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = harness::Config { workers: 0, ..config(folder.path()) };
+    let refused = start(config, Box::new(|fault| panic!("a fault: {fault}")), Arc::new(|_, _| Box::pin(async {})));
+    assert!(matches!(refused, Err(Error::Setting(detail)) if detail.contains("at least one worker")));
 }
 
 /// Who waits for a permit when the node begins to stop is told that, not what it waited for.
