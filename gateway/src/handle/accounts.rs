@@ -3,7 +3,7 @@
 use meed_engine::aliases::{Alias, PutOutcome, normalize};
 use meed_schemas::command::{Command, Keys, Status};
 use meed_schemas::http::problem::{Kind, Problem, problem_of};
-use meed_schemas::http::{decode_lookup, decode_nothing, views};
+use meed_schemas::http::{decode_lookup, decode_nothing, decode_version_query, views};
 use meed_schemas::ids::{Identity, check_id};
 use meed_schemas::outcome::Reply as Outcome;
 use meed_schemas::program::Document;
@@ -139,11 +139,7 @@ impl Desk<'_> {
     pub(super) async fn get_program(&self, name: &str) -> Result<Reply, Problem> {
         let query = Query::parse(self.call.query, &["version"])?;
         Self::check_program(name)?;
-        let wanted = match query.get("version").map(str::parse::<u32>) {
-            Some(Ok(version)) if version > 0 => Some(version),
-            Some(_) => return Err(Problem::invalid("version", "`version` must be an integer of at least 1")),
-            None => None,
-        };
+        let wanted = decode_version_query(query.pairs()).map_err(bad)?;
         self.backend.refresh_programs().await.map_err(unanswered)?;
         let programs = self.backend.programs();
         let Some(program) = programs.get(name) else { return Err(Problem::of(Kind::UnknownProgram)) };
