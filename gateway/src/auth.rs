@@ -46,7 +46,6 @@ impl Roles {
 
 #[derive(Debug)]
 struct Credential {
-    name: String,
     program: String,
     roles: Roles,
 }
@@ -54,8 +53,6 @@ struct Credential {
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller<'a> {
-    /// The name of the credential; `None` on an open node.
-    pub name: Option<&'a str>,
     /// The program for which the request acts.
     pub program: Cow<'a, str>,
     /// What the caller may do. A batch checks the role `admin` for each item that adjusts.
@@ -92,8 +89,8 @@ impl Credentials {
             if roles == Roles::default() {
                 return refuse("`roles` names none of read, operate, admin".to_owned());
             }
-            let (name, program) = (setting.name.clone(), setting.program.clone());
-            if by_digest.insert(digest, Credential { name, program, roles }).is_some() {
+            let program = setting.program.clone();
+            if by_digest.insert(digest, Credential { program, roles }).is_some() {
                 return refuse("another credential has the same token".to_owned());
             }
         }
@@ -110,7 +107,7 @@ impl Credentials {
         let named = program_header(headers)?;
         if self.is_open() {
             let program = Cow::Borrowed(named.unwrap_or(PROGRAM_DEFAULT));
-            return Ok(Caller { name: None, program, roles: Roles::ALL });
+            return Ok(Caller { program, roles: Roles::ALL });
         }
         let credential = self.credential(headers)?;
         let forbidden = |detail: &'static str| Err(Problem::new(Kind::Forbidden, detail));
@@ -131,7 +128,7 @@ impl Credentials {
         {
             return forbidden("this credential belongs to another program");
         }
-        Ok(Caller { name: Some(&credential.name), program: Cow::Borrowed(program), roles: credential.roles })
+        Ok(Caller { program: Cow::Borrowed(program), roles: credential.roles })
     }
 
     fn credential(&self, headers: &HeaderMap) -> Result<&Credential, Problem> {

@@ -299,6 +299,7 @@ pub fn log_recovery(engine: &Engine) {
         incarnation = journal.incarnation,
         clean = journal.clean,
         last_batch = journal.last_batch,
+        copied_batches = journal.copied_batches,
         replayed_records = recovered.replayed_records,
         journal_ms = milliseconds(recovered.journal_took),
         store_ms = milliseconds(recovered.store_took),

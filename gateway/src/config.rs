@@ -242,7 +242,7 @@ settings! {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialSetting {
-    /// Who it is, for the log.
+    /// Who it is, for messages about it.
     pub name: String,
     /// SHA-256 of the bearer token, 64 hexadecimal digits.
     pub token_sha256: String,

@@ -307,7 +307,7 @@ async fn respond(
     let (parts, incoming) = request.into_parts();
     let request_id = context.request_ids.of(&parts.headers);
     let mut endpoint = Endpoint::Unmatched;
-    let begun = begin(context, state, &parts, incoming, &request_id, received_at, &mut endpoint).await;
+    let begun = begin(context, state, &parts, incoming, &request_id, &mut endpoint).await;
     // Before the wait for the account. The request's map has room for the answer's headers: no allocation.
     let Parts { method, mut headers, .. } = parts;
     headers.clear();
@@ -383,7 +383,6 @@ async fn begin<'a>(
     parts: &Parts,
     incoming: Incoming,
     request_id: &HeaderValue,
-    received_at: Instant,
     endpoint: &mut Endpoint,
 ) -> Result<Begun<'a>, Problem> {
     let request_id = request_id.to_str().unwrap_or_default();
@@ -420,8 +419,6 @@ async fn begin<'a>(
         trace_parent: TraceParent::of(&parts.headers),
         body: body.bytes,
         body_format,
-        address: state.address,
-        received_at,
     };
     if let Some(operating) = handle::begin(context, &call)? {
         return Ok(Begun::Operating(operating, body.reservation));

@@ -1,6 +1,5 @@
 //! The seam between the front end and the engine: one function answers every business route.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -50,10 +49,6 @@ pub struct Call<'a> {
     pub body: Bytes,
     /// How the body is written.
     pub body_format: BodyFormat,
-    /// Whom the connection is from.
-    pub address: IpAddr,
-    /// When its head was complete.
-    pub received_at: Instant,
 }
 
 /// Sends an operation on one account on its way. `None` where something has to be waited for before that, and for any
