@@ -1,7 +1,6 @@
 //! One load on servers that are there: processes, connections, opening points, the load itself, the proof.
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crate::check::{self, Books};
@@ -278,7 +277,6 @@ fn prove(
 /// So many random bytes in hexadecimal digits.
 fn random_hex(bytes: usize) -> Result<String, Fault> {
     let mut random = vec![0; bytes];
-    let mut source = std::fs::File::open("/dev/urandom").map_err(|error| Fault::failed("/dev/urandom", error))?;
-    source.read_exact(&mut random).map_err(|error| Fault::failed("/dev/urandom", error))?;
+    getrandom::fill(&mut random).map_err(|error| Fault::failed("random bytes", error))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
