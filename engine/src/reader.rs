@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use meed_schemas::codec;
+use meed_schemas::http::LIST_OFFSET_MAX;
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::record::{Record, RecordKind};
 use tokio::sync::oneshot;
@@ -15,7 +16,7 @@ use crate::journal::Records;
 /// Reads that may wait when a page is asked for.
 pub const READS_MAX: usize = 65_536;
 /// Records that one listing may step over before its page begins.
-pub const OFFSET_MAX: u64 = 10_000;
+pub const OFFSET_MAX: u64 = LIST_OFFSET_MAX as u64;
 
 /// What is read, and what is done with it on the reading thread.
 pub enum ReadJob {

@@ -10,6 +10,7 @@ use meed_engine::reader::PageQuery;
 use meed_schemas::codec::{CodecError, Reader, put_bytes, put_signed, put_varint};
 use meed_schemas::command::Request;
 use meed_schemas::forward::{decode_reply, decode_request, encode_reply, put_record, read_record};
+use meed_schemas::http::LIST_LIMIT_MAX;
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::outcome::Reply;
 use meed_schemas::record::{Record, RecordKind};
@@ -25,7 +26,7 @@ pub(crate) const WINDOW_ITEMS_MAX: usize = 1_000;
 /// Longest time that events may be waited for.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// Longest page that a front may ask for, one record more than the contract's longest.
-const PAGE_RECORDS_MAX: u64 = 501;
+const PAGE_RECORDS_MAX: u64 = LIST_LIMIT_MAX as u64 + 1;
 
 /// Where an answer goes: a front's slot, one use of it, and which of its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
