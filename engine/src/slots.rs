@@ -105,18 +105,18 @@ impl<T> Slots<T> {
         slot.is_some_and(|s| s.missing > 0 && s.replies.get(place as usize).is_some_and(Option::is_none))
     }
 
-    /// An answer has come; a late one is dropped. True when it was the last that the slot waited for.
-    pub fn fill(&mut self, index: u32, generation: u32, place: u32, reply: T) -> bool {
-        let Some(slot) = self.of(index, generation) else { return false };
+    /// An answer has come; a late one is dropped.
+    pub fn fill(&mut self, index: u32, generation: u32, place: u32, reply: T) {
+        let Some(slot) = self.of(index, generation) else { return };
         if let Some(arrived) = &mut slot.arrived {
             arrived.push((place, reply));
             if let Some(waker) = slot.waker.take() {
                 waker.wake();
             }
-            return false;
+            return;
         }
         if slot.missing == 0 {
-            return false;
+            return;
         }
         if let Some(at) = slot.replies.get_mut(place as usize)
             && at.replace(reply).is_none()
@@ -127,9 +127,7 @@ impl<T> Slots<T> {
             {
                 waker.wake();
             }
-            return slot.missing == 0;
         }
-        false
     }
 
     /// Answers the caller at `place` with this if nothing else has come by its deadline. Callers without one, of an

@@ -12,6 +12,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use crate::admit::{BodyReservation, Gate};
 use crate::route::Payload;
 use meed_schemas::http::problem::{Kind, Problem};
+use meed_schemas::http::views::NDJSON_MEDIA_TYPE;
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +53,8 @@ pub fn format(headers: &HeaderMap, payload: Payload) -> Result<BodyFormat, Probl
     Err(Problem::new(
         Kind::UnsupportedMediaType,
         match payload {
-            Payload::Batch => "accepted are application/json and application/x-ndjson, in UTF-8",
-            _ => "accepted is application/json, in UTF-8",
+            Payload::Batch => format!("accepted are application/json and {NDJSON_MEDIA_TYPE}, in UTF-8"),
+            _ => "accepted is application/json, in UTF-8".to_owned(),
         },
     ))
 }
@@ -63,7 +64,7 @@ fn parse_media_type(text: &str) -> Option<BodyFormat> {
     let name = parts.next()?.trim();
     let format = if name.eq_ignore_ascii_case("application/json") {
         BodyFormat::Json
-    } else if name.eq_ignore_ascii_case("application/x-ndjson") {
+    } else if name.eq_ignore_ascii_case(NDJSON_MEDIA_TYPE) {
         BodyFormat::NdJson
     } else {
         return None;

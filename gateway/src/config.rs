@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use meed_engine::config::{RETENTION_DAYS_DEFAULT, RETENTION_DAYS_MIN};
-use meed_engine::journal::BLOCK_BYTES;
+use meed_engine::journal::cql::{APPENDS_DEFAULT, BATCH_BYTES, BUCKET_BYTES_DEFAULT};
+use meed_engine::journal::{BLOCK_BYTES, SEGMENT_BYTES_DEFAULT};
 use meed_schemas::event::{BALANCES_TOPIC, EVENTS_TOPIC};
 use serde::Deserialize;
 
@@ -206,7 +207,7 @@ settings! {
     }
     "Memory and disk" {
         memory_bytes: ByteSize = ByteSize(2 << 30), "BYTES", "Memory for accounts, the state store and its filters; idle accounts leave it first", 1048576..=17592186044416;
-        segment_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal segment, a multiple of 512", 1048576..=1073741824;
+        segment_bytes: ByteSize = ByteSize(SEGMENT_BYTES_DEFAULT), "BYTES", "Size of a journal segment, a multiple of 512", 1048576..=1073741824;
         journal_retention_days: u32 = RETENTION_DAYS_DEFAULT, "DAYS", "Age beyond which journal segments are removed, with the history in them: at least 366; 0 keeps all", 0..=36500;
         pack_segments: bool = true, "BOOL", "Compress journal segments that are full";
         checkpoint_interval_ms: u64 = 10_000, "MS", "Time between checkpoints of changed accounts", 10..=3600000;
@@ -220,9 +221,9 @@ settings! {
         cql_user: String = String::new(), "NAME", "User; empty: no login";
         cql_password_file: PathBuf = PathBuf::from("cql-password"), "FILE", "File with the user's password in its first line";
         cql_timeout_ms: u64 = 2_000, "MS", "Time after which the outcome of a statement is unknown and asked for again", 50..=60000;
-        cql_appends: u32 = 8, "COUNT", "Appends to the journal under way at once, of all shards of the node", 1..=1024;
-        cql_batch_bytes: ByteSize = ByteSize(192 << 10), "BYTES", "Size after which an append takes no further operation; 1: one with each append", 1..=196608;
-        cql_bucket_bytes: ByteSize = ByteSize(64 << 20), "BYTES", "Size of a journal partition after which the next one is begun", 4096..=1073741824;
+        cql_appends: u32 = APPENDS_DEFAULT, "COUNT", "Appends to the journal under way at once, of all shards of the node", 1..=1024;
+        cql_batch_bytes: ByteSize = ByteSize(BATCH_BYTES as u64), "BYTES", "Size after which an append takes no further operation; 1: one with each append", 1..=196608;
+        cql_bucket_bytes: ByteSize = ByteSize(BUCKET_BYTES_DEFAULT), "BYTES", "Size of a journal partition after which the next one is begun", 4096..=1073741824;
         node: String = "meed-1".to_owned(), "NAME", "What this node is called among the nodes of its cluster";
         lease_ms: u64 = 6_000, "MS", "Time without a sign of life after which another node takes the shards", 500..=600000;
     }

@@ -7,6 +7,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use meed_schemas::http::problem::{Kind, Problem};
+use meed_schemas::http::views::NDJSON_MEDIA_TYPE;
 use tokio::sync::mpsc::Receiver;
 
 use crate::stream::Body;
@@ -37,7 +38,7 @@ impl Media {
         HeaderValue::from_static(match self {
             Self::Json => "application/json",
             Self::Problem => "application/problem+json",
-            Self::NdJson => "application/x-ndjson",
+            Self::NdJson => NDJSON_MEDIA_TYPE,
             Self::EventStream => "text/event-stream",
             Self::Text => "text/plain; charset=utf-8",
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",

@@ -131,7 +131,7 @@ fn every_refusal_has_its_problem() {
         assert_eq!(value["type"], format!("/problems/{}", problem::kind_of(refusal).name()));
         assert_eq!(value["instance"], "/requests/r-1");
         assert_eq!(
-            problem::retry_after(refusal).is_some(),
+            problem::kind_of(refusal).retry_after_seconds().is_some(),
             matches!(problem::refusal_status(refusal), 503 | 504) || *refusal == Refusal::KeyInProgress
         );
         lines.push_str(&text);

@@ -199,7 +199,7 @@ impl Aliases {
     }
 
     /// The account id that an alias names, if it is at hand. `None` says nothing about the alias.
-    pub fn resolve_cached(&self, program: &str, alias: &Alias) -> Option<Arc<str>> {
+    fn resolve_cached(&self, program: &str, alias: &Alias) -> Option<Arc<str>> {
         self.cache.get(self.hasher.alias(program, alias.as_str()))
     }
 

@@ -310,11 +310,6 @@ pub fn refusal_status(refusal: &Refusal) -> u16 {
     kind_of(refusal).status()
 }
 
-/// Seconds for the header `Retry-After` of a refusal.
-pub fn retry_after(refusal: &Refusal) -> Option<u32> {
-    kind_of(refusal).retry_after_seconds()
-}
-
 /// Appends the body of `GET /problems/{name}`.
 pub fn write_explanation(out: &mut Vec<u8>, kind: Kind) {
     json::raw(out, "{\"type\":\"/problems/");

@@ -37,7 +37,7 @@ pub use trim::{SpareBucket, Trimmer};
 pub const BATCH_BYTES: usize = 192 << 10;
 /// Appends under way at once, of all shards of a node, when nothing else is set: with more, each takes longer and
 /// fewer records share one.
-pub const APPENDS_DEFAULT: usize = 8;
+pub const APPENDS_DEFAULT: u32 = 8;
 /// A bucket of a shard is sealed when it has reached this.
 pub const BUCKET_BYTES_DEFAULT: u64 = 64 << 20;
 
