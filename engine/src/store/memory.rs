@@ -1,4 +1,4 @@
-//! The state store in memory: what tests run on, and what the simulated store keeps its rows in.
+//! The rows of the simulated store, and what its views are.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -90,10 +90,6 @@ impl MemoryStore {
 
     fn first_week(&self, class: KeyClass) -> u32 {
         self.dropped_before.get(&class).copied().unwrap_or(0)
-    }
-
-    pub(super) fn sync(&mut self) -> Result<()> {
-        Ok(())
     }
 
     pub(super) fn load(&self, shard: u16, identity: &Identity) -> Result<Option<Vec<u8>>> {

@@ -175,8 +175,6 @@ pub struct AccountWrite {
 pub enum Store {
     /// On disk.
     Fjall(fjall::FjallStore),
-    /// In memory, for tests.
-    Memory(MemoryStore),
     /// In memory, with a medium that outlives the process.
     Simulated(SimulatedStore),
     /// In a CQL cluster.
@@ -193,7 +191,6 @@ macro_rules! dispatch {
     ($self:expr, $store:ident => $call:expr) => {
         match $self {
             Store::Fjall($store) => $call,
-            Store::Memory($store) => $call,
             Store::Simulated($store) => $call,
             Store::Cql($store) => $call,
         }
@@ -212,7 +209,7 @@ impl Store {
 
     /// An empty store in memory.
     pub fn in_memory() -> Self {
-        Self::Memory(MemoryStore::default())
+        Self::Simulated(SimulatedStore::default())
     }
 
     /// Writes a checkpoint as one atomic batch: a reader, and a start after a kill, sees all of it or nothing.
@@ -234,7 +231,6 @@ impl Store {
     pub fn sync(&mut self) -> Result<()> {
         match self {
             Self::Fjall(store) => store.sync(),
-            Self::Memory(store) => store.sync(),
             Self::Simulated(store) => store.sync(),
             // Every write was durable when it returned.
             Self::Cql(_) => Ok(()),
@@ -248,7 +244,7 @@ impl Store {
     pub fn has_room(&self) -> Result<bool> {
         match self {
             Self::Fjall(store) => store.has_room(),
-            Self::Memory(_) | Self::Simulated(_) | Self::Cql(_) => Ok(true),
+            Self::Simulated(_) | Self::Cql(_) => Ok(true),
         }
     }
 
@@ -269,7 +265,6 @@ impl Store {
     pub fn spilled(&self, shard: u16, identity: &Identity, query: &FactQuery) -> Result<Option<Vec<u8>>> {
         match self {
             Self::Fjall(store) => store.spilled(shard, identity, query),
-            Self::Memory(store) => store.spilled(shard, identity, query),
             Self::Simulated(store) => store.spilled(shard, identity, query),
             Self::Cql(store) => {
                 let wanted = (shard, identity.clone(), query.clone());
@@ -327,7 +322,6 @@ impl Store {
     pub fn drop_fact_weeks_before(&mut self, class: KeyClass, week: u32) -> Result<()> {
         match self {
             Self::Fjall(store) => store.drop_fact_weeks_before(class, week),
-            Self::Memory(store) => store.drop_fact_weeks_before(class, week),
             Self::Simulated(store) => store.drop_fact_weeks_before(class, week),
             // There they go by their time to live.
             Self::Cql(_) => Ok(()),
@@ -341,7 +335,6 @@ impl Store {
     pub fn view(&self) -> Result<StoreView> {
         Ok(match self {
             Self::Fjall(store) => StoreView::Fjall(store.view()),
-            Self::Memory(store) => StoreView::Memory(store.clone()),
             Self::Simulated(store) => StoreView::Memory(store.view()),
             Self::Cql(_) => return Err(not_in_cql("view")),
         })
@@ -354,7 +347,6 @@ impl Store {
     pub fn put_facts(&mut self, shard: u16, facts: &[(Identity, FactKey, Vec<u8>)]) -> Result<()> {
         match self {
             Self::Fjall(store) => store.put_facts(shard, facts),
-            Self::Memory(store) => store.put_facts(shard, facts),
             Self::Simulated(store) => store.put_facts(shard, facts),
             Self::Cql(_) => Err(not_in_cql("put facts into")),
         }
