@@ -10,11 +10,11 @@ use std::path::Path;
 use meed_schemas::ids::Identity;
 use meed_schemas::time::Millis;
 
-use crate::account::Account;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::JournalReader;
+use crate::recovery::read_account;
 use crate::secrets::Secrets;
 use crate::snapshots::{self, SnapshotSummary};
 use crate::store::snapshot::{SnapshotHeader, SnapshotRow};
@@ -142,16 +142,15 @@ impl Filling<'_> {
                 self.put_accounts()?;
             }
             SnapshotRow::Account { identity, blob } => {
-                let damaged = |detail: String| Error::Damaged { file: from.to_path_buf(), offset: 0, detail };
-                let account = Account::decode(&identity, &blob)
-                    .map_err(|e| damaged(format!("the state of account {identity:?}: {e}")))?;
+                let account = read_account(from, &identity, &blob)?;
                 let last = self.shard.as_ref().map_or(0, |(shard, _)| self.last_sequence[usize::from(*shard)]);
                 if account.applied() > last {
-                    return Err(damaged(format!(
+                    let detail = format!(
                         "the state of account {identity:?} is of record {}, and the journal ends at record {last}; \
                          put the newer segments back",
                         account.applied()
-                    )));
+                    );
+                    return Err(Error::Damaged { file: from.to_path_buf(), offset: 0, detail });
                 }
                 let due = account.next_due();
                 self.accounts.push(AccountWrite { identity, blob, due_before: None, due, facts: Vec::new() });

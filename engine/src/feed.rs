@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use meed_schemas::codec;
 use meed_schemas::event::{Attributes, Documents};
 use meed_schemas::program::Document;
 use meed_schemas::record::{Detail, Record};
 
 use crate::error::{Error, Result};
-use crate::journal::Records;
+use crate::journal::{self, Records};
 use crate::program::{Program, Programs};
 
 /// Where a reading ended.
@@ -53,11 +52,7 @@ pub fn read_on(
             stopped = true;
             return Err(Error::Stopped(String::new()));
         }
-        let record = codec::decode(position, payload).map_err(|error| Error::Damaged {
-            file: "journal".into(),
-            offset: 0,
-            detail: format!("record {position}: {error}"),
-        })?;
+        let record = journal::decode(position, payload)?;
         let slot = &mut from[usize::from(position.shard())];
         let before = std::mem::replace(slot, position.sequence());
         match visit(&record, from) {

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use meed_schemas::codec;
 use meed_schemas::command::References;
 use meed_schemas::ids::{AccountKind, Identity, Position};
 use meed_schemas::record::{Detail, Record};
@@ -52,11 +51,7 @@ pub fn inspect(data: &Path, selection: &Selection, out: &mut impl Write) -> Resu
     let mut ended = None;
     let scanned = reader.scan_batches(1, &mut |batch| {
         for view in batch.records() {
-            let record = codec::decode(view.position, view.payload).map_err(|e| Error::Damaged {
-                file: batch.file.into(),
-                offset: view.offset,
-                detail: format!("record {}: {e}", view.position),
-            })?;
+            let record = view.decode()?;
             let sequence = if identities.is_empty() { record.position.sequence() } else { record.sequence };
             if sequence < selection.from || !(identities.is_empty() || identities.contains(&record.identity)) {
                 continue;

@@ -2,8 +2,9 @@
 //!
 //! Records are applied by the same function as live; what a blob has already is skipped by its sequence.
 
+use std::path::Path;
+
 use hashbrown::HashMap;
-use meed_schemas::codec;
 use meed_schemas::ids::{AccountKind, Identity, Position};
 use meed_schemas::record::Record;
 use meed_schemas::time::{DAY_MS, Millis};
@@ -11,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::account::{Account, Totals};
 use crate::error::{Error, Result};
-use crate::journal::Records;
+use crate::journal::{self, Records};
 use crate::node::with_version;
 use crate::planted::{Fault, planted};
 use crate::program::Programs;
@@ -171,7 +172,7 @@ impl Replay {
         let mut live = Live::new(account, due_in_store);
         for (sequence, range) in tail {
             if *sequence > live.account.applied() || planted(Fault::ApplyTwiceOnReplay) {
-                live.account.apply(&decode(Position::new(self.shard, *sequence), &self.bytes[range.clone()])?);
+                live.account.apply(&journal::decode(Position::new(self.shard, *sequence), &self.bytes[range.clone()])?);
                 live.dirty_since = if live.dirty_since == 0 { *sequence } else { live.dirty_since };
             }
         }
@@ -181,11 +182,7 @@ impl Replay {
 
     fn decode(&self, identity: &Identity, blob: Option<&[u8]>) -> Result<Account> {
         match blob {
-            Some(blob) => Account::decode(identity, blob).map_err(|error| Error::Damaged {
-                file: "state".into(),
-                offset: 0,
-                detail: format!("the state of account {identity:?} in shard {}: {error}", self.shard),
-            }),
+            Some(blob) => read_account(Path::new("state"), identity, blob),
             None => Ok(Account::blank()),
         }
     }
@@ -397,7 +394,7 @@ fn replay_some(
     }
     reader.scan(from, &|shard| place[shard as usize].is_some(), &mut |position, payload| {
         if let Some(index) = place[position.shard() as usize] {
-            own[index].take(decode(position, payload)?, payload);
+            own[index].take(journal::decode(position, payload)?, payload);
         }
         Ok(())
     })?;
@@ -408,11 +405,15 @@ fn replay_some(
     own.into_iter().map(finish).collect()
 }
 
-fn decode(position: Position, payload: &[u8]) -> Result<Record> {
-    codec::decode(position, payload).map_err(|error| Error::Damaged {
-        file: "journal".into(),
+/// The account of a state that is stored in `file`.
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub(crate) fn read_account(file: &Path, identity: &Identity, blob: &[u8]) -> Result<Account> {
+    Account::decode(identity, blob).map_err(|error| Error::Damaged {
+        file: file.into(),
         offset: 0,
-        detail: format!("record {position}: {error}"),
+        detail: format!("the state of account {identity:?}: {error}"),
     })
 }
 
@@ -436,12 +437,7 @@ fn programs(store: &Store, shards: &[ShardRecovery]) -> Result<Programs> {
             }
         }
         store.accounts(shard.start.id, Some(AccountKind::Program), &mut |identity, blob| {
-            let account = Account::decode(&identity, blob).map_err(|error| Error::Damaged {
-                file: "state".into(),
-                offset: 0,
-                detail: format!("the state of program {}: {error}", identity.program()),
-            })?;
-            add(&identity, &account)
+            add(&identity, &read_account(Path::new("state"), &identity, blob)?)
         })?;
     }
     Ok(programs)

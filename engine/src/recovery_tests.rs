@@ -1,4 +1,5 @@
 #![allow(clippy::unwrap_used)]
+use meed_schemas::codec;
 use meed_schemas::record::{LotKey, Move, MoveOp};
 
 use super::*;
@@ -79,7 +80,7 @@ fn records_that_go_while_they_are_replayed_are_noticed() {
     let mut count = 0;
     let take = &mut |position, payload: &[u8]| {
         count += 1;
-        replay.take(decode(position, payload)?, payload);
+        replay.take(journal::decode(position, payload)?, payload);
         Ok(())
     };
     removed.scan(&[2], &|_| true, take).unwrap();

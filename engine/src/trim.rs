@@ -10,11 +10,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use meed_schemas::codec;
 use meed_schemas::time::Millis;
 
 use crate::clock::{Clock, SystemTimes};
 use crate::error::{Error, Result};
+use crate::journal;
 use crate::journal::cql::{SpareBucket, Trimmer};
 use crate::metrics::UpkeepMetrics;
 use crate::planted::{Fault, planted};
@@ -133,12 +133,7 @@ impl Trim {
 
     fn is_older(&self, spare: &SpareBucket, cutoff: Millis) -> Result<bool> {
         let Some((position, payload)) = self.trimmer.newest_record(spare)? else { return Ok(false) };
-        let record = codec::decode(position, &payload).map_err(|error| Error::Damaged {
-            file: "journal".into(),
-            offset: 0,
-            detail: format!("record {position}: {error}"),
-        })?;
         // Times of a shard's records never go back.
-        Ok(record.recorded_at < cutoff)
+        Ok(journal::decode(position, &payload)?.recorded_at < cutoff)
     }
 }

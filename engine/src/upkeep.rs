@@ -14,11 +14,10 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use meed_schemas::codec;
 use meed_schemas::time::Millis;
 
 use crate::disk::Disk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::journal::{ClosedSegment, JournalUpkeep, Pace};
 use crate::planted::{Fault, planted};
 use crate::snapshots::{self, SnapshotSummary};
@@ -120,12 +119,7 @@ impl Upkeep {
         let (mut newest, mut batches, mut began, mut goes_on) = (Millis::MIN, 0u32, Instant::now(), true);
         self.journal.visit(segment, &mut |batch| {
             for view in batch.records() {
-                let record = codec::decode(view.position, view.payload).map_err(|e| Error::Damaged {
-                    file: batch.file.into(),
-                    offset: view.offset,
-                    detail: format!("record {}: {e}", view.position),
-                })?;
-                newest = newest.max(record.recorded_at);
+                newest = newest.max(view.decode()?.recorded_at);
             }
             batches += 1;
             if batches.is_multiple_of(BATCHES_PER_PART) {

@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hashbrown::{HashMap, HashSet};
-use meed_schemas::codec;
 use meed_schemas::ids::Identity;
 use meed_schemas::program::Document;
 use meed_schemas::record::{Balances, Detail, Record};
@@ -180,11 +179,11 @@ impl Verifier {
         self.report.batches += 1;
         let mut touched = HashSet::new();
         for view in batch.records() {
-            let at = |detail: String| Error::Damaged { file: batch.file.into(), offset: view.offset, detail };
-            let record =
-                codec::decode(view.position, view.payload).map_err(|e| at(format!("record {}: {e}", view.position)))?;
-            let applied = self.record(&record).map_err(|detail| {
-                at(format!("record {} of account {:?}: {detail}", record.position, record.identity))
+            let record = view.decode()?;
+            let applied = self.record(&record).map_err(|detail| Error::Damaged {
+                file: batch.file.into(),
+                offset: view.offset,
+                detail: format!("record {} of account {:?}: {detail}", record.position, record.identity),
             })?;
             if applied {
                 touched.insert(record.identity);

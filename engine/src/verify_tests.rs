@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use meed_schemas::codec;
 use meed_schemas::ids::Position;
 use meed_schemas::record::{LotKey, Move, MoveOp, RecordKind};
 use meed_schemas::time::NEVER;

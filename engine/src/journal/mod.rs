@@ -13,7 +13,7 @@
 //! Each format stands at the head of its file: `segment.rs`, `packed.rs`, `batch.rs`, `frame.rs`, `index.rs`,
 //! `mark.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub mod cql;
@@ -69,8 +69,9 @@ pub use upkeep::{ClosedSegment, JournalUpkeep, Pace};
 pub use writer::Journal;
 
 use crate::error::{Error, Result};
+use meed_schemas::codec;
 use meed_schemas::ids::{Identity, Position};
-use meed_schemas::record::RecordKind;
+use meed_schemas::record::{Record, RecordKind};
 
 /// Default length of a segment.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
@@ -224,6 +225,22 @@ impl Records {
             Self::Memory(records) => records.scan(from, shards, visit),
         }
     }
+}
+
+/// A record that was read from the journal at no place that could be named.
+///
+/// # Errors
+/// [`Error::Damaged`].
+pub fn decode(position: Position, payload: &[u8]) -> Result<Record> {
+    decode_at(Path::new("journal"), 0, position, payload)
+}
+
+fn decode_at(file: &Path, offset: u64, position: Position, payload: &[u8]) -> Result<Record> {
+    codec::decode(position, payload).map_err(|error| Error::Damaged {
+        file: file.into(),
+        offset,
+        detail: format!("record {position}: {error}"),
+    })
 }
 
 /// How a journal is opened.

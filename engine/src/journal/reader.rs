@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use meed_schemas::ids::Position;
+use meed_schemas::record::Record;
 
 use super::batch::{Batch, BatchHeader};
 use super::chain::Chain;
@@ -44,18 +45,31 @@ pub struct BatchView<'a> {
 pub struct RecordView<'a> {
     /// Its position.
     pub position: Position,
-    /// Byte offset of its frame in the file.
+    /// The segment file.
+    pub file: &'a Path,
+    /// Byte offset of its frame in it.
     pub offset: u64,
-    /// The record.
+    /// Its bytes.
     pub payload: &'a [u8],
+}
+
+impl RecordView<'_> {
+    /// The record itself.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], with the place.
+    pub fn decode(&self) -> Result<Record> {
+        super::decode_at(self.file, self.offset, self.position, self.payload)
+    }
 }
 
 impl<'a> BatchView<'a> {
     /// The records, in journal order.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'a>> + use<'a> {
-        let frames_offset = self.offset + self.batch.frames_offset() as u64;
+        let (file, frames_offset) = (self.file, self.offset + self.batch.frames_offset() as u64);
         self.batch.frames().flatten().map(move |frame| RecordView {
             position: frame.position(),
+            file,
             offset: frames_offset + frame.offset as u64,
             payload: frame.payload(),
         })
