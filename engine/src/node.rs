@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use meed_schemas::program::{Document, DocumentError};
 use meed_schemas::record::{Detail, Record};
 use meed_schemas::time::Millis;
 
@@ -15,7 +14,7 @@ use crate::exchange::{Exchange, Message};
 use crate::keeper::Keeper;
 use crate::ownership::{Ownership, boot_ms};
 use crate::permits::Permits;
-use crate::program::{Program, Programs};
+use crate::program::{Programs, with_version};
 use crate::reader::Reader;
 use crate::secrets::Secrets;
 use crate::shard::{Input, Shard, ShardReport};
@@ -256,13 +255,9 @@ impl Node {
     /// Makes a version of a program known to every shard, unless it is known.
     ///
     /// # Errors
-    /// A document that does not compile; a version that does not follow the newest one.
+    /// As [`with_version`].
     pub fn adopt_program(&self, name: &str, number: u32, effective_from: Millis, document: &str) -> Result<()> {
         let mut programs = self.programs.write().unwrap_or_else(PoisonError::into_inner);
-        let known = programs.get(name).map_or(0, |program| program.newest().number);
-        if number > known + 1 {
-            return Err(Error::Internal(format!("version {number} of program {name} came after version {known}")));
-        }
         *programs = Arc::new(with_version(&programs, name, number, effective_from, document)?);
         self.programs_number.fetch_add(1, Ordering::Release);
         Ok(())
@@ -377,27 +372,4 @@ impl Node {
     pub fn has_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
-}
-
-/// The programs with one more journaled version; one that is there already changes nothing.
-///
-/// # Errors
-/// A document that cannot be read or compiled.
-pub fn with_version(
-    programs: &Programs,
-    name: &str,
-    number: u32,
-    effective_from: Millis,
-    document: &str,
-) -> Result<Programs> {
-    let wrong = |error: DocumentError| {
-        Error::Setting(format!("version {number} of program {name}: {} {}", error.field, error.detail))
-    };
-    let document = Document::parse(document.as_bytes()).map_err(wrong)?;
-    let program = match programs.get(name) {
-        Some(program) if program.newest().number >= number => return Ok(programs.clone()),
-        Some(program) => program.succeed(effective_from, document),
-        None => Program::create(name, effective_from, document),
-    };
-    Ok(programs.with(program.map_err(wrong)?))
 }

@@ -19,6 +19,7 @@ use meed_schemas::program::{Document, DocumentError, Level};
 use meed_schemas::time::Millis;
 
 use self::calendar::Zone;
+use crate::error::{Error, Result as EngineResult};
 
 /// One version of a program, ready to be asked.
 #[derive(Debug)]
@@ -215,4 +216,35 @@ impl Programs {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// The programs with one more journaled version; one that is there already changes nothing. Nodes number versions as
+/// they adopt them, so one that came before another would be known by a wrong number.
+///
+/// # Errors
+/// A version that does not follow the newest one; a document that cannot be read or compiled.
+pub fn with_version(
+    programs: &Programs,
+    name: &str,
+    number: u32,
+    effective_from: Millis,
+    document: &str,
+) -> EngineResult<Programs> {
+    let known = programs.get(name);
+    let newest = known.map_or(0, |program| program.newest().number);
+    if number <= newest {
+        return Ok(programs.clone());
+    }
+    if number > newest + 1 {
+        return Err(Error::Internal(format!("version {number} of program {name} came after version {newest}")));
+    }
+    let wrong = |error: DocumentError| {
+        Error::Setting(format!("version {number} of program {name}: {} {}", error.field, error.detail))
+    };
+    let document = Document::parse(document.as_bytes()).map_err(wrong)?;
+    let program = match known {
+        Some(program) => program.succeed(effective_from, document),
+        None => Program::create(name, effective_from, document),
+    };
+    Ok(programs.with(program.map_err(wrong)?))
 }

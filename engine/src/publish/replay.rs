@@ -19,8 +19,7 @@ use crate::error::{Error, Result};
 use crate::feed::{Next, Reached, Rendering, read_on};
 use crate::folder::FolderIdentity;
 use crate::journal::{JournalReader, Records};
-use crate::node::with_version;
-use crate::program::Programs;
+use crate::program::{Programs, with_version};
 use crate::store::{Store, StoreOptions};
 
 /// Messages that may wait for a confirmation, and records that are read before they are looked at.

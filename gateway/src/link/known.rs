@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use meed_engine::node::{Node, with_version};
+use meed_engine::node::Node;
 use meed_engine::ownership::Ownership;
-use meed_engine::program::Programs;
+use meed_engine::program::{Programs, with_version};
 use meed_engine::secrets::Secrets;
 use meed_schemas::time::Millis;
 
@@ -73,13 +73,6 @@ impl Known {
             }
         };
         let mut programs = programs.write().unwrap_or_else(PoisonError::into_inner);
-        let known = programs.get(name).map_or(0, |program| program.newest().number);
-        if number <= known {
-            return Ok(());
-        }
-        if number > known + 1 {
-            return Err(format!("version {number} of program {name} came after version {known}"));
-        }
         let with = with_version(&programs, name, number, effective_from, document);
         *programs = Arc::new(with.map_err(|error| error.to_string())?);
         Ok(())

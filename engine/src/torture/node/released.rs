@@ -8,7 +8,7 @@ use meed_schemas::record::{Detail, Record};
 
 use super::Node;
 use crate::error::{Error, Result};
-use crate::node::with_version;
+use crate::program::with_version;
 use crate::release::Outlet;
 use crate::shard::{Checkpoint, Purpose, ReplyTo};
 
