@@ -52,8 +52,8 @@ pub mod store;
 pub mod journal;
 pub mod ownership;
 pub mod folder;
-pub mod disk;
 pub mod secrets;
+pub mod disk;
 
 // What all of them use.
 pub mod clock;

@@ -4,7 +4,7 @@
 //! ones are missing: whether absence is creation or damage is the caller's to know.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::hash::Hasher;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,6 +14,7 @@ use meed_schemas::ids::Position;
 use siphasher::sip::SipHasher24;
 use siphasher::sip128::{Hasher128, SipHasher24 as SipHasher24Of128};
 
+use crate::disk::Disk;
 use crate::error::{Error, Result};
 
 /// Name of the file in the data folder.
@@ -86,7 +87,7 @@ pub fn keep_secret(path: &Path, bytes: &[u8]) -> Result<bool> {
         made => made.map(|()| true).map_err(|e| Error::io("create", path, e))?,
     };
     fs::remove_file(&temporary).map_err(|e| Error::io("remove", &temporary, e))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| Error::io("sync", folder, e))?;
+    Disk::default().sync_dir(folder)?;
     Ok(is_new)
 }
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use hyper::Version;
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
+use meed_engine::random::Random;
 use meed_schemas::http::problem::Problem;
 
 use crate::reply::REQUEST_ID;
@@ -26,11 +27,9 @@ impl RequestIds {
 
     /// The next id (SplitMix64: a permutation of a counter, so that an id returns only after 2^64).
     pub fn next(&self) -> [u8; 16] {
-        let state = self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.0.set(state);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let mut rest = mixed ^ (mixed >> 31);
+        let mut random = Random(self.0.get());
+        let mut rest = random.bits();
+        self.0.set(random.0);
         let mut text = [0; 16];
         for digit in &mut text {
             *digit = b"0123456789abcdef"[(rest & 15) as usize];

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use meed_gateway::cli::{self, Command, EXIT_DONE, EXIT_FAILED};
+use meed_gateway::cli::{self, Command, EXIT_DONE};
 use meed_gateway::{server, tools, torture};
 
 #[global_allocator]
@@ -18,24 +18,16 @@ fn main() -> ExitCode {
         Ok(Command::EventsReplay { loaded, topic, range }) => tools::replay(&loaded.settings, topic, &range),
         Ok(Command::ClusterStatus(loaded)) => tools::cluster_status(&loaded.settings),
         Ok(Command::ClusterDrain { loaded, node, undo }) => tools::cluster_drain(&loaded.settings, &node, undo),
-        Ok(Command::ConfigShow(loaded)) => print(&loaded.show()),
+        Ok(Command::ConfigShow(loaded)) => tools::print(&loaded.show()),
         Ok(Command::Verify { data, snapshot }) => tools::verify(&data, snapshot.as_deref()),
         Ok(Command::Snapshot { data, to }) => tools::snapshot(&data, &to),
         Ok(Command::Restore { data, from }) => tools::restore(&data, &from),
         Ok(Command::Inspect { data, account, from, limit }) => tools::inspect(&data, account, from, limit),
         Ok(Command::Torture(worlds)) => torture::torture(&worlds),
-        Err(exit) if exit.code == EXIT_DONE => print(&exit.message),
+        Err(exit) if exit.code == EXIT_DONE => tools::print(&exit.message),
         Err(exit) => {
             let _ = write!(std::io::stderr(), "{}", exit.message);
             exit.code
         }
     })
-}
-
-/// Prints data; a reader that went away (`| head`) is no failure.
-fn print(text: &str) -> u8 {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => EXIT_FAILED,
-        _ => EXIT_DONE,
-    }
 }

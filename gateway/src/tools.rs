@@ -9,6 +9,7 @@ use meed_engine::cluster::{self, ClusterView};
 use meed_engine::config::KafkaOptions;
 use meed_engine::error::Error;
 use meed_engine::inspect::{Selection, inspect as inspect_folder};
+use meed_engine::journal::cql::CqlConfig;
 use meed_engine::publish::{Range, replay as replay_events};
 use meed_engine::verify::{VerifyReport, verify as verify_folder};
 
@@ -137,11 +138,7 @@ pub fn replay(settings: &Settings, topic: String, range: &Range) -> u8 {
 
 /// Prints the nodes of a cluster and who owns its shards; exit code 1 when a shard has no owner that lives.
 pub fn cluster_status(settings: &Settings) -> u8 {
-    let config = match cql_config(settings) {
-        Ok(config) => config,
-        Err(error) => return fail(&Error::Setting(error.0), false),
-    };
-    match cluster::view(&config) {
+    match cql_of(settings).and_then(|cql| cluster::view(&cql)) {
         Ok(view) => {
             let (text, is_whole) = describe(&view);
             let printed = print(&text);
@@ -174,16 +171,17 @@ fn describe(view: &ClusterView) -> (String, bool) {
 
 /// Lets a node give its shards away, or take some again.
 pub fn cluster_drain(settings: &Settings, node: &str, undo: bool) -> u8 {
-    let config = match cql_config(settings) {
-        Ok(config) => config,
-        Err(error) => return fail(&Error::Setting(error.0), false),
-    };
-    match cluster::drain(&config, node, !undo) {
+    match cql_of(settings).and_then(|cql| cluster::drain(&cql, node, !undo)) {
         Ok(true) if undo => print(&format!("{node} takes its share of the shards again\n")),
         Ok(true) => print(&format!("{node} gives its shards away; `meed cluster status` shows how far it is\n")),
         Ok(false) => fail(&Error::Setting(format!("no node is called {node}; see `meed cluster status`")), false),
         Err(error) => fail(&error, false),
     }
+}
+
+/// How the settings reach their cluster.
+fn cql_of(settings: &Settings) -> Result<CqlConfig, Error> {
+    cql_config(settings).map_err(|error| Error::Setting(error.0))
 }
 
 /// A violation that `verify` was asked to find is its answer: exit code 1. Elsewhere damage is 3.
@@ -192,7 +190,8 @@ fn fail(error: &Error, is_answer: bool) -> u8 {
     if is_answer { EXIT_FAILED } else { exit_code(error) }
 }
 
-fn print(text: &str) -> u8 {
+/// Prints data; a reader that went away (`| head`) is no failure.
+pub fn print(text: &str) -> u8 {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => EXIT_FAILED,
         _ => EXIT_DONE,

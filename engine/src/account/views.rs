@@ -7,7 +7,6 @@ use meed_schemas::outcome::{
 };
 use meed_schemas::record::{Detail, KeyBinding, MoveOp};
 use meed_schemas::time::NEVER;
-use smallvec::SmallVec;
 
 use super::facts::{FactKey, Fetch, Fetches};
 use super::keys::{Found, key_fact};
@@ -95,13 +94,12 @@ fn hold_status(session: &Session<'_>, hold: Position) -> Step<HoldView> {
     if let Some(open) = session.account.hold(hold.sequence()) {
         return Ok(open_hold(session.shard, open));
     }
-    let load = |fetch| Stop::Load(SmallVec::from_elem(fetch, 1));
     let closed = match session.account.closed_hold(hold.sequence(), session.facts) {
         Found::Yes(closed) => closed,
         Found::No => return Err(Refusal::UnknownHold.into()),
-        Found::Unknown => return Err(load(Fetch::Fact(FactKey::ClosedHold(hold.sequence())))),
+        Found::Unknown => return Err(Stop::load(Fetch::Fact(FactKey::ClosedHold(hold.sequence())))),
     };
-    let Some(record) = session.facts.record(hold) else { return Err(load(Fetch::Record(hold))) };
+    let Some(record) = session.facts.record(hold) else { return Err(Stop::load(Fetch::Record(hold))) };
     let record = record.filter(|record| record.identity == *session.identity).ok_or(Refusal::UnknownHold)?;
     let Detail::Hold { expires_at } = record.detail else { return Err(Refusal::UnknownHold.into()) };
     let end = Position::new(session.shard, closed.end);

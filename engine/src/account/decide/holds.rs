@@ -56,7 +56,7 @@ fn find(session: &Session<'_>, hold: Position) -> Step<Result<Pins, ClosedHold>>
     match session.account.closed_hold(hold.sequence(), session.facts) {
         Found::Yes(closed) => Ok(Err(closed)),
         Found::No => Err(Refusal::UnknownHold.into()),
-        Found::Unknown => Err(Stop::Load(SmallVec::from_elem(Fetch::Fact(FactKey::ClosedHold(hold.sequence())), 1))),
+        Found::Unknown => Err(Stop::load(Fetch::Fact(FactKey::ClosedHold(hold.sequence())))),
     }
 }
 
