@@ -89,10 +89,10 @@ fn change_tier(session: &mut Session<'_>, at: Millis) {
     let target = session.next_position();
     let mut record = session.draft(RecordKind::Key, at, version, Detail::Key { target });
     record.tier = level as u8;
-    record.extensions.push((super::apply::extension::TIER_DUE, {
-        let due = session.account.tier_basis().next_change(session.newest, at);
-        due.to_le_bytes().into()
-    }));
+    let due = session.account.tier_basis().next_change(session.newest, at);
+    // Also where it never changes by itself again: a record of this kind without the field leaves the instant as it is,
+    // which would stay due for ever.
+    record.extensions.push((super::apply::extension::TIER_DUE, due.to_le_bytes().into()));
     session.commit(record);
 }
 
