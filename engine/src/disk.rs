@@ -1,6 +1,6 @@
-//! The file system as the journal sees it: positional reads and writes, syncs of files and folders, and a
-//! lock. Nothing above this file opens a path by itself, so that a disk with faults can stand in for the real
-//! one. It knows nothing of batches or records.
+//! The file system as the journal sees it: positional reads and writes, syncs of files and folders, and a lock. The
+//! journal, the folder's identity and snapshots open no path by themselves, so that a disk with faults can stand in for
+//! the real one; the state store, the aliases and the secrets do. It knows nothing of batches or records.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;

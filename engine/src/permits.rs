@@ -101,8 +101,8 @@ impl Permits {
             return Err(NoPermit::CheckpointLag);
         }
         let commands = self.node.commands.fetch_add(count, Ordering::AcqRel) + count;
-        // Seen after the count: `drained` reads the count after it has set the flag, so that no command
-        // slips in between.
+        // Seen after the count: whoever drains sets the flag before the count is read, so that no command slips in
+        // between.
         if self.draining.load(Ordering::Acquire) {
             self.node.commands.fetch_sub(count, Ordering::AcqRel);
             return Err(NoPermit::Draining);

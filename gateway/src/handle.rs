@@ -1,4 +1,5 @@
-//! The seam between the front end and the engine: one function answers every business route.
+//! The seam between the front end and the engine: [`handle`] answers every business route, and [`begin`] sends an
+//! operation on its way where nothing has to be waited for.
 
 use std::rc::Rc;
 use std::time::Instant;
