@@ -2,13 +2,13 @@
 //! world, so it rests far longer than it works.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use meed_schemas::time::Millis;
 
-use crate::background::yield_to_commits;
+use crate::background::{Stop, yield_to_commits};
 use crate::clock::{Clock, SystemTimes};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
@@ -61,30 +61,6 @@ pub struct Retention {
     thread: JoinHandle<()>,
 }
 
-#[derive(Default)]
-struct Stop {
-    told: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Stop {
-    fn told(&self) -> MutexGuard<'_, bool> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Rests; false when it is to stop.
-    fn rest(&self, time: Duration) -> bool {
-        let told = self.told();
-        let rested = self.wake.wait_timeout_while(told, time, |told| !*told);
-        !*rested.unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// Rests after a part of work that took so long.
-    fn rest_after(&self, took: Duration) -> bool {
-        self.rest((took * REST_FACTOR).min(REST_MAX))
-    }
-}
-
 impl Retention {
     /// Starts the thread.
     ///
@@ -102,11 +78,15 @@ impl Retention {
 
     /// Ends the thread, within one part of its work.
     pub fn stop(self) {
-        *self.stop.told() = true;
-        self.stop.wake.notify_all();
+        self.stop.tell();
         // It has nothing to return, and a panic in it was reported by the panic hook.
         let _ = self.thread.join();
     }
+}
+
+/// Rests after a part of work that took so long; false when the thread is to end.
+fn rest_after(stop: &Stop, took: Duration) -> bool {
+    stop.rest((took * REST_FACTOR).min(REST_MAX))
 }
 
 struct Worker {
@@ -175,7 +155,7 @@ impl Worker {
                 needed_from: &|| needed_from.iter().map(|needed| needed()).collect(),
                 // The node is stopping where nothing comes.
                 view: &mut || Ok(keeper.view().recv().ok()),
-                pace: &mut |took| stop.rest_after(took),
+                pace: &mut |took| rest_after(stop, took),
                 taken_at: self.times.wall_ms(),
             };
             let removed = self.upkeep.remove_next(cutoff, &mut around);
@@ -201,7 +181,7 @@ impl Worker {
             return Ok(false);
         }
         let stop = Arc::clone(&self.stop);
-        let packed = self.upkeep.pack_next(&mut |took| stop.rest_after(took))?;
+        let packed = self.upkeep.pack_next(&mut |took| rest_after(&stop, took))?;
         let Some((segment, bytes)) = packed else { return Ok(false) };
         self.metrics.packed.increment(1);
         self.metrics.plain_bytes.increment(segment.bytes);

@@ -6,12 +6,13 @@
 //!   by what is durable;
 //! - two newer buckets are there.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use meed_schemas::time::Millis;
 
+use crate::background::Stop;
 use crate::clock::{Clock, SystemTimes};
 use crate::error::{Error, Result};
 use crate::journal;
@@ -45,7 +46,7 @@ pub struct Trim {
 
 /// The running thread.
 pub struct Trimming {
-    stop: Arc<(Mutex<bool>, Condvar)>,
+    stop: Arc<Stop>,
     thread: JoinHandle<()>,
 }
 
@@ -55,7 +56,7 @@ impl Trimming {
     /// # Errors
     /// The system gives no thread.
     pub fn start(trim: Trim) -> Result<Self> {
-        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let stop = Arc::new(Stop::default());
         let told = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("trim".into()).spawn(move || trim.run(&told));
         let thread = thread.map_err(|e| Error::io("start the thread that removes old buckets of", "the node", e))?;
@@ -64,8 +65,7 @@ impl Trimming {
 
     /// Ends the thread, within one removal.
     pub fn stop(self) {
-        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stop.1.notify_all();
+        self.stop.tell();
         // It logged what went wrong.
         let _ = self.thread.join();
     }
@@ -78,7 +78,7 @@ pub(crate) fn may_go(up_to: u64, mut needed_from: impl Iterator<Item = u64>, che
 }
 
 impl Trim {
-    fn run(self, stop: &(Mutex<bool>, Condvar)) {
+    fn run(self, stop: &Stop) {
         let (times, jump_ms) = self.times;
         let mut clock = Clock::new(times.wall_ms(), times.elapsed_ms(), jump_ms);
         let mut epochs = Vec::new();
@@ -95,9 +95,7 @@ impl Trim {
                     REST_AFTER_FAULT
                 }
             };
-            let told = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let rested = stop.1.wait_timeout_while(told, rest, |told| !*told);
-            if *rested.unwrap_or_else(PoisonError::into_inner).0 {
+            if !stop.rest(rest) {
                 return;
             }
         }
