@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::project::Projector;
 use crate::publish::Publisher;
 use crate::publish::mark::Marks;
-use crate::retention::{Closed, NeededFrom, Retention};
+use crate::retention::{NeededFrom, UpkeepParts, UpkeepThread};
 use crate::store::cql::PublishedRows;
 use crate::trim::{Trim, Trimming};
 
@@ -32,7 +32,7 @@ pub struct Followers {
 /// What removes old records.
 enum Removing {
     /// From a journal in a folder.
-    Segments(Retention),
+    Segments(UpkeepThread),
     /// From one in CQL.
     Buckets(Trimming),
 }
@@ -67,7 +67,7 @@ impl Followers {
                 Some(Removing::Buckets(Trimming::start(trim_of(node, trimmer, needed_from, metrics))?))
             }
             (_, _, Some((journal, keeper))) => {
-                Some(Removing::Segments(Retention::start(upkeep_of(node, journal, keeper, needed_from, metrics))?))
+                Some(Removing::Segments(UpkeepThread::start(upkeep_of(node, journal, keeper, needed_from, metrics))?))
             }
             _ => None,
         };
@@ -77,7 +77,7 @@ impl Followers {
     /// Ends what removes records.
     pub fn stop_removing(&mut self) {
         match self.removing.take() {
-            Some(Removing::Segments(retention)) => retention.stop(),
+            Some(Removing::Segments(upkeep)) => upkeep.stop(),
             Some(Removing::Buckets(trimming)) => trimming.stop(),
             None => {}
         }
@@ -107,18 +107,18 @@ fn trim_of(node: &Arc<Node>, trimmer: Trimmer, needed_from: Vec<NeededFrom>, met
     }
 }
 
-/// What the upkeep thread works on.
+/// What the upkeep thread is made of.
 fn upkeep_of(
     node: &Arc<Node>,
     journal: JournalUpkeep,
     keeper: Keeper,
     needed_from: Vec<NeededFrom>,
     metrics: UpkeepMetrics,
-) -> Closed {
+) -> UpkeepParts {
     let journal_id = journal.reader().journal_id();
     let config = node.config();
     let trusting = Arc::clone(node);
-    Closed {
+    UpkeepParts {
         data: config.data.clone(),
         journal,
         keeper,

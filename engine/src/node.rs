@@ -217,9 +217,9 @@ impl Node {
         self.ownership.as_ref().map_or(0, |ownership| ownership.unresolved() as u64)
     }
 
-    /// 1 while nobody else may answer for its shards.
-    pub fn holds_lease(&self) -> u64 {
-        u64::from(self.ownership.as_ref().is_none_or(|ownership| ownership.holds(boot_ms())))
+    /// Whether nobody else may answer for its shards.
+    pub fn holds_lease(&self) -> bool {
+        self.ownership.as_ref().is_none_or(|ownership| ownership.holds(boot_ms()))
     }
 
     /// The programs as of now.

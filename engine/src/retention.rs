@@ -29,8 +29,8 @@ const REST_AFTER_FAULT: Duration = Duration::from_secs(60);
 /// Per shard, the lowest sequence that somebody still needs to read from the journal.
 pub type NeededFrom = Box<dyn Fn() -> Result<Vec<u64>> + Send>;
 
-/// What the thread works on.
-pub struct Closed {
+/// What the thread is made of.
+pub struct UpkeepParts {
     /// The data folder.
     pub data: PathBuf,
     /// The closed segments.
@@ -56,21 +56,21 @@ pub struct Closed {
 }
 
 /// The running thread.
-pub struct Retention {
+pub struct UpkeepThread {
     stop: Arc<Stop>,
     thread: JoinHandle<()>,
 }
 
-impl Retention {
+impl UpkeepThread {
     /// Starts the thread.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(closed: Closed) -> Result<Self> {
+    pub fn start(parts: UpkeepParts) -> Result<Self> {
         let stop = Arc::new(Stop::default());
         let told = Arc::clone(&stop);
-        let path = closed.data.clone();
-        let body = move || Worker::new(closed, told).run();
+        let path = parts.data.clone();
+        let body = move || Worker::new(parts, told).run();
         let thread = std::thread::Builder::new().name("upkeep".into()).spawn(body);
         let thread = thread.map_err(|e| Error::io("start the thread that keeps up the journal in", path, e))?;
         Ok(Self { stop, thread })
@@ -104,18 +104,18 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(closed: Closed, stop: Arc<Stop>) -> Self {
-        let (times, jump_ms) = closed.times;
+    fn new(parts: UpkeepParts, stop: Arc<Stop>) -> Self {
+        let (times, jump_ms) = parts.times;
         Self {
-            upkeep: Upkeep::new(Disk::default(), closed.data, closed.journal, closed.identity),
-            keeper: closed.keeper,
-            needed_from: closed.needed_from,
-            is_clock_trusted: closed.is_clock_trusted,
+            upkeep: Upkeep::new(Disk::default(), parts.data, parts.journal, parts.identity),
+            keeper: parts.keeper,
+            needed_from: parts.needed_from,
+            is_clock_trusted: parts.is_clock_trusted,
             times,
-            retention_ms: closed.retention_ms,
-            pack: closed.pack,
-            interval: closed.interval,
-            metrics: closed.metrics,
+            retention_ms: parts.retention_ms,
+            pack: parts.pack,
+            interval: parts.interval,
+            metrics: parts.metrics,
             stop,
             clock: Clock::new(times.wall_ms(), times.elapsed_ms(), jump_ms),
         }

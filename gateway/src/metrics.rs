@@ -312,7 +312,7 @@ pub fn render_engine(out: &mut String, node: &Node) {
             "1 while nothing that fell due in a gap or leap of the clock is settled.",
             u64::from(!node.follows_the_clock()),
         ),
-        ("meed_lease_held", "1 while no other node may answer for this node's shards.", node.holds_lease()),
+        ("meed_lease_held", "1 while no other node may answer for this node's shards.", u64::from(node.holds_lease())),
         (
             "meed_shards_unresolved",
             "Shards that answer nothing because the outcome of their last write is unknown.",
