@@ -1,4 +1,5 @@
-//! Records of a data folder as JSON lines, for people and scripts. Reads only; keys are shown as hashes.
+//! Records of a data folder as JSON lines, for people and scripts, in the words of the HTTP contract. Reads only; keys
+//! are shown as hashes.
 
 use std::io::Write;
 use std::path::Path;
@@ -94,7 +95,7 @@ fn describe(record: &Record) -> Map<String, Value> {
     put("position", json!(record.position.to_string()));
     put("type", json!(record.kind.name()));
     put("program", json!(record.identity.program()));
-    put("kind", json!(format!("{:?}", record.identity.kind()).to_lowercase()));
+    put("kind", json!(record.identity.kind().name()));
     put("account", json!(record.identity.id()));
     put("sequence", json!(record.sequence));
     put("previous", json!(record.previous));
@@ -112,7 +113,7 @@ fn describe(record: &Record) -> Map<String, Value> {
         .iter()
         .map(|m| {
             json!({
-                "move": format!("{:?}", m.op).to_lowercase(),
+                "move": m.op.name(),
                 "points": m.points,
                 "expires_at": instant(m.lot.expires_at),
                 "activates_at": m.lot.activates_at.map(time::format),
@@ -201,9 +202,7 @@ fn detail_of(detail: &Detail) -> Value {
             })
         }
         Detail::Hold { expires_at } => json!({"expires_at": optional(expires_at)}),
-        Detail::Void { hold, reason } => {
-            json!({"hold": place(hold), "reason": format!("{reason:?}").to_lowercase()})
-        }
+        Detail::Void { hold, reason } => json!({"hold": place(hold), "reason": reason.name()}),
         Detail::Activate { moved_points } => json!({"moved_points": moved_points}),
         Detail::Tier { from, to, manual } => json!({
             "from": from,

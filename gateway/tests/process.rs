@@ -276,6 +276,7 @@ fn inspect_shows_records_as_json() {
         assert_eq!(line["detail"]["award"], Value::Null);
         assert_eq!(line["detail"]["redemption"], Value::Null);
         assert!(line["detail"]["expires_at"].is_string(), "{line}");
+        assert_eq!((&line["kind"], &line["moves"][0]["move"]), (&json!("member"), &json!("granted")));
     }
     // Of all accounts by shard sequence, of one by its own.
     assert_eq!(positions(&inspect(&["--from", "3", "--limit", "2"])), ["0-3", "0-4"]);

@@ -43,7 +43,7 @@ impl AccountKind {
         })
     }
 
-    /// The word for it in keys of the stream.
+    /// The word for it in keys of the stream, and where records are shown.
     pub fn name(self) -> &'static str {
         match self {
             Self::Member => "member",

@@ -148,6 +148,22 @@ impl MoveOp {
             .into_iter()
             .find(|op| *op as u8 == byte)
     }
+
+    /// The word for it in answers and events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grant => "granted",
+            Self::Activate => "activated",
+            Self::Burn => "taken",
+            Self::Hold => "held",
+            Self::Release => "released",
+            Self::Capture => "captured",
+            Self::Expire => "expired",
+            Self::CountExpired => "expired_before",
+            Self::PayDebt => "paid_debt",
+            Self::Owe => "owed",
+        }
+    }
 }
 
 /// One primitive change of one lot.
@@ -222,6 +238,17 @@ pub enum VoidReason {
     Expired = 1,
     /// The account was closed.
     Closed = 2,
+}
+
+impl VoidReason {
+    /// The word for it in answers and events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requested => "requested",
+            Self::Expired => "expired",
+            Self::Closed => "closed",
+        }
+    }
 }
 
 /// A tier set or removed by hand.

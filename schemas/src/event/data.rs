@@ -2,7 +2,7 @@
 
 use super::Documents;
 use crate::http::json::{self, key};
-use crate::http::{change, void_reason, write_award, write_lot, write_manual_tier, write_reversed, write_tier};
+use crate::http::{write_award, write_lot, write_manual_tier, write_reversed, write_tier};
 use crate::ids::{Identity, Position};
 use crate::program::Document;
 use crate::record::{Balances, Detail, LotKey, ManualTier, Move, Record, RecordKind};
@@ -108,7 +108,7 @@ fn write_changes(out: &mut Vec<u8>, moves: &[Move]) {
     json::raw(out, concat!(key!("lots"), "["));
     for (index, moved) in moves.iter().enumerate() {
         json::raw(out, if index == 0 { "{\"change\":\"" } else { ",{\"change\":\"" });
-        json::raw(out, change(moved.op));
+        json::raw(out, moved.op.name());
         json::raw(out, concat!("\"", key!("points")));
         json::integer(out, moved.points);
         let LotKey { expires_at, activates_at } = moved.lot;
@@ -144,7 +144,7 @@ fn write_detail(out: &mut Vec<u8>, record: &Record, documents: Documents<'_>) {
             json::raw(out, key!("hold_id"));
             json::position(out, *hold);
             json::raw(out, key!("release_reason"));
-            json::string(out, void_reason(*reason));
+            json::string(out, reason.name());
         }
         Detail::Activate { moved_points } => {
             json::raw(out, key!("moved_points"));

@@ -6,7 +6,7 @@ use super::problem;
 use crate::ids::Position;
 use crate::outcome::Refusal;
 use crate::program::Document;
-use crate::record::{AmountAward, Detail, MoveOp, Record, RecordKind, SaleRedemption, VoidReason};
+use crate::record::{AmountAward, Detail, MoveOp, Record, RecordKind, SaleRedemption};
 use crate::time::Millis;
 
 /// What rendering needs beside the record. Nothing of it ever changes for a given record.
@@ -179,7 +179,7 @@ fn write_detail(out: &mut Vec<u8>, record: &Record, facts: &impl Facts, shape: S
             json::raw(out, key!("hold_id"));
             json::position(out, *hold);
             json::raw(out, key!("reason"));
-            json::string(out, void_reason(*reason));
+            json::string(out, reason.name());
             json::raw(out, key!("released_points"));
             json::integer(out, moved(record, MoveOp::Release));
         }
@@ -313,15 +313,6 @@ fn given_back(record: &Record) -> impl Iterator<Item = (Millis, i64)> {
 /// Points that a record moves by one kind of move.
 fn moved(record: &Record, op: MoveOp) -> i64 {
     record.moves.iter().filter(|m| m.op == op).fold(0, |sum, m| m.points.saturating_add(sum))
-}
-
-/// The word for why a hold was released.
-pub(crate) fn void_reason(reason: VoidReason) -> &'static str {
-    match reason {
-        VoidReason::Requested => "requested",
-        VoidReason::Expired => "expired",
-        VoidReason::Closed => "closed",
-    }
 }
 
 /// `updated` stands only where the tier was set or removed by hand.

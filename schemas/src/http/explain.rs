@@ -4,7 +4,7 @@ use super::answer::{Facts, write_row_open};
 use super::json::{self, key};
 use crate::outcome::ReversedSoFar;
 use crate::program::{Document, Earning, MULTIPLIER_ONE};
-use crate::record::{AmountAward, Detail, Move, MoveOp, Record};
+use crate::record::{AmountAward, Detail, Move, Record};
 
 /// Decimals up to which an unrounded value is shown as a decimal, if it is exact within them.
 const UNROUNDED_DECIMALS_MAX: u32 = 12;
@@ -89,7 +89,7 @@ fn unrounded_points(award: &AmountAward, earning: &Earning) -> String {
 
 fn write_move(out: &mut Vec<u8>, m: &Move) {
     json::raw(out, "{\"change\":");
-    json::string(out, change(m.op));
+    json::string(out, m.op.name());
     json::raw(out, key!("points"));
     json::integer(out, m.points);
     json::raw(out, key!("expires_at"));
@@ -97,22 +97,6 @@ fn write_move(out: &mut Vec<u8>, m: &Move) {
     json::raw(out, key!("activates_at"));
     json::instant_or_null(out, m.lot.activates_at);
     out.push(b'}');
-}
-
-/// The word for a move.
-pub(crate) fn change(op: MoveOp) -> &'static str {
-    match op {
-        MoveOp::Grant => "granted",
-        MoveOp::Activate => "activated",
-        MoveOp::Burn => "taken",
-        MoveOp::Hold => "held",
-        MoveOp::Release => "released",
-        MoveOp::Capture => "captured",
-        MoveOp::Expire => "expired",
-        MoveOp::CountExpired => "expired_before",
-        MoveOp::PayDebt => "paid_debt",
-        MoveOp::Owe => "owed",
-    }
 }
 
 /// A quotient as text: an exact decimal without trailing zeros where 12 decimals are enough for that, else

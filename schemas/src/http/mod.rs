@@ -18,10 +18,9 @@ mod text;
 pub mod json;
 
 pub use answer::{Facts, status_of, write_answer, write_outcome, write_row};
-pub(crate) use answer::{void_reason, write_award, write_lot, write_manual_tier, write_reversed, write_tier};
+pub(crate) use answer::{write_award, write_lot, write_manual_tier, write_reversed, write_tier};
 pub use batch::{BATCH_ITEMS_MAX, BatchError, BatchFormat, decode_batch};
 pub use decode::{Decoded, Operation, decode, decode_lookup, decode_nothing, subject};
-pub(crate) use explain::change;
 pub use explain::write_transaction;
 pub use keys::{BusinessKey, IDEMPOTENCY_KEY_BYTES_MAX, KeyKind, idempotency_key};
 pub use metadata::{METADATA_BYTES_MAX, METADATA_DEPTH_MAX};
