@@ -7,14 +7,27 @@ mod model;
 use meed_engine::account::{
     Account, LOTS_MAX, OPEN_HOLDS_MAX, PINS_MAX, PROGRAM_VERSIONS_MAX, SPEND_MONTH_MAX, SPEND_MONTHS_MAX,
 };
+use meed_engine::aliases::ALIASES_PER_ACCOUNT_MAX;
 use meed_schemas::command::{Basis, Command, Portion, Status};
+use meed_schemas::http::problem::Problem;
 use meed_schemas::ids::Identity;
-use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::outcome::{Limit, Refusal, Reply};
 use meed_schemas::time::{DAY_MS, Millis};
 use model::*;
 
-fn limit(limit: &'static str) -> Refusal {
-    Refusal::LimitExceeded { limit: limit.into() }
+fn limit(limit: Limit) -> Refusal {
+    Refusal::LimitExceeded { limit }
+}
+
+#[test]
+fn refusals_name_the_bounds() {
+    for (limit, most) in
+        [(Limit::Lots, LOTS_MAX), (Limit::OpenHolds, OPEN_HOLDS_MAX), (Limit::Aliases, ALIASES_PER_ACCOUNT_MAX)]
+    {
+        let detail = Problem::limit(limit).detail;
+        let told: String = detail.chars().filter(char::is_ascii_digit).collect();
+        assert_eq!(told, most.to_string(), "{detail}");
+    }
 }
 
 #[test]
@@ -32,13 +45,13 @@ fn balances_lots_and_holds_are_bounded() {
         w.ask(command).executed();
     }
     let one_more = lot(&w, LOTS_MAX);
-    assert_eq!(w.ask(one_more).refused(), limit("lots"));
+    assert_eq!(w.ask(one_more).refused(), limit(Limit::Lots));
     let again = lot(&w, 0);
     w.ask(again).executed();
     for _ in 0..OPEN_HOLDS_MAX {
         w.ask(hold(1, None)).executed();
     }
-    assert_eq!(w.ask(hold(1, None)).refused(), limit("open_holds"));
+    assert_eq!(w.ask(hold(1, None)).refused(), limit(Limit::OpenHolds));
     w.check();
 }
 
@@ -56,7 +69,7 @@ fn spend_is_bounded() {
         w.ask(command).executed();
     }
     let one_more = earn_months_ago(100, SPEND_MONTHS_MAX);
-    assert_eq!(w.ask(one_more.clone()).refused(), limit("spend_months"));
+    assert_eq!(w.ask(one_more.clone()).refused(), limit(Limit::SpendMonths));
     // A month that there is takes more, and points without an amount are no spend.
     w.ask(earn_amount(100)).executed();
     w.ask(earn_points(1)).executed();
@@ -86,7 +99,7 @@ fn versions_of_a_program_are_bounded() {
     for number in 1..=PROGRAM_VERSIONS_MAX as u32 {
         assert_eq!(w.ask(put(number % 2 == 0)).executed().program_version, number);
     }
-    assert_eq!(w.ask(put(false)).refused(), limit("program_versions"));
+    assert_eq!(w.ask(put(false)).refused(), limit(Limit::ProgramVersions));
     // The newest once more makes no version.
     let version = PROGRAM_VERSIONS_MAX as u32;
     assert!(matches!(w.ask(put(true)), Came::Reply(Reply::Program { version: v, created: false }) if v == version));

@@ -19,7 +19,7 @@ use meed_engine::start::{Engine, WorkerMain, start};
 use tokio::task::{JoinHandle, spawn_local};
 
 use meed_schemas::command::{Command, Keys, Request, RequestId};
-use meed_schemas::ids::{Identity, check_id};
+use meed_schemas::ids::{ID_FORM, Identity, check_id};
 use meed_schemas::outcome::{Refusal, Reply};
 use meed_schemas::program::{BUILT_IN_DOCUMENT, BUILT_IN_NAME, Document};
 
@@ -137,8 +137,7 @@ pub fn read_programs(files: &[PathBuf]) -> std::result::Result<Vec<ProgramFile>,
         let name = file.file_stem().and_then(|stem| stem.to_str()).filter(|stem| check_id(stem));
         let Some(name) = name else {
             return Err(SettingError(format!(
-                "{at}: the file's name without its extension is the program's id, and must be 1 to 128 printable ASCII \
-                 characters without space / ? # %"
+                "{at}: the file's name without its extension is the program's id, and must be {ID_FORM}"
             )));
         };
         let bytes = std::fs::read(file).map_err(|error| SettingError(format!("cannot read {at}: {error}")))?;

@@ -184,6 +184,9 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// What [`check_id`] wants, to be read after `must be`.
+pub const ID_FORM: &str = "1 to 128 printable ASCII characters without space / ? # %";
+
 /// Whether `id` is an account, program, store or terminal id: 1–128 printable ASCII characters without
 /// space `/ ? # %`, and not `.` or `..`.
 pub fn check_id(id: &str) -> bool {
@@ -271,6 +274,11 @@ impl fmt::Debug for Position {
 mod tests {
     use super::*;
     use std::hash::{BuildHasher, RandomState};
+
+    #[test]
+    fn the_form_of_an_id_names_its_bound() {
+        assert!(ID_FORM.starts_with(&format!("1 to {ID_BYTES_MAX} ")), "{ID_FORM}");
+    }
 
     /// Identities that fit, that just do not, and of the longest program: the form tells nobody where it lies.
     #[test]

@@ -7,6 +7,39 @@ use crate::ids::Position;
 use crate::record::{Balances, Record, RecordKind};
 use crate::time::Millis;
 
+macro_rules! limits {
+    ($($limit:ident $name:literal, $meaning:literal;)*) => {
+        /// A bound of what an account holds.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Limit { $(#[doc = $meaning] $limit,)* }
+
+        impl Limit {
+            /// Every bound.
+            pub const ALL: &[Self] = &[$(Self::$limit,)*];
+
+            /// The word for it in refusals.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$limit => $name,)* }
+            }
+        }
+    };
+}
+
+limits! {
+    Lots "lots", "Lots of different expiry or activation.";
+    OpenHolds "open_holds", "Holds that are open.";
+    SpendMonths "spend_months", "Months with spend.";
+    ProgramVersions "program_versions", "Versions of a program.";
+    Aliases "aliases", "Aliases.";
+}
+
+impl Limit {
+    /// The bound with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|limit| limit.name() == name)
+    }
+}
+
 /// Why a request was not executed. The order of the variants is the precedence of the HTTP contract.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -72,7 +105,7 @@ pub enum Refusal {
     /// A bound of the account.
     LimitExceeded {
         /// Which.
-        limit: Cow<'static, str>,
+        limit: Limit,
     },
     /// The award or the balance would be beyond its bound.
     BalanceOverflow,

@@ -13,7 +13,9 @@ use meed_schemas::http::{
 };
 use meed_schemas::ids::Position;
 use meed_schemas::money::Currency;
-use meed_schemas::outcome::{AccountView, BalanceView, HoldState, HoldView, LotView, Refusal, ReversedSoFar, TierView};
+use meed_schemas::outcome::{
+    AccountView, BalanceView, HoldState, HoldView, Limit, LotView, Refusal, ReversedSoFar, TierView,
+};
 use meed_schemas::record::{Balances, Detail, Record, RecordKind};
 use meed_schemas::time::NEVER;
 
@@ -116,7 +118,7 @@ fn every_refusal_has_its_problem() {
         Refusal::ExceedsRemaining { remaining_points: None, remaining_amount: Some(1_990) },
         Refusal::ExceedsHold { held_points: 50 },
         Refusal::InsufficientPoints { available_points: 20, requested_points: 50 },
-        Refusal::LimitExceeded { limit: "lots".into() },
+        Refusal::LimitExceeded { limit: Limit::Lots },
         Refusal::BalanceOverflow,
         Refusal::Overloaded,
         Refusal::Draining,

@@ -15,7 +15,7 @@ use meed_schemas::command::{Basis, Command, Earn, Keys, Portion, References, Req
 use meed_schemas::forward::{decode_reply, decode_request, encode_reply, encode_request};
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::outcome::{
-    AccountView, BalanceView, HistoryHead, HoldState, HoldView, LotView, Refusal, Reply, ReversedSoFar, TierView,
+    AccountView, BalanceView, HistoryHead, HoldState, HoldView, Limit, LotView, Refusal, Reply, ReversedSoFar, TierView,
 };
 use meed_schemas::record::{Balances, RecordKind};
 use meed_schemas::time::NEVER;
@@ -120,7 +120,7 @@ fn refusals() -> Vec<Refusal> {
         Refusal::ExceedsRemaining { remaining_points: Some(5), remaining_amount: None },
         Refusal::ExceedsHold { held_points: 50 },
         Refusal::InsufficientPoints { available_points: -20, requested_points: 50 },
-        Refusal::LimitExceeded { limit: "lots".into() },
+        Refusal::LimitExceeded { limit: Limit::Lots },
         Refusal::BalanceOverflow,
         Refusal::Overloaded,
         Refusal::Draining,

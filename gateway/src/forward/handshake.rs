@@ -51,7 +51,8 @@ impl LinkSecret {
         let bytes = std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         let secret = bytes.trim_ascii();
         if !SECRET_BYTES.contains(&secret.len()) {
-            return Err(format!("the secret in {} must have 16 to 4096 bytes", path.display()));
+            let (least, most) = (SECRET_BYTES.start(), SECRET_BYTES.end());
+            return Err(format!("the secret in {} must have {least} to {most} bytes", path.display()));
         }
         Ok(Self(secret.into()))
     }

@@ -4,8 +4,8 @@ use meed_engine::aliases::{Alias, PutOutcome, normalize};
 use meed_schemas::command::{Command, Keys, Status};
 use meed_schemas::http::problem::{Kind, Problem, problem_of};
 use meed_schemas::http::{decode_lookup, decode_nothing, decode_version_query, views};
-use meed_schemas::ids::{Identity, check_id};
-use meed_schemas::outcome::Reply as Outcome;
+use meed_schemas::ids::{ID_FORM, Identity, check_id};
+use meed_schemas::outcome::{Limit, Reply as Outcome};
 use meed_schemas::program::Document;
 
 use super::desk::{Desk, bad, refused, status};
@@ -68,7 +68,7 @@ impl Desk<'_> {
             PutOutcome::New => 201,
             PutOutcome::Same => 200,
             PutOutcome::TakenBy(_) => return Err(Problem::of(Kind::AliasTaken)),
-            PutOutcome::TooMany => return Err(Problem::limit("aliases")),
+            PutOutcome::TooMany => return Err(Problem::limit(Limit::Aliases)),
         };
         let mut body = Vec::with_capacity(96);
         views::write_alias(&mut body, &account_id, alias.as_str());
@@ -156,10 +156,7 @@ impl Desk<'_> {
 
     fn check_program(name: &str) -> Result<(), Problem> {
         if !check_id(name) {
-            return Err(Problem::invalid(
-                "program",
-                "`program` must be 1 to 128 printable ASCII characters without space / ? # %",
-            ));
+            return Err(Problem::invalid("program", format!("`program` must be {ID_FORM}")));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use meed_engine::secrets::Secrets;
 use meed_schemas::command::{Command, Keys, Request, RequestId};
 use meed_schemas::http::problem::{self, Kind, Problem};
 use meed_schemas::http::{BadRequest, BusinessKey, Facts, idempotency_key, status_of, write_answer};
-use meed_schemas::ids::{Identity, Position, check_account_id, is_alias};
+use meed_schemas::ids::{ID_FORM, Identity, Position, check_account_id, is_alias};
 use meed_schemas::money::Currency;
 use meed_schemas::outcome::{Refusal, Reply as Outcome};
 use meed_schemas::program::Document;
@@ -128,10 +128,7 @@ impl<'a> Desk<'a> {
             return if check_account_id(identifier) {
                 Ok(())
             } else {
-                Err(Problem::invalid(
-                    field,
-                    format!("`{field}` must be 1 to 128 printable ASCII characters without space / ? # %"),
-                ))
+                Err(Problem::invalid(field, format!("`{field}` must be {ID_FORM}")))
             };
         }
         normalize(identifier).map(|_| ()).map_err(|error| Problem::invalid(field, format!("`{field}`: {error}")))

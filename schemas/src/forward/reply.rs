@@ -8,7 +8,7 @@ use crate::codec::{
 };
 use crate::forward::FORMAT;
 use crate::outcome::{
-    AccountView, BalanceView, HistoryHead, HoldState, HoldView, LotView, Refusal, Reply, ReversedSoFar, TierView,
+    AccountView, BalanceView, HistoryHead, HoldState, HoldView, Limit, LotView, Refusal, Reply, ReversedSoFar, TierView,
 };
 use crate::record::{Balances, Record, RecordKind};
 use crate::wire::Result;
@@ -229,7 +229,7 @@ fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) {
         }
         Refusal::LimitExceeded { limit } => {
             out.push(LIMIT_EXCEEDED);
-            put_bytes(out, limit.as_bytes());
+            put_bytes(out, limit.name().as_bytes());
         }
         Refusal::NotOwner { version } => {
             out.push(NOT_OWNER);
@@ -260,7 +260,9 @@ fn read_refusal(r: &mut Reader<'_>) -> Result<Refusal> {
             requested_points: r.signed("requested points")?,
         },
         NOT_OWNER => Refusal::NotOwner { version: r.signed("version")? },
-        LIMIT_EXCEEDED => Refusal::LimitExceeded { limit: Cow::Owned(r.text("limit")?.to_owned()) },
+        LIMIT_EXCEEDED => {
+            Refusal::LimitExceeded { limit: Limit::from_name(r.text("limit")?).ok_or(CodecError::Invalid("limit"))? }
+        }
         number => {
             let plain = usize::from(number).checked_sub(1).and_then(|index| PLAIN.get(index));
             plain.ok_or(CodecError::Invalid("refusal"))?.clone()

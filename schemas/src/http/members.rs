@@ -228,7 +228,7 @@ impl<'a> Members<'a> {
         if ids::check_id(&text) {
             return Ok(Some(text.into()));
         }
-        Err(BadRequest::new(field.name(), "must be 1 to 128 printable ASCII characters without space / ? # %"))
+        Err(BadRequest::new(field.name(), format!("must be {}", ids::ID_FORM)))
     }
 
     /// An account id or alias; which, and whether it is a right one, is for who resolves it to say.

@@ -6,7 +6,7 @@ use std::fmt::{Display, Write as _};
 
 use super::json::{self, key};
 use crate::money;
-use crate::outcome::Refusal;
+use crate::outcome::{Limit, Refusal};
 
 /// The media type of [`Problem::write`].
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -189,16 +189,19 @@ impl Problem {
     }
 
     /// `limit-exceeded` with the `limit` that is reached, and what to do about it.
-    pub fn limit(limit: &str) -> Self {
+    pub fn limit(limit: Limit) -> Self {
         let detail = match limit {
-            "lots" => "The account has 2,048 lots of different expiry. Let awards expire with others, at the same day.",
-            "open_holds" => "The account has 1,024 open holds. Capture or void some first.",
-            "spend_months" => "The account has spend in too many months. Send `occurred_at` of a month that has some.",
-            "program_versions" => "The program has as many versions as it can have. Create another program.",
-            "aliases" => "The account has 16 aliases. Remove one first.",
-            _ => Kind::LimitExceeded.meaning(),
+            Limit::Lots => {
+                "The account has 2,048 lots of different expiry. Let awards expire with others, at the same day."
+            }
+            Limit::OpenHolds => "The account has 1,024 open holds. Capture or void some first.",
+            Limit::SpendMonths => {
+                "The account has spend in too many months. Send `occurred_at` of a month that has some."
+            }
+            Limit::ProgramVersions => "The program has as many versions as it can have. Create another program.",
+            Limit::Aliases => "The account has 16 aliases. Remove one first.",
         };
-        Self::new(Kind::LimitExceeded, detail).with("limit", limit)
+        Self::new(Kind::LimitExceeded, detail).with("limit", limit.name())
     }
 
     /// Adds a named member.
@@ -295,7 +298,7 @@ pub fn problem_of(refusal: &Refusal, minor_digits: u8) -> Problem {
         Refusal::InsufficientPoints { available_points, requested_points } => {
             problem.with("available_points", *available_points).with("requested_points", *requested_points)
         }
-        Refusal::LimitExceeded { limit } => Problem::limit(limit),
+        Refusal::LimitExceeded { limit } => Problem::limit(*limit),
         _ => problem,
     }
 }

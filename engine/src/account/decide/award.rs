@@ -2,7 +2,7 @@
 
 use meed_schemas::command::{Basis, Command, References};
 use meed_schemas::money::{BALANCE_MAX, POINTS_MAX};
-use meed_schemas::outcome::Refusal;
+use meed_schemas::outcome::{Limit, Refusal};
 use meed_schemas::record::{AmountAward, Detail, LotKey, Move, MoveOp, Record, RecordKind, SaleRedemption, Spend};
 use meed_schemas::time::{Millis, NEVER};
 
@@ -89,14 +89,14 @@ fn plan(
     let expired = expires_at <= session.settle_until && points > 0;
     let pays_debt = lot.activates_at.is_none() && points <= wallet.debt;
     if points > 0 && !expired && !pays_debt && wallet.lots_count() >= LOTS_MAX && wallet.is_new(lot) {
-        return Err(Refusal::LimitExceeded { limit: "lots".into() }.into());
+        return Err(Refusal::LimitExceeded { limit: Limit::Lots }.into());
     }
     if let Some(spend) = spend {
         let months = &session.account.spend;
         match months.iter().rev().find(|(month, _)| *month == spend.month) {
             Some((_, sum)) if sum + spend.amount > SPEND_MONTH_MAX => return Err(Refusal::BalanceOverflow.into()),
             None if months.len() >= SPEND_MONTHS_MAX => {
-                return Err(Refusal::LimitExceeded { limit: "spend_months".into() }.into());
+                return Err(Refusal::LimitExceeded { limit: Limit::SpendMonths }.into());
             }
             _ => {}
         }

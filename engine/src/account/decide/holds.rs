@@ -2,7 +2,7 @@
 
 use meed_schemas::command::Command;
 use meed_schemas::ids::Position;
-use meed_schemas::outcome::Refusal;
+use meed_schemas::outcome::{Limit, Refusal};
 use meed_schemas::record::{Detail, MoveOp, RecordKind, VoidReason};
 use meed_schemas::time::Millis;
 use smallvec::SmallVec;
@@ -27,7 +27,7 @@ pub(super) fn hold(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
         return Err(Refusal::InsufficientPoints { available_points, requested_points: points }.into());
     }
     if session.account.holds().len() >= OPEN_HOLDS_MAX {
-        return Err(Refusal::LimitExceeded { limit: "open_holds".into() }.into());
+        return Err(Refusal::LimitExceeded { limit: Limit::OpenHolds }.into());
     }
     let mut moves = Moves::new();
     session.account.wallet.take(MoveOp::Hold, points, None, &mut moves);

@@ -2,7 +2,7 @@
 
 use meed_schemas::command::{Command, Request};
 use meed_schemas::ids::Position;
-use meed_schemas::outcome::{Refusal, Reply};
+use meed_schemas::outcome::{Limit, Refusal, Reply};
 use meed_schemas::program::Document;
 use meed_schemas::record::{Detail, Record, RecordKind};
 use meed_schemas::time::Millis;
@@ -67,7 +67,7 @@ fn put(account: &Account, document: &str, now: Millis) -> Result<Option<u32>, Re
         refuse(field, error.detail)
     })?;
     if account.program_versions().len() >= PROGRAM_VERSIONS_MAX {
-        return Err(Refusal::LimitExceeded { limit: "program_versions".into() });
+        return Err(Refusal::LimitExceeded { limit: Limit::ProgramVersions });
     }
     Ok(Some(newest.number + 1))
 }

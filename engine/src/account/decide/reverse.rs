@@ -3,7 +3,7 @@
 use meed_schemas::command::Portion;
 use meed_schemas::ids::Position;
 use meed_schemas::money::BALANCE_MAX;
-use meed_schemas::outcome::Refusal;
+use meed_schemas::outcome::{Limit, Refusal};
 use meed_schemas::record::{AmountAward, Detail, KeyBinding, LotKey, Move, MoveOp, Record, RecordKind, Spend};
 use meed_schemas::time::{Millis, NEVER};
 use smallvec::SmallVec;
@@ -213,7 +213,7 @@ fn give_back(session: &Session<'_>, original: &Record, given_before: i64, points
     }
     let new = available.iter().filter(|(expires_at, _)| wallet.is_new(LotKey::live(*expires_at))).count();
     if new > 0 && wallet.lots_count() + new > LOTS_MAX {
-        return Err(Refusal::LimitExceeded { limit: "lots".into() }.into());
+        return Err(Refusal::LimitExceeded { limit: Limit::Lots }.into());
     }
     plan.before = session.expired_before(&super::holds::expiries(&plan.expired))?;
     available.reverse();
