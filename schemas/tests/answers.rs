@@ -152,7 +152,7 @@ fn the_catalogue_is_consistent() {
         assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
     }
     let error = BadRequest::new("a\"b", "is not a member of this request");
-    let text = written(|out| error.problem().write(out, "r\"1"));
+    let text = written(|out| problem::Problem::from(error.clone()).write(out, "r\"1"));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&value["field"], &value["instance"]), (&"a\"b".into(), &"/requests/r\"1".into()));
 }

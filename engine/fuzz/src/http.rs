@@ -1,4 +1,5 @@
 use meed_schemas::event::cursor;
+use meed_schemas::http::problem::Problem;
 use meed_schemas::http::{
     BATCH_ITEMS_MAX, BadRequest, BatchFormat, Decoded, Operation, decode, decode_batch, decode_list_query,
     decode_lookup, decode_nothing, decode_outcome_query, decode_version_query, idempotency_key, subject,
@@ -90,7 +91,7 @@ fn accepted(decoded: &Decoded<'_>) {
 /// A refusal is shown to the client, so it must be JSON whatever was sent.
 fn refused(refusal: &BadRequest) {
     let mut body = Vec::new();
-    refusal.problem().write(&mut body, "r-1");
+    Problem::from(refusal.clone()).write(&mut body, "r-1");
     let text = String::from_utf8_lossy(&body);
     assert!(!text.chars().any(|c| c < ' '), "{text:?}");
     assert!(text.starts_with(r#"{"type":"/problems/"#) && text.ends_with('}'), "{text}");

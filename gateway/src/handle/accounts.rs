@@ -8,7 +8,7 @@ use meed_schemas::ids::{ID_FORM, Identity, check_id};
 use meed_schemas::outcome::{Limit, Reply as Outcome};
 use meed_schemas::program::Document;
 
-use super::desk::{Desk, bad, refused, status};
+use super::desk::{Desk, refused, status};
 use super::unanswered;
 use crate::reply::Reply;
 use crate::route::Query;
@@ -16,10 +16,8 @@ use crate::route::Query;
 impl Desk<'_> {
     /// `PUT /accounts/{account}`: 201 and the OPEN when new, 200 and the account when there.
     pub(super) async fn open_account(&self, account: &str) -> Result<Reply, Problem> {
-        decode_nothing(&self.call.body).map_err(bad)?;
-        Self::check_identifier(account, "account")?;
-        let program = self.program().await?;
-        let account_id = self.account_id(account, "account").await?;
+        decode_nothing(&self.call.body)?;
+        let (program, account_id) = self.account(account, "account").await?;
         let request = self.request(self.member(&account_id), Command::Open, Keys::default());
         match self.ask(request).await? {
             Outcome::Account(view) => {
@@ -33,10 +31,8 @@ impl Desk<'_> {
 
     /// `POST /accounts/lookup`.
     pub(super) async fn lookup(&self) -> Result<Reply, Problem> {
-        let identifier = decode_lookup(&self.call.body).map_err(bad)?;
-        Self::check_identifier(&identifier, "user_identifier")?;
-        self.program().await?;
-        let account_id = self.account_id(&identifier, "user_identifier").await?;
+        let identifier = decode_lookup(&self.call.body)?;
+        let (_, account_id) = self.account(&identifier, "user_identifier").await?;
         self.require_account(&account_id).await?;
         let mut body = Vec::with_capacity(64);
         views::write_lookup(&mut body, &account_id);
@@ -55,11 +51,9 @@ impl Desk<'_> {
 
     /// `PUT /accounts/{account}/aliases/{alias}`: durable before the answer.
     pub(super) async fn put_alias(&self, account: &str, alias: &str) -> Result<Reply, Problem> {
-        decode_nothing(&self.call.body).map_err(bad)?;
+        decode_nothing(&self.call.body)?;
         let alias = parse_alias(alias)?;
-        Self::check_identifier(account, "account")?;
-        self.program().await?;
-        let account_id = self.account_id(account, "account").await?;
+        let (_, account_id) = self.account(account, "account").await?;
         if self.require_account(&account_id).await? == Status::Closed {
             return Err(Problem::of(Kind::AccountClosed));
         }
@@ -78,9 +72,7 @@ impl Desk<'_> {
     /// `DELETE /accounts/{account}/aliases/{alias}`: 204, also when it is absent.
     pub(super) async fn delete_alias(&self, account: &str, alias: &str) -> Result<Reply, Problem> {
         let alias = parse_alias(alias)?;
-        Self::check_identifier(account, "account")?;
-        self.program().await?;
-        let account_id = self.account_id(account, "account").await?;
+        let (_, account_id) = self.account(account, "account").await?;
         self.backend
             .delete_alias(&self.call.caller.program, &alias, &account_id, self.left())
             .await
@@ -91,9 +83,7 @@ impl Desk<'_> {
     /// `GET /accounts/{account}/aliases`.
     pub(super) async fn list_aliases(&self, account: &str) -> Result<Reply, Problem> {
         Query::parse(self.call.query, &[])?;
-        Self::check_identifier(account, "account")?;
-        self.program().await?;
-        let account_id = self.account_id(account, "account").await?;
+        let (_, account_id) = self.account(account, "account").await?;
         self.require_account(&account_id).await?;
         let aliases =
             self.backend.aliases(&self.call.caller.program, &account_id, self.left()).await.map_err(unanswered)?;

@@ -9,7 +9,7 @@ use meed_schemas::http::views::BatchWriter;
 use meed_schemas::http::{BatchError, BatchFormat, Decoded, Operation, decode_batch, status_of, write_answer};
 use meed_schemas::outcome::Reply as Outcome;
 
-use super::desk::{Desk, ProgramFacts, bad, refused, status};
+use super::desk::{Desk, Identifier, ProgramFacts, refused, status};
 use super::unanswered;
 use crate::body::BodyFormat;
 use crate::config::Settings;
@@ -54,7 +54,7 @@ impl Desk<'_> {
                 Kind::PayloadTooLarge,
                 format!("A batch may have at most {most} items. Nothing was executed; send several batches."),
             ),
-            BatchError::BadRequest(error) => bad(error),
+            BatchError::BadRequest(error) => error.into(),
         })?;
         let program = found.ok_or_else(|| Problem::of(Kind::UnknownProgram))?;
         let mut items = Vec::with_capacity(decoded.len());
@@ -64,7 +64,7 @@ impl Desk<'_> {
         for (index, item) in decoded.into_iter().enumerate() {
             let request = match item {
                 Ok(item) => self.item_request(item).await,
-                Err(error) => Err(bad(error)),
+                Err(error) => Err(error.into()),
             };
             match request {
                 Ok(request) => {
@@ -104,7 +104,7 @@ impl Desk<'_> {
         let keys = self.keys(&mut item, key.as_deref())?;
         let identifier = item.account.take().unwrap_or_default();
         let field = if item.operation.is_till() { "user_identifier" } else { "account" };
-        let account_id = self.account_id(&identifier, field).await?;
+        let account_id = self.resolve(Identifier::parse(identifier, field)?).await?;
         Ok(self.request(self.member(&account_id), item.command, keys))
     }
 

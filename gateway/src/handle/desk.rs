@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::StatusCode;
 use hyper::header::HeaderName;
-use meed_engine::aliases::normalize;
+use meed_engine::aliases::{Alias, normalize};
 use meed_engine::program::Program;
 use meed_engine::secrets::Secrets;
 use meed_schemas::command::{Command, Keys, Request, RequestId};
@@ -60,6 +60,31 @@ impl Facts for ProgramFacts<'_> {
     }
 }
 
+/// What a path or body names an account by, well-formed.
+pub(super) enum Identifier<'t> {
+    /// Its id.
+    Account(Cow<'t, str>),
+    /// An alias, to be looked up.
+    Alias(Alias),
+}
+
+impl<'t> Identifier<'t> {
+    /// Checks the form, before anything is looked up.
+    ///
+    /// # Errors
+    /// A malformed one is 400 and names the field.
+    pub(super) fn parse(text: Cow<'t, str>, field: &'static str) -> Result<Self, Problem> {
+        if is_alias(&text) {
+            let alias = normalize(&text).map_err(|error| Problem::invalid(field, format!("`{field}`: {error}")))?;
+            return Ok(Self::Alias(alias));
+        }
+        if !check_account_id(&text) {
+            return Err(Problem::invalid(field, format!("`{field}` must be {ID_FORM}")));
+        }
+        Ok(Self::Account(text))
+    }
+}
+
 impl<'a> Desk<'a> {
     pub(super) fn new(
         context: &'a Context,
@@ -107,7 +132,7 @@ impl<'a> Desk<'a> {
         if values.next().is_some() {
             return Err(Problem::invalid("Idempotency-Key", "`Idempotency-Key` is given twice"));
         }
-        idempotency_key(value.as_bytes()).map(Some).map_err(|error| error.problem())
+        Ok(Some(idempotency_key(value.as_bytes())?))
     }
 
     /// The hash of an `Idempotency-Key`.
@@ -122,32 +147,41 @@ impl<'a> Desk<'a> {
         self.secrets.hash_key(LAYER_BUSINESS, &bytes)
     }
 
-    /// Checks the form of an account id or alias, before anything is looked up.
-    pub(super) fn check_identifier(identifier: &str, field: &'static str) -> Result<(), Problem> {
-        if !is_alias(identifier) {
-            return if check_account_id(identifier) {
-                Ok(())
-            } else {
-                Err(Problem::invalid(field, format!("`{field}` must be {ID_FORM}")))
-            };
-        }
-        normalize(identifier).map(|_| ()).map_err(|error| Problem::invalid(field, format!("`{field}`: {error}")))
+    /// The program of the request, and the id of the account that an identifier names. Every route that names an account
+    /// refuses in this order: a malformed identifier, an unknown program, an unknown alias.
+    pub(super) async fn account<'t>(
+        &self,
+        identifier: &'t str,
+        field: &'static str,
+    ) -> Result<(Arc<Program>, Cow<'t, str>), Problem> {
+        let identifier = Identifier::parse(identifier.into(), field)?;
+        let program = self.program().await?;
+        Ok((program, self.resolve(identifier).await?))
     }
 
-    /// The account id that an identifier names.
-    ///
-    /// # Errors
-    /// A malformed one is 400, an unknown alias 404.
+    /// Checks the form of an account id or alias, before anything is looked up.
+    pub(super) fn check_identifier(identifier: &str, field: &'static str) -> Result<(), Problem> {
+        Identifier::parse(identifier.into(), field).map(|_| ())
+    }
+
+    /// The account id that an identifier names; a malformed one is refused.
     pub(super) async fn account_id<'t>(
         &self,
         identifier: &'t str,
         field: &'static str,
     ) -> Result<Cow<'t, str>, Problem> {
-        Self::check_identifier(identifier, field)?;
-        if !is_alias(identifier) {
-            return Ok(Cow::Borrowed(identifier));
-        }
-        let alias = normalize(identifier).map_err(|error| Problem::invalid(field, format!("`{field}`: {error}")))?;
+        self.resolve(Identifier::parse(identifier.into(), field)?).await
+    }
+
+    /// The account id that an identifier names.
+    ///
+    /// # Errors
+    /// An alias that nobody has is 404.
+    pub(super) async fn resolve<'t>(&self, identifier: Identifier<'t>) -> Result<Cow<'t, str>, Problem> {
+        let alias = match identifier {
+            Identifier::Account(account_id) => return Ok(account_id),
+            Identifier::Alias(alias) => alias,
+        };
         let program = &*self.call.caller.program;
         match self.backend.resolve(program, &alias, self.left()).await.map_err(unanswered)? {
             Some(account) => Ok(Cow::Owned(account)),
@@ -246,7 +280,7 @@ pub(super) fn refused(program: &Program, refusal: &Refusal) -> Problem {
 }
 
 pub(super) fn bad(error: BadRequest) -> Problem {
-    error.problem()
+    error.into()
 }
 
 pub(super) fn status(code: u16) -> StatusCode {

@@ -8,9 +8,8 @@ use meed_engine::secrets::Secrets;
 use meed_schemas::command::{Command, Keys};
 use meed_schemas::http::problem::{Kind, Problem};
 use meed_schemas::http::{Decoded, Operation, decode, subject};
-use meed_schemas::ids::is_alias;
 
-use super::desk::{Desk, answer, bad};
+use super::desk::{Desk, Identifier, answer};
 use super::unanswered;
 use crate::reach::{Asked, Backend};
 use crate::reply::Reply;
@@ -59,8 +58,7 @@ struct Checked<'t> {
     program: Arc<Program>,
     command: Command,
     keys: Keys,
-    identifier: Cow<'t, str>,
-    field: &'static str,
+    identifier: Identifier<'t>,
 }
 
 impl<'a> Desk<'a> {
@@ -68,8 +66,8 @@ impl<'a> Desk<'a> {
     /// `named` is the hold or transaction in the path.
     pub(super) async fn operate(&self, operation: Operation, account: &str, named: &str) -> Result<Reply, Problem> {
         let found = self.find_program().await?;
-        let Checked { program, command, keys, identifier, field } = self.check(operation, account, named, found)?;
-        let account_id = self.account_id(&identifier, field).await?;
+        let Checked { program, command, keys, identifier } = self.check(operation, account, named, found)?;
+        let account_id = self.resolve(identifier).await?;
         let outcome = self.ask(self.request(self.member(&account_id), command, keys)).await?;
         self.answer(&program, outcome)
     }
@@ -82,11 +80,9 @@ impl<'a> Desk<'a> {
         named: &str,
     ) -> Result<Option<(Asked, Arc<Program>)>, Problem> {
         let Ok(found) = self.backend.known_program(&self.call.caller.program) else { return Ok(None) };
-        let Checked { program, command, keys, identifier, .. } = self.check(operation, account, named, found)?;
-        if is_alias(&identifier) {
-            return Ok(None);
-        }
-        Ok(Some((self.send(self.request(self.member(&identifier), command, keys)), program)))
+        let Checked { program, command, keys, identifier } = self.check(operation, account, named, found)?;
+        let Identifier::Account(account_id) = identifier else { return Ok(None) };
+        Ok(Some((self.send(self.request(self.member(&account_id), command, keys)), program)))
     }
 
     /// Reads the operation. What is wrong with a request is told in this order.
@@ -98,16 +94,16 @@ impl<'a> Desk<'a> {
         found: Option<Arc<Program>>,
     ) -> Result<Checked<'t>, Problem> {
         let currency = Self::currency_of(found.as_ref());
-        let mut decoded = decode(operation, &self.call.body, subject(named), currency).map_err(bad)?;
+        let mut decoded = decode(operation, &self.call.body, subject(named), currency)?;
         let header = self.header_key()?;
         let keys = self.keys(&mut decoded, header)?;
         let (identifier, field) = match decoded.account.take() {
             Some(identifier) => (identifier, "user_identifier"),
             None => (Cow::Borrowed(account), "account"),
         };
-        Self::check_identifier(&identifier, field)?;
+        let identifier = Identifier::parse(identifier, field)?;
         let program = found.ok_or_else(|| Problem::of(Kind::UnknownProgram))?;
-        Ok(Checked { program, command: decoded.command, keys, identifier, field })
+        Ok(Checked { program, command: decoded.command, keys, identifier })
     }
 
     /// The keys of an operation, hashed; completes a return with its sale's.

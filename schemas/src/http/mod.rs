@@ -48,9 +48,11 @@ impl BadRequest {
     pub(crate) fn body(detail: impl Into<String>) -> Self {
         Self::new("body", detail)
     }
+}
 
-    /// The problem that the client is shown.
-    pub fn problem(&self) -> problem::Problem {
-        problem::Problem::invalid(self.field.clone(), format!("`{}` {}", self.field, self.detail))
+impl From<BadRequest> for problem::Problem {
+    fn from(error: BadRequest) -> Self {
+        let detail = format!("`{}` {}", error.field, error.detail);
+        Self::invalid(error.field, detail)
     }
 }
