@@ -37,7 +37,7 @@ use route::{PAUSE, Place, Route, Time, in_the_end, is_to_ask_again, of_another};
 pub use window::Window;
 
 /// Time that a request waits for its shard to have an owner that can be reached; never beyond its deadline.
-const OWNER_WAIT: Duration = Duration::from_secs(1);
+pub const OWNER_WAIT: Duration = Duration::from_secs(1);
 
 /// Time between two looks whether a front has a link.
 const MEET_POLL: Duration = Duration::from_millis(5);

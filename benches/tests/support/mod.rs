@@ -4,6 +4,7 @@
 pub(crate) mod acknowledged;
 pub(crate) mod ring;
 pub(crate) mod stage;
+pub(crate) mod wait;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,11 +13,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use acknowledged::Acknowledged;
 use meed_benches::consumer::{Check, check_topics};
 use rustix::process::{Pid, Signal, kill_process};
+use wait::{eventually, pause};
 
 pub(crate) const EVENTS: &str = "loyalty.account.events.v1";
 pub(crate) const BALANCES: &str = "loyalty.account.balances.v1";
@@ -25,8 +27,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 const ACCOUNTS: u64 = 500;
 /// Lines of a node's log that a failed test shows.
 const SAID_LINES: usize = 40;
-/// Pace of looking at something.
-const POLL: Duration = Duration::from_millis(20);
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -64,11 +64,8 @@ impl Broker {
     /// Waits until it has ended by itself.
     pub(crate) fn wait_until_ended(&self) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops/kafka.sh");
-        let began = Instant::now();
-        while Command::new(&script).arg("status").arg(&self.folder).status().unwrap().success() {
-            assert!(began.elapsed() < PATIENCE, "the broker does not end");
-            std::thread::park_timeout(POLL);
-        }
+        let is_up = || Command::new(&script).arg("status").arg(&self.folder).status().unwrap().success();
+        eventually(PATIENCE, || "the broker does not end".to_owned(), || !is_up());
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -194,14 +191,13 @@ impl Node {
 
     /// Waits until it has ended by itself; its exit code, and what the next one is started with.
     pub(crate) fn ended(mut self) -> (Option<i32>, Start) {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return (status.code(), self.start_again());
-            }
-            assert!(began.elapsed() < PATIENCE, "it does not end");
-            std::thread::park_timeout(POLL);
-        }
+        let mut status = None;
+        let has_ended = || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        };
+        eventually(PATIENCE, || "it does not end".to_owned(), has_ended);
+        (status.unwrap().code(), self.start_again())
     }
 
     pub(crate) fn get(&self, listener: usize, path: &str) -> (u16, String) {
@@ -224,11 +220,7 @@ impl Node {
 
     /// Waits until a measure is as it should be.
     pub(crate) fn wait(&self, name: &str, is_right: impl Fn(u64) -> bool) {
-        let began = Instant::now();
-        while !is_right(self.metric(name)) {
-            assert!(began.elapsed() < PATIENCE, "{name} is {}", self.metric(name));
-            std::thread::park_timeout(POLL);
-        }
+        eventually(PATIENCE, || format!("{name} is {}", self.metric(name)), || is_right(self.metric(name)));
     }
 
     /// A stop that publishes what is left; what the next one is started with.
@@ -302,8 +294,8 @@ impl Load {
                     if let Ok((207, answers)) = ask(port, &request) {
                         acknowledged.lock().unwrap().take(&answers, |item| key(number, item));
                     }
-                    // A part of the processors is for the servers.
-                    std::thread::park_timeout(POLL);
+                    // The schedule of the load, which waits for nothing: a part of the processors is for the servers.
+                    pause();
                 }
             })
         });
@@ -314,11 +306,8 @@ impl Load {
     /// Waits until so many more items are acknowledged: the node serves.
     pub(crate) fn wait(&self, more: usize) {
         let count = || self.acknowledged.lock().unwrap().count();
-        let (began, before) = (Instant::now(), count());
-        while count() < before + more {
-            assert!(began.elapsed() < PATIENCE, "the node acknowledges nothing");
-            std::thread::park_timeout(POLL);
-        }
+        let before = count();
+        eventually(PATIENCE, || "the node acknowledges nothing".to_owned(), || count() >= before + more);
     }
 
     /// Ends it; what was acknowledged.

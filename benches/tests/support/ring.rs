@@ -4,10 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::POLL;
 use super::stage::variable;
+use super::wait::eventually;
 
 /// Time for three servers that run to find each other.
 const SETTLED_MAX: Duration = Duration::from_secs(120);
@@ -37,11 +37,7 @@ impl Ring {
             }
         });
         // A schema that is made while one takes another for down stays different for minutes.
-        let begin = Instant::now();
-        while !ring.is_settled() {
-            assert!(begin.elapsed() < SETTLED_MAX, "the servers do not see each other");
-            std::thread::park_timeout(POLL);
-        }
+        eventually(SETTLED_MAX, || "the servers do not see each other".to_owned(), || ring.is_settled());
         ring
     }
 

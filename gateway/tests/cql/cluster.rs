@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::node::{Client, Node, PATIENCE};
-use super::{ACCOUNTS, Load, Server, breathe};
+use super::wait::pause;
+use super::{ACCOUNTS, Load, Server};
 
 /// A shard must be served again within this, whatever its owner died of.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ pub(super) fn wait_until_served(node: &Node) {
     for account in 0..ACCOUNTS {
         while client.get(&format!("/api/v1/points/m-{account}/balance")).unwrap().status == 503 {
             assert!(begin.elapsed() < PATIENCE, "m-{account} is not served: {}", node.logged());
-            breathe();
+            pause();
         }
     }
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use meed_schemas::ids::Identity;
 use meed_schemas::time::{self, Millis};
 
+use super::Server;
 use super::node::{Client, Node, PATIENCE};
-use super::{Server, breathe};
+use super::wait::pause;
 
 const SHARDS: u16 = 16;
 /// Shards that the second node gets from the first before anything is measured.
@@ -62,7 +63,7 @@ impl Probes {
                     504 => self.retryable[1].fetch_add(1, Ordering::Relaxed),
                     _ => panic!("shard {shard}: {answer:?}"),
                 };
-                breathe();
+                pause();
             }
             let mut seen = self.seen[usize::from(shard)].lock().unwrap();
             seen.worst = seen.worst.max(begun.elapsed());
@@ -98,7 +99,7 @@ impl Probes {
                 let last = seen.lock().unwrap().last.filter(|(begun, _)| *begun >= since);
                 *first = first.or(last.map(|(_, answered)| answered - since));
             }
-            breathe();
+            pause();
         }
         first.into_iter().flatten().max().unwrap()
     }
@@ -133,7 +134,7 @@ impl Moves {
                 return;
             }
             assert!(begin.elapsed() < PATIENCE, "{count} shards should have moved: {logs:?}");
-            breathe();
+            pause();
         }
     }
 

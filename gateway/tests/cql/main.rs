@@ -7,6 +7,8 @@ mod node;
 
 mod cluster;
 mod figures;
+#[path = "../support/wait.rs"]
+mod wait;
 mod waits;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 use node::{Client, Node, PATIENCE};
 use rustix::process::Signal;
 use serde_json::Value;
+use wait::pause;
 
 const ACCOUNTS: u64 = 24;
 const LEASE_MS: u64 = 1_500;
@@ -160,7 +163,7 @@ impl Load {
                         Err(_) => {
                             self.other(0);
                             turn += 1;
-                            breathe();
+                            pause();
                             continue;
                         }
                     },
@@ -170,7 +173,7 @@ impl Load {
                     Ok(answer) => {
                         assert!([429, 503, 504].contains(&answer.status), "{answer:?}");
                         self.other(answer.status);
-                        breathe();
+                        pause();
                     }
                     Err(_) => {
                         self.other(0);
@@ -191,7 +194,7 @@ impl Load {
         let begin = Instant::now();
         while self.acknowledged.load(Ordering::Relaxed) < until {
             assert!(begin.elapsed() < PATIENCE, "no progress: {:?}", self.others.lock().unwrap());
-            breathe();
+            pause();
         }
     }
 
@@ -219,11 +222,6 @@ impl Load {
         check(&node, &earned);
         node
     }
-}
-
-/// Leaves the processors to the servers for a moment, before something is tried or looked at again.
-fn breathe() {
-    std::thread::park_timeout(Duration::from_millis(10));
 }
 
 /// Every account has as many points and rows as were acknowledged: nothing lost, nothing twice.
@@ -327,7 +325,7 @@ fn cassandra_that_is_paused_or_killed_leaves_nothing_unknown_for_ever() {
             let mut client = node.client();
             while client.get("/api/v1/points/idle/balance").unwrap().status != 503 {
                 assert!(begin.elapsed() < PATIENCE, "round {round}: it answers without a lease");
-                breathe();
+                pause();
             }
             assert!(begin.elapsed() < Duration::from_millis(LEASE_MS), "it answered after its lease");
             server.run("resume");
@@ -430,7 +428,7 @@ fn wait_for_rows(node: &Node, at_least: u64) {
             return;
         }
         assert!(begin.elapsed() < PATIENCE, "{rows} rows, {lag} behind");
-        breathe();
+        pause();
     }
 }
 

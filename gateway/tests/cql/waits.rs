@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use meed_gateway::cluster::OWNER_WAIT;
 use rustix::process::Signal;
 
 use super::cluster::wait_until_served;
 use super::node::{Node, PATIENCE, metric};
-use super::{ACCOUNTS, Server, breathe};
+use super::wait::{eventually, pause};
+use super::{ACCOUNTS, Server};
 
-/// How long a request waits for its shard to have an owner, as `gateway/src/cluster.rs` says.
-const OWNER_WAIT: Duration = Duration::from_secs(1);
 /// Rows that are listed at a time.
 const LISTED: u64 = 50;
 /// For what a busy machine adds.
@@ -81,11 +81,8 @@ fn items_of_a_batch_wait_for_a_shard_on_its_way_and_keep_their_order() {
     let a = server.start("batched", "a");
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let wait_for = |more: u64| {
-        let (until, begin) = (done.load(Ordering::Relaxed) + more, Instant::now());
-        while done.load(Ordering::Relaxed) < until {
-            assert!(begin.elapsed() < PATIENCE, "no progress");
-            breathe();
-        }
+        let until = done.load(Ordering::Relaxed) + more;
+        eventually("no progress", || done.load(Ordering::Relaxed) >= until);
     };
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
@@ -247,7 +244,7 @@ fn a_shard_whose_write_has_no_answer_says_so_and_then_decides_nothing_until_it_h
             break again;
         }
         assert!(begin.elapsed() < PATIENCE, "{again:?}");
-        breathe();
+        pause();
     };
     assert!(again.is_replay(), "it was decided before, and its write goes on until it is there: {again:?}");
     assert_eq!(node.client().total("m-1"), 2, "what was refused left nothing");
@@ -281,7 +278,7 @@ fn where_requests_wait_for_the_database_none_waits_in_its_socket_for_others() {
         let metrics = node.metrics.as_ref().unwrap();
         while answered.load(Ordering::Relaxed) < CLIENTS as u64 {
             assert_eq!(metric(metrics, "meed_connections_waiting"), 0.0);
-            breathe();
+            pause();
         }
     });
     server.run("resume");

@@ -6,6 +6,8 @@
 #[path = "../support/node.rs"]
 mod node;
 mod strangers;
+#[path = "../support/wait.rs"]
+mod wait;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,9 +15,8 @@ use std::time::{Duration, Instant};
 
 use node::{Answer, Client, Node, PATIENCE, run};
 use rustix::process::Signal;
+use wait::{eventually, pause};
 
-/// Between two looks at something that another process has to do.
-const PAUSE: Duration = Duration::from_millis(2);
 const JSON: &str = "Content-Type: application/json\r\n";
 
 /// A folder with an owner's data and its socket.
@@ -67,15 +68,6 @@ fn counts(client: &mut Client, account: &str) -> (i64, i64) {
     (total.unwrap(), list["total_count"].as_i64().unwrap())
 }
 
-pub(crate) fn eventually(what: &str, fact: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !fact() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        // Leaves the processor to the processes that it waits for.
-        std::thread::park_timeout(PAUSE);
-    }
-}
-
 fn readiness(node: &Node) -> (u16, String) {
     let answer = node.client().ask("GET", "/readyz", "", "");
     (answer.status, answer.body)
@@ -115,7 +107,7 @@ fn client(number: usize, fronts: &[String], seen: &Seen) -> i64 {
                     assert!(answer.header("retry-after").is_some(), "{answer:?}");
                     seen.not_executed.fetch_add(1, Ordering::Relaxed);
                     last = Some(answer);
-                    std::thread::park_timeout(PAUSE);
+                    pause();
                 }
                 Ok(answer) => {
                     assert_eq!(answer.status, 504, "{answer:?}");

@@ -149,7 +149,7 @@ fn connections_of_fronts_are_bounded_and_a_link_that_stands_is_not_touched() {
     assert_eq!(earn(&mut front.client(), "m-1", "before").unwrap().status, 201);
     // The front's links have some of the places, so these are too many.
     let silent: Vec<UnixStream> = (0..FRONTS_MAX).map(|_| connect(&place)).collect();
-    crate::eventually("too many are refused", || owner.logged().contains("there are too many connections"));
+    crate::wait::eventually("too many are refused", || owner.logged().contains("there are too many connections"));
     assert_eq!(earn(&mut front.client(), "m-1", "meanwhile").unwrap().status, 201);
     drop(silent);
     let late = place.front(&[]);

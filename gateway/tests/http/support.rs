@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use meed_gateway::config::{ListenAddress, OptionalAddress, Settings};
 use meed_gateway::server::Front;
@@ -10,6 +10,9 @@ use meed_gateway::server::Front;
 #[path = "../support/answer.rs"]
 mod answer;
 pub(crate) use answer::Answer;
+#[path = "../support/wait.rs"]
+mod wait;
+pub(crate) use wait::eventually;
 
 /// Longest wait for anything that must happen; only a failing test waits so long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -141,12 +144,3 @@ pub(crate) fn get(path: &str) -> String {
 
 pub(crate) const EARN: &str = "/api/v1/points/m-1/earn";
 pub(crate) const JSON: &str = "Content-Type: application/json\r\n";
-
-/// Waits for a fact that has no event.
-pub(crate) fn eventually(what: &str, fact: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !fact() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        std::thread::yield_now();
-    }
-}
