@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use meed_benches::flags::{self, Flags};
 use meed_engine::error::Error;
-use meed_engine::journal::cql::{Cql, CqlConfig, ShardJournal, Statements, claim, open_keyspace};
+use meed_engine::journal::cql::{Appends, Cql, CqlConfig, ShardJournal, Statements, claim, open_keyspace};
 use meed_engine::journal::frame;
 use meed_engine::ownership::Ownership;
 use meed_schemas::ids::Position;
@@ -65,12 +65,15 @@ fn appends(
     let statements = Arc::new(Statements::prepare(&cql)?);
     let ownership = Arc::new(Ownership::new(writers));
     let (claimed, extents) = claim(&cql, &statements, writers)?;
+    // One append of a shard is under way at a time, and no other bound counts here.
+    let appends = Arc::new(Appends::new(usize::from(writers)));
     let begin = Instant::now() + warmup;
     let end = begin + time;
     let mut tasks = Vec::new();
     for one in claimed {
         let (shard, last) = (one.shard, one.last_sequence);
         let (statements, extents) = (Arc::clone(&statements), Arc::clone(&extents));
+        let appends = Arc::clone(&appends);
         let mut journal =
             ShardJournal::new(Arc::clone(&cql), statements, extents, Arc::clone(&ownership), one, config)?;
         tasks.push(cql.spawn(async move {
@@ -82,7 +85,7 @@ fn appends(
                 frames.resize(frames.len() + bytes, 7);
                 frame::finish(&mut frames, start)
                     .map_err(|_| Error::Setting("a record of this length cannot be framed".to_owned()))?;
-                journal.append(&frames, sequence, 1).await?;
+                journal.append(&appends, &frames, sequence, 1).await?;
                 count += u64::from(Instant::now() >= begin);
             }
             Ok::<u64, Error>(count)

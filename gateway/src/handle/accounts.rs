@@ -129,7 +129,7 @@ impl Desk<'_> {
     pub(super) async fn get_program(&self, name: &str) -> Result<Reply, Problem> {
         let query = Query::parse(self.call.query, &["version"])?;
         Self::check_program(name)?;
-        let wanted = decode_version_query(query.pairs()).map_err(bad)?;
+        let wanted = decode_version_query(query.pairs())?;
         self.backend.refresh_programs().await.map_err(unanswered)?;
         let programs = self.backend.programs();
         let Some(program) = programs.get(name) else { return Err(Problem::of(Kind::UnknownProgram)) };

@@ -194,7 +194,9 @@ impl Problem {
             Limit::Lots => {
                 "The account has 2,048 lots of different expiry. Let awards expire with others, at the same day."
             }
-            Limit::OpenHolds => "The account has 1,024 open holds. Capture or void some first.",
+            Limit::OpenHolds => {
+                "The account has 1,024 open holds, or they pin 16,384 lots together. Capture or void some first."
+            }
             Limit::SpendMonths => {
                 "The account has spend in too many months. Send `occurred_at` of a month that has some."
             }

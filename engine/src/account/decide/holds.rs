@@ -33,7 +33,7 @@ pub(super) fn hold(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     session.account.wallet.take(MoveOp::Hold, points, None, &mut moves);
     let pins: usize = session.account.holds().iter().map(|hold| hold.pins.len()).sum();
     if pins + moves.len() > PINS_MAX {
-        return Err(Refusal::LimitExceeded { limit: "open_holds".into() }.into());
+        return Err(Refusal::LimitExceeded { limit: Limit::OpenHolds }.into());
     }
     let seconds = ttl_seconds.unwrap_or(i64::from(session.newest.document.holds.default_ttl_seconds));
     let detail = Detail::Hold { expires_at: Some(session.now + seconds * 1_000) };
