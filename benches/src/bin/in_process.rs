@@ -1,22 +1,15 @@
 //! The engine inside one process, without HTTP: earns and redemptions in batches, each answered only when
 //! it is durable.
-//!
-//! `in_process [--seconds N] [--accounts N] [--batch N] [--callers N] [--workers N] [--data DIR]
-//!             [--operations N] [--fill N] [--fill-expires-in SECONDS] [--memory-mib N] [--end stop|abort]`
-//!
-//! `--operations` ends the load early, `--fill` first earns once on each of so many accounts and prints what
-//! an idle account takes in memory, `--fill-expires-in` lets all those points expire at one instant so far from
-//! the start, `--memory-mib` bounds the accounts in memory, `--end abort` ends as a kill would, so that the next
-//! run on the same `--data` shows how long recovery takes.
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use meed_benches::flags::Flags;
+use meed_benches::flags::{self, Flags};
 use meed_engine::aliases::Aliases;
 use meed_engine::clock::SystemTimes;
 use meed_engine::config::EngineConfig;
@@ -29,6 +22,22 @@ use meed_schemas::program::{BUILT_IN_DOCUMENT, Document};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE: &str = "\
+in_process: the engine inside one process, without HTTP; each operation is answered when it is durable.
+
+  --seconds N                how long, 10
+  --operations N             end earlier, when so many were executed
+  --accounts N               100000
+  --batch N                  operations in a batch, 500
+  --callers N                callers of each worker, 8
+  --workers N                0: one per core
+  --data DIR                 keep the data there; without it a folder below ./target, which is removed
+  --fill N                   first earn once on each of so many accounts, and print what an idle one takes in memory
+  --fill-expires-in SECONDS  all those points expire at one instant so far from the start
+  --memory-mib N             what `memory_bytes` is for a node
+  --end stop|abort           abort: end as a kill would; the next run on --data shows how long recovery takes
+";
 
 /// How often in a second it looks at the memory of the accounts.
 const LOOKS_PER_SECOND: u32 = 20;
@@ -62,8 +71,7 @@ struct Counts {
     ready: AtomicBool,
 }
 
-fn options() -> Result<Options, String> {
-    let mut flags = Flags::parse(std::env::args().skip(1), &[])?;
+fn options(mut flags: Flags) -> Result<Options, String> {
     let seconds_from_now = flags.optional("fill-expires-in")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
@@ -306,13 +314,6 @@ fn run(options: &Options) -> Result<(), String> {
     engine.shutdown(Duration::from_secs(20)).map_err(|error| error.to_string())
 }
 
-fn main() {
-    let (code, error) = match options() {
-        Ok(options) => (1, run(&options)),
-        Err(error) => (2, Err(error)),
-    };
-    if let Err(error) = error {
-        eprintln!("error: {error}");
-        std::process::exit(code);
-    }
+fn main() -> ExitCode {
+    flags::main(USAGE, |flags| run(&options(flags)?))
 }

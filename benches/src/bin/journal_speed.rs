@@ -1,23 +1,50 @@
-//! Prints how fast the journal writes and scans in a folder: `journal_speed [DIR] [BATCHES]`.
+//! Prints how fast the journal writes and scans in a folder.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Instant;
 
 use meed_engine::disk::Disk;
 use meed_engine::journal::{Journal, JournalOptions, JournalReader, Part, Run, frame};
 use meed_schemas::ids::Position;
 
+const USAGE: &str = "\
+journal_speed [DIR] [BATCHES]: how fast the journal alone writes, syncs and scans.
+
+  DIR      where; it keeps the journal, which grows with each run; ./journal-speed
+  BATCHES  of 256 records of 240 bytes each, 5000
+";
+
 const SHARDS: u16 = 16;
 const RECORD_BYTES: usize = 240;
 const RECORDS: u64 = 256;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let dir = PathBuf::from(arguments.next().unwrap_or_else(|| "journal-speed".to_owned()));
-    let batches: u64 = arguments.next().map_or(Ok(5_000), |text| text.parse())?;
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let batches = arguments.get(1).map_or(Ok(5_000), |text| text.parse());
+    let (false, true, Ok(batches)) = (arguments.iter().any(|a| a.starts_with('-')), arguments.len() <= 2, batches)
+    else {
+        eprint!("error: unexpected arguments\n\n{USAGE}");
+        return ExitCode::from(2);
+    };
+    let dir = PathBuf::from(arguments.first().map_or("journal-speed", String::as_str));
+    match run(&dir, batches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(dir: &Path, batches: u64) -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
-    let (mut journal, reader, recovered) = Journal::open(Disk::default(), &dir, JournalOptions::new(SHARDS))?;
+    let (mut journal, reader, recovered) = Journal::open(Disk::default(), dir, JournalOptions::new(SHARDS))?;
     println!("open: {} ms, up to batch {}", begun.elapsed().as_millis(), recovered.last_batch);
 
     let mut last = recovered.last_sequence;
