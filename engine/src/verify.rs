@@ -28,6 +28,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::{BatchView, JournalReader};
+use crate::secrets::Secrets;
 use crate::store::{Store, StoreOptions};
 
 /// What was checked.
@@ -116,6 +117,8 @@ pub fn verify(data: &Path, snapshot: Option<&Path>) -> Result<VerifyReport> {
     let disk = Disk::default();
     let folder = FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
+    // Without them no key and no alias is found again.
+    Secrets::load(data, folder.journal_id)?;
     let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"))?;
     let cut = recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset));
     let state = data.join("state");

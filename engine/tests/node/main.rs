@@ -13,6 +13,7 @@ use harness::{Running, config, earn, earn_until, old_folder, request, reverse, s
 use meed_engine::error::Error;
 use meed_engine::permits::{NoPermit, PermitLimits};
 use meed_engine::start::{WorkerMain, start};
+use meed_engine::error::Error;
 use meed_engine::verify::verify;
 use meed_schemas::command::{Command, References};
 use meed_schemas::outcome::{Refusal, Reply};
@@ -248,4 +249,21 @@ fn a_gap_within_the_bound_is_settled() {
     assert_eq!(node.recovered().settles_until, None);
     assert_eq!(node.balance("m-2").balances.total, 0);
     node.stop();
+}
+
+#[test]
+fn what_a_start_refuses_is_a_violation() {
+    let folder = tempfile::tempdir().unwrap();
+    Running::start(config(folder.path())).stop();
+    for file in ["secrets", "node.json"] {
+        let path = folder.path().join(file);
+        let whole = std::fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        damaged[0] ^= 1;
+        std::fs::write(&path, damaged).unwrap();
+        let found = verify(folder.path(), None).unwrap_err();
+        assert!(matches!(&found, Error::Damaged { file: named, .. } if *named == path), "{found}");
+        std::fs::write(&path, whole).unwrap();
+    }
+    verify(folder.path(), None).unwrap();
 }
