@@ -14,7 +14,7 @@ pub fn yield_to_commits() {
 }
 
 /// Tells a thread that rests between its rounds to end.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Stop {
     told: Mutex<bool>,
     wake: Condvar,

@@ -3,8 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use meed_schemas::time::Millis;
-
-use crate::ownership::boot_ms;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Turns readings of the wall clock and the monotonic clock into instants that never go backwards.
 ///
@@ -46,6 +45,12 @@ impl Clock {
     }
 }
 
+/// Milliseconds of a clock that never goes back and also runs while the machine sleeps.
+pub fn boot_ms() -> i64 {
+    let now = clock_gettime(ClockId::Boottime);
+    now.tv_sec.saturating_mul(1_000).saturating_add(now.tv_nsec / 1_000_000)
+}
+
 /// The two clocks of the machine.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemTimes {
@@ -80,6 +85,12 @@ mod tests {
         assert_eq!(clock.now(1_400, 300), 1_400);
         assert_eq!(clock.now(1_350, 301), 1_400);
         assert!(!clock.jumped());
+    }
+
+    #[test]
+    fn the_clock_of_deadlines_and_leases_goes_forward() {
+        let first = boot_ms();
+        assert!(boot_ms() >= first);
     }
 
     #[test]

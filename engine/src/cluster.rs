@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::clock::boot_ms;
 use crate::committer::CqlCommitter;
 use crate::durable::Cluster;
 use crate::error::{Error, Result};
@@ -26,7 +27,7 @@ use crate::journal::Records;
 use crate::journal::cql::{Changed, CqlConfig, Extents, Registry, Statements};
 use crate::metrics::ClusterMetrics;
 use crate::node::{ClusterHooks, Node};
-use crate::ownership::{LOOKS_PER_LEASE, LiveNode, Member, OwnerMap, Ownership, Seat, Watcher, boot_ms, plan};
+use crate::ownership::{LOOKS_PER_LEASE, LiveNode, Member, OwnerMap, Ownership, Seat, Watcher, plan};
 use crate::shard::{Input, Tenure};
 use crate::store::Store;
 

@@ -8,13 +8,14 @@ use meed_schemas::time::Millis;
 use tokio::task::JoinHandle;
 
 use crate::aliases::{AliasOptions, AliasOwner, Aliases};
+use crate::clock::boot_ms;
 use crate::config::{EngineConfig, MemoryShares};
 use crate::disk::{Disk, FolderLock};
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::cql::{self, Cql, CqlConfig, CqlReader, Extents, History, Registry, Statements};
 use crate::journal::{Journal, JournalOptions, Records, Recovered};
-use crate::ownership::{Ownership, boot_ms};
+use crate::ownership::Ownership;
 use crate::program::{Programs, with_version};
 use crate::publish::Fencing;
 use crate::secrets::Secrets;

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use meed_schemas::record::{Detail, Record};
 use meed_schemas::time::Millis;
 
-use crate::clock::SystemTimes;
+use crate::clock::{SystemTimes, boot_ms};
 use crate::committer::Committer;
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::exchange::{Exchange, Message};
 use crate::keeper::Keeper;
-use crate::ownership::{Ownership, boot_ms};
+use crate::ownership::Ownership;
 use crate::permits::Permits;
 use crate::program::{Programs, with_version};
 use crate::reader::Reader;

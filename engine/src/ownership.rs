@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::planted::{Fault, planted};
@@ -20,12 +19,6 @@ pub use map::{LiveNode, Member, OwnerMap, Plan, Seat, plan};
 
 /// Stands for no time.
 const NOT_COMING: i64 = i64::MAX;
-
-/// Milliseconds of a clock that never goes back and also runs while the machine sleeps.
-pub fn boot_ms() -> i64 {
-    let now = clock_gettime(ClockId::Boottime);
-    now.tv_sec.saturating_mul(1_000).saturating_add(now.tv_nsec / 1_000_000)
-}
 
 /// Renewals in the time of one lease.
 pub(crate) const RENEWALS_PER_LEASE: u32 = 6;
@@ -43,11 +36,11 @@ const BEGIN_GRACE_MS: i64 = 1_000;
 pub struct Ownership {
     /// This life of the node; 0 where it owns nothing.
     own: u128,
-    /// Until when, by [`boot_ms`].
+    /// Until when, by [`crate::clock::boot_ms`].
     until_ms: AtomicI64,
     /// Per shard, whether the outcome of its last batch is unknown.
     unresolved: Vec<AtomicBool>,
-    /// Per shard that comes to this node and has not begun, since when by [`boot_ms`]; else [`NOT_COMING`].
+    /// Per shard that comes to this node and has not begun, since when by [`crate::clock::boot_ms`]; else [`NOT_COMING`].
     coming_since_ms: Vec<AtomicI64>,
     /// Whether the node has had its share of the shards once, all begun.
     has_joined: AtomicBool,
@@ -246,7 +239,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins a look whose rows were asked for at `asked_ms` and had come by `came_ms` (both by [`boot_ms`]).
+    /// Begins a look whose rows were asked for at `asked_ms` and had come by `came_ms` (both by [`crate::clock::boot_ms`]).
     pub fn look(&mut self, asked_ms: i64, came_ms: i64) {
         let came_ms = came_ms.max(asked_ms);
         let blind_ms = self.look.map_or(0, |before| came_ms.saturating_sub(before.came_ms));
@@ -402,11 +395,5 @@ mod tests {
         let of = |version| OwnerMap { version, ..OwnerMap::unknown(1) };
         assert!(ownership.learn(of(3)) && !ownership.learn(of(3)) && !ownership.learn(of(2)));
         assert_eq!(ownership.map().version, 3);
-    }
-
-    #[test]
-    fn the_clock_of_leases_goes_forward() {
-        let first = boot_ms();
-        assert!(boot_ms() >= first);
     }
 }

@@ -2,14 +2,15 @@
 //! people. A thread follows the journal; nothing waits for it. Rows are the same whoever writes them and however often,
 //! so after a crash it goes on behind the watermark that was saved.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use meed_schemas::codec;
 use meed_schemas::record::Record;
 
+use crate::background::Stop;
 use crate::error::{Error, Result};
 use crate::feed::{Next, Reached, read_on};
 use crate::journal::Records;
@@ -37,19 +38,9 @@ pub struct Projector {
 
 #[derive(Debug)]
 struct Shared {
-    stop: Mutex<bool>,
-    told: Condvar,
+    stop: Stop,
     /// What is saved as projected.
     saved: Vec<AtomicU64>,
-}
-
-impl Shared {
-    /// Waits; false when it is to end.
-    fn wait(&self, time: Duration) -> bool {
-        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.told.wait_timeout_while(stop, time, |stop| !*stop);
-        !*waited.unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 impl Projector {
@@ -60,7 +51,7 @@ impl Projector {
     pub fn start(journal: CqlReader, programs: CurrentPrograms, metrics: ProjectMetrics) -> Result<Self> {
         let shards = usize::from(journal.shards());
         let saved = (0..shards).map(|_| AtomicU64::new(0)).collect();
-        let shared = Arc::new(Shared { stop: Mutex::default(), told: Condvar::new(), saved });
+        let shared = Arc::new(Shared { stop: Stop::default(), saved });
         let records = Records::Cql(journal.clone());
         let run = Run {
             journal,
@@ -86,8 +77,7 @@ impl Projector {
 
     /// Ends the thread. What is not projected yet is left to whoever owns the shards next.
     pub fn stop(self) {
-        *self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.shared.told.notify_all();
+        self.shared.stop.tell();
         // It logged what went wrong.
         let _ = self.thread.join();
     }
@@ -128,7 +118,7 @@ impl Run {
             if rest < RETRY && std::mem::take(&mut has_failed) {
                 tracing::info!("the history is written again");
             }
-            if !self.shared.wait(rest) {
+            if !self.shared.stop.rest(rest) {
                 // What is not saved is written once more.
                 let _ = self.save();
                 return;

@@ -74,6 +74,6 @@ fn points_are_awarded_into_a_lot_that_seems_past_and_wait_for_an_activation_that
     assert_eq!(w.balance(Command::Balance).balances.pending, 7);
     w.settle_until = None;
     w.ask(Command::Settle);
-    assert_eq!(kinds(&w.last), ["EXPIRE", "ACTIVATE"]);
+    assert_eq!(kinds(&w.last), ["ACTIVATE", "EXPIRE"]);
     w.check();
 }

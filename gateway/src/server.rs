@@ -247,9 +247,7 @@ fn run_node(loaded: Loaded) -> Result<(), Error> {
             Front::open(settings.clone())?;
         let door = open_door(&settings).await?;
         let door_address = door.as_ref().map(|door| door.address.clone());
-        let reached_at = settings.advertise.0.as_ref().map(|peer| format!("http://{peer}"));
-        let reached_at = reached_at.or_else(|| door_address.clone()).unwrap_or_default();
-        config.cql.iter_mut().for_each(|cql| cql.address.clone_from(&reached_at));
+        config.cql.iter_mut().for_each(|cql| cql.address = reached_at(&settings, door_address.as_deref()));
         let opening = {
             let shared = shared.clone();
             let hand_over = move || Front::hand_over(waiting_room, &leave);
@@ -331,6 +329,12 @@ async fn open_door(settings: &Settings) -> Result<Option<Arc<Door>>, Error> {
     let Some(peer) = settings.owner_listen.0.clone().or(local) else { return Ok(None) };
     let secret = settings.owner_secret.0.as_deref();
     Ok(Some(Door::open(&peer, secret, usize::from(settings.workers), in_cluster).await?))
+}
+
+/// Where other nodes reach this one.
+fn reached_at(settings: &Settings, door_address: Option<&str>) -> String {
+    let advertised = settings.advertise.0.as_ref().map(|peer| format!("http://{peer}"));
+    advertised.or(door_address.map(str::to_owned)).unwrap_or_default()
 }
 
 /// What serves.

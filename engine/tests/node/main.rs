@@ -13,7 +13,6 @@ use harness::{Running, config, earn, earn_until, old_folder, request, reverse, s
 use meed_engine::error::Error;
 use meed_engine::permits::{NoPermit, PermitLimits};
 use meed_engine::start::{WorkerMain, start};
-use meed_engine::error::Error;
 use meed_engine::verify::verify;
 use meed_schemas::command::{Command, References};
 use meed_schemas::outcome::{Refusal, Reply};

@@ -12,7 +12,7 @@ use meed_engine::program::Program;
 use meed_engine::secrets::Secrets;
 use meed_schemas::command::{Command, Keys, Request, RequestId};
 use meed_schemas::http::problem::{self, Kind, Problem};
-use meed_schemas::http::{BadRequest, BusinessKey, Facts, idempotency_key, status_of, write_answer};
+use meed_schemas::http::{BusinessKey, Facts, idempotency_key, status_of, write_answer};
 use meed_schemas::ids::{ID_FORM, Identity, Position, check_account_id, is_alias};
 use meed_schemas::money::Currency;
 use meed_schemas::outcome::{Refusal, Reply as Outcome};
@@ -159,20 +159,6 @@ impl<'a> Desk<'a> {
         Ok((program, self.resolve(identifier).await?))
     }
 
-    /// Checks the form of an account id or alias, before anything is looked up.
-    pub(super) fn check_identifier(identifier: &str, field: &'static str) -> Result<(), Problem> {
-        Identifier::parse(identifier.into(), field).map(|_| ())
-    }
-
-    /// The account id that an identifier names; a malformed one is refused.
-    pub(super) async fn account_id<'t>(
-        &self,
-        identifier: &'t str,
-        field: &'static str,
-    ) -> Result<Cow<'t, str>, Problem> {
-        self.resolve(Identifier::parse(identifier.into(), field)?).await
-    }
-
     /// The account id that an identifier names.
     ///
     /// # Errors
@@ -277,10 +263,6 @@ fn answer_of(facts: &ProgramFacts<'_>, record: &Record) -> Reply {
 /// A refusal as a problem.
 pub(super) fn refused(program: &Program, refusal: &Refusal) -> Problem {
     problem::problem_of(refusal, program.newest().currency().minor_digits)
-}
-
-pub(super) fn bad(error: BadRequest) -> Problem {
-    error.into()
 }
 
 pub(super) fn status(code: u16) -> StatusCode {

@@ -9,7 +9,7 @@ use meed_schemas::http::{
 };
 use meed_schemas::outcome::{HistoryHead, Reply as Outcome};
 
-use super::desk::{Desk, bad, refused, status};
+use super::desk::{Desk, refused, status};
 use super::unanswered;
 use crate::reply::Reply;
 use crate::route::Query;
@@ -18,9 +18,7 @@ impl Desk<'_> {
     /// One question to an account.
     pub(super) async fn read(&self, account: &str, command: Command) -> Result<Reply, Problem> {
         self.query(&[])?;
-        Self::check_identifier(account, "account")?;
-        let program = self.program().await?;
-        let account_id = self.account_id(account, "account").await?;
+        let (program, account_id) = self.account(account, "account").await?;
         let identity = self.member(&account_id);
         let outcome = self.ask(self.request(identity.clone(), command, Keys::default())).await?;
         let facts = self.facts(&program);
@@ -40,13 +38,11 @@ impl Desk<'_> {
     /// A page of an account's transactions, newest first.
     pub(super) async fn history(&self, account: &str) -> Result<Reply, Problem> {
         let parameters = self.query(&["limit", "offset", "type", "cursor"])?;
-        let list = decode_list_query(parameters.pairs()).map_err(bad)?;
-        Self::check_identifier(account, "account")?;
-        let program = self.program().await?;
-        let account_id = self.account_id(account, "account").await?;
+        let list = decode_list_query(parameters.pairs())?;
+        let (program, account_id) = self.account(account, "account").await?;
         let identity = self.member(&account_id);
         let seal = |bytes: &[u8]| self.secrets().cursor_tag(bytes);
-        let query = list.of(&identity, seal).map_err(bad)?;
+        let query = list.of(&identity, seal)?;
         let request = self.request(identity.clone(), Command::HistoryHead, Keys::default());
         let head = match self.ask(request).await? {
             Outcome::HistoryHead(head) => head,
@@ -88,7 +84,7 @@ impl Desk<'_> {
     /// The outcome of an `Idempotency-Key`.
     pub(super) async fn outcome_of_key(&self, account: &str, key: &str) -> Result<Reply, Problem> {
         self.query(&[])?;
-        let key = idempotency_key(key.as_bytes()).map_err(bad)?;
+        let key = idempotency_key(key.as_bytes())?;
         let keys = Keys { idempotency: Some(self.hash_idempotency(key)), business: None };
         self.outcome(account, keys).await
     }
@@ -97,15 +93,13 @@ impl Desk<'_> {
     pub(super) async fn outcome_of_query(&self, account: &str) -> Result<Reply, Problem> {
         let names = ["op", "reference_id", "source", "store_id", "terminal_id", "transaction_id"];
         let parameters = self.query(&names)?;
-        let key = decode_outcome_query(parameters.pairs()).map_err(bad)?;
+        let key = decode_outcome_query(parameters.pairs())?;
         let keys = Keys { idempotency: None, business: Some(self.hash_business(&key)) };
         self.outcome(account, keys).await
     }
 
     async fn outcome(&self, account: &str, keys: Keys) -> Result<Reply, Problem> {
-        Self::check_identifier(account, "account")?;
-        let program = self.program().await?;
-        let account_id = self.account_id(account, "account").await?;
+        let (program, account_id) = self.account(account, "account").await?;
         let request = self.request(self.member(&account_id), Command::Outcome, keys);
         match self.ask(request).await? {
             Outcome::Outcome(record) => {

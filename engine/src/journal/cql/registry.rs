@@ -12,10 +12,9 @@ use tokio::sync::Notify;
 use super::CqlConfig;
 use super::machine::Answer;
 use super::session::{Cql, Pause};
+use crate::clock::boot_ms;
 use crate::error::{Error, Result};
-use crate::ownership::{
-    LOOKS_PER_LEASE, LeaseRow, Member, OwnerMap, Ownership, RENEWALS_PER_LEASE, Seat, Watcher, boot_ms,
-};
+use crate::ownership::{LOOKS_PER_LEASE, LeaseRow, Member, OwnerMap, Ownership, RENEWALS_PER_LEASE, Seat, Watcher};
 
 /// The partition of the map.
 const CLUSTER: &str = "meed";
