@@ -14,8 +14,8 @@ use crate::output::table;
 use crate::protocol::TOKEN_VARIABLE;
 use crate::run::{self, Options, Reach, parse_sources};
 use crate::scenario::{PROFILES, Scenario};
-use crate::search::{Search, search};
-use crate::verdict::{self, EXIT_FAILED, EXIT_PASS, EXIT_THRESHOLD, EXIT_USAGE};
+use crate::search::{Found, Search, search};
+use crate::verdict::{self, EXIT_FAILED, EXIT_INVALID, EXIT_PASS, EXIT_THRESHOLD, EXIT_USAGE};
 use crate::worker;
 
 const AFTER_HELP: &str = "\
@@ -253,14 +253,35 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
     if interrupt::is_asked() {
         return Err(Fault::Failed("ended by a signal: no rate was confirmed".to_owned()));
     }
-    let Some(found) = found else {
-        println!("no rate holds");
-        return Ok(EXIT_THRESHOLD);
-    };
-    found.confirmation.write(&arguments.out)?;
-    print!("{}", table(&found.confirmation.summary));
-    println!("\nhighest rate that holds: {}/s ({})", found.rate, conditions.join(","));
-    Ok(EXIT_PASS)
+    let asked = conditions.join(",");
+    match found {
+        Found::Stopped(finished) => {
+            finished.write(&arguments.out)?;
+            print!("{}", table(&finished.summary));
+            println!("\nthe search ended here: whatever rate holds, this must not be");
+            Ok(finished.summary.verdict.exit_code)
+        }
+        Found::Nothing { limit: None } => {
+            println!("no rate holds");
+            Ok(EXIT_THRESHOLD)
+        }
+        Found::Nothing { limit: Some(limit) } => {
+            println!("no rate is known to hold: {limit}");
+            Ok(EXIT_INVALID)
+        }
+        Found::Rate { rate, confirmation, limit } => {
+            confirmation.write(&arguments.out)?;
+            print!("{}", table(&confirmation.summary));
+            println!("\nhighest rate that holds: {rate}/s ({asked})");
+            Ok(match limit {
+                None => EXIT_PASS,
+                Some(limit) => {
+                    println!("INVALID: that limit is the generator's and not the server's: {limit}");
+                    EXIT_INVALID
+                }
+            })
+        }
+    }
 }
 
 fn token() -> Result<String, Fault> {

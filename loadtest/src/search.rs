@@ -3,12 +3,12 @@
 use crate::error::Fault;
 use crate::run::{self, Finished, Options, Reach, Session};
 use crate::scenario::{Mode, Stage};
-use crate::verdict::EXIT_PASS;
+use crate::verdict::{EXIT_INVALID, EXIT_PASS, EXIT_THRESHOLD, says_nothing};
 
 /// Rates are told apart to this part of themselves.
 const PRECISION_PERCENT: u64 = 3;
 /// Most runs of a search.
-const RUNS_MAX: u32 = 40;
+const RUNS_MAX: usize = 40;
 /// A rate that does not hold in the long run is lowered by this.
 const STEP_DOWN_PERCENT: u64 = 5;
 /// Length of the warm-up of every run.
@@ -26,15 +26,36 @@ pub(crate) struct Search {
     pub(crate) confirm_seconds: u32,
 }
 
-/// A rate that holds, and the long run that showed it.
+/// What a try says of its rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    Holds,
+    /// A condition is missed, or the server does not keep up.
+    Missed,
+    /// The run says nothing about the server: the generator was late, or connections could not be made.
+    SaysNothing,
+}
+
+/// How a search ended.
 #[derive(Debug)]
-pub(crate) struct Confirmed {
-    pub(crate) rate: u64,
-    pub(crate) confirmation: Finished,
+pub(crate) enum Found {
+    /// A rate that holds, the long run that showed it, and, when the next higher rate failed for a reason that is none of
+    /// the server's, that reason.
+    Rate { rate: u64, confirmation: Box<Finished>, limit: Option<String> },
+    /// No rate holds; the reason as above.
+    Nothing { limit: Option<String> },
+    /// Wrong books, or a proof that failed, in this run: no rate counts for anything then.
+    Stopped(Box<Finished>),
+}
+
+/// Why a search goes no further.
+enum Stop {
+    Fault(Fault),
+    Run(Box<Finished>),
 }
 
 /// The search itself, apart from what a try is: `holds` says whether a rate holds.
-fn highest(search: Search, mut holds: impl FnMut(u64) -> Result<bool, Fault>) -> Result<Option<u64>, Fault> {
+fn highest<E>(search: Search, mut holds: impl FnMut(u64) -> Result<bool, E>) -> Result<Option<u64>, E> {
     let (mut good, mut rate) = (None, search.from);
     let mut bad = loop {
         if !holds(rate)? {
@@ -61,10 +82,10 @@ fn highest(search: Search, mut holds: impl FnMut(u64) -> Result<bool, Fault>) ->
 
 /// The highest rate at or below `candidate` that holds in a long run, and that run; `attempt` makes it and returns it
 /// when it holds.
-fn confirm<T>(
+fn confirm<T, E>(
     candidate: u64,
-    mut attempt: impl FnMut(u64) -> Result<Option<T>, Fault>,
-) -> Result<Option<(u64, T)>, Fault> {
+    mut attempt: impl FnMut(u64) -> Result<Option<T>, E>,
+) -> Result<Option<(u64, T)>, E> {
     let mut rate = candidate;
     while rate > 0 {
         if let Some(held) = attempt(rate)? {
@@ -75,45 +96,78 @@ fn confirm<T>(
     Ok(None)
 }
 
-/// Searches on one server, which is started once. `None`: no rate holds.
-pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str)) -> Result<Option<Confirmed>, Fault> {
+/// The lowest rate above `found` that did not hold, when a try of it says nothing about the server: then `found` is the
+/// generator's limit and not the server's.
+fn foreign_limit(tries: &[(u64, Tried)], found: u64) -> Option<u64> {
+    let failed = tries.iter().filter(|(rate, tried)| *rate > found && *tried != Tried::Holds);
+    // At the rate that was found a longer run may have failed before a shorter one; those above it decide.
+    let lowest = failed.clone().map(|(rate, _)| *rate).min()?;
+    failed.into_iter().find(|(rate, tried)| *rate == lowest && *tried == Tried::SaysNothing).map(|(rate, _)| *rate)
+}
+
+/// Searches on one server, which is started once.
+pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str)) -> Result<Found, Fault> {
     if options.scenario.mode != Mode::Open {
         return Err(Fault::Usage("a closed loop has no rate to search for".to_owned()));
     }
     let mut session = Session::open(&options.reach, options.authorization.as_deref())?;
     let targets = session.targets().iter().map(ToString::to_string).collect();
     let reach = Reach::Targets(targets);
-    let mut runs = 0;
-    let mut attempt = |rate: u64, seconds: u32| -> Result<Finished, Fault> {
-        runs += 1;
-        if runs > RUNS_MAX {
-            return Err(Fault::Failed(format!("no rate was found in {RUNS_MAX} runs")));
+    let (mut tries, mut reasons) = (Vec::new(), Vec::new());
+    let mut attempt = |rate: u64, seconds: u32| -> Result<Option<Finished>, Stop> {
+        if tries.len() >= RUNS_MAX {
+            return Err(Stop::Fault(Fault::Failed(format!("no rate was found in {RUNS_MAX} runs"))));
         }
         let mut options = Options { reach: reach.clone(), bare: None, is_quiet: true, ..options.clone() };
         options.scenario.stages = stages(rate, seconds);
         options.scenario.replay = None;
-        let finished = run::run(&options)?;
-        let summary = &finished.summary;
-        let latency = &summary.measured.latency;
-        say(&format!(
-            "{rate:>9}/s for {seconds:>3} s: {:<11} p50 {:>9}  p99 {:>9}  errors {:.3} %  answered {:.0}/s{}",
-            summary.verdict.result,
-            crate::output::microseconds(latency.p50_us),
-            crate::output::microseconds(latency.p99_us),
-            summary.measured.errors_percent,
-            summary.measured.completed_per_second,
-            summary.verdict.reasons.first().map_or(String::new(), |reason| format!("  ({reason})"))
-        ));
-        Ok(finished)
+        let finished = run::run(&options).map_err(Stop::Fault)?;
+        say(&line(rate, seconds, &finished));
+        let verdict = &finished.summary.verdict;
+        let tried = match verdict.exit_code {
+            EXIT_PASS => Tried::Holds,
+            EXIT_THRESHOLD => Tried::Missed,
+            EXIT_INVALID if says_nothing(&options.scenario, &finished.summary) => Tried::SaysNothing,
+            EXIT_INVALID => Tried::Missed,
+            _ => return Err(Stop::Run(Box::new(finished))),
+        };
+        tries.push((rate, tried));
+        reasons.push((rate, verdict.reasons.first().cloned().unwrap_or_default()));
+        Ok((tried == Tried::Holds).then_some(finished))
     };
-    let passes = |finished: &Finished| finished.summary.verdict.exit_code == EXIT_PASS;
-    let rate = highest(search, |rate| attempt(rate, search.seconds).map(|finished| passes(&finished)))?;
-    let confirmed = confirm(rate.unwrap_or(0), |rate| {
-        let finished = attempt(rate, search.confirm_seconds)?;
-        Ok(passes(&finished).then_some(finished))
-    })?;
+    let found = highest(search, |rate| attempt(rate, search.seconds).map(|finished| finished.is_some()))
+        .and_then(|rate| confirm(rate.unwrap_or(0), |rate| attempt(rate, search.confirm_seconds)));
+    let found = match found {
+        Ok(found) => found,
+        Err(Stop::Fault(fault)) => return Err(fault),
+        // What the server does at its end says less than its books.
+        Err(Stop::Run(finished)) => return Ok(Found::Stopped(finished)),
+    };
     session.close()?;
-    Ok(confirmed.map(|(rate, confirmation)| Confirmed { rate, confirmation }))
+    let limit = foreign_limit(&tries, found.as_ref().map_or(0, |(rate, _)| *rate));
+    let limit = limit.map(|limit| {
+        let reason = reasons.iter().find(|(rate, reason)| *rate == limit && !reason.is_empty());
+        format!("{limit}/s says nothing about the server: {}", reason.map_or("", |(_, reason)| reason))
+    });
+    Ok(match found {
+        Some((rate, confirmation)) => Found::Rate { rate, confirmation: Box::new(confirmation), limit },
+        None => Found::Nothing { limit },
+    })
+}
+
+/// A try as a line for people.
+fn line(rate: u64, seconds: u32, finished: &Finished) -> String {
+    let summary = &finished.summary;
+    let latency = &summary.measured.latency;
+    format!(
+        "{rate:>9}/s for {seconds:>3} s: {:<11} p50 {:>9}  p99 {:>9}  errors {:.3} %  answered {:.0}/s{}",
+        summary.verdict.result,
+        crate::output::microseconds(latency.p50_us),
+        crate::output::microseconds(latency.p99_us),
+        summary.measured.errors_percent,
+        summary.measured.completed_per_second,
+        summary.verdict.reasons.first().map_or(String::new(), |reason| format!("  ({reason})"))
+    )
 }
 
 fn stages(rate: u64, seconds: u32) -> Vec<Stage> {
@@ -140,13 +194,13 @@ mod tests {
             let mut tries = 0;
             let found = highest(search, |rate| {
                 tries += 1;
-                Ok(rate <= limit)
+                Ok::<_, Fault>(rate <= limit)
             });
             let (found, most) = (found.unwrap().unwrap(), limit.min(search.to));
             assert!(found <= most && most - found <= most * 4 / 100 + 1, "{found} for {limit}");
             assert!(tries < RUNS_MAX, "{tries}");
         }
-        assert_eq!(highest(search, |_| Ok(false)).unwrap(), None);
+        assert_eq!(highest(search, |_| Ok::<_, Fault>(false)).unwrap(), None);
     }
 
     #[test]
@@ -154,11 +208,25 @@ mod tests {
         let mut tried = Vec::new();
         let confirmed = confirm(1_000, |rate| {
             tried.push(rate);
-            Ok((rate < 910).then_some("held"))
+            Ok::<_, Fault>((rate < 910).then_some("held"))
         });
         assert_eq!(confirmed.unwrap(), Some((902, "held")));
         assert_eq!(tried, [1_000, 950, 902]);
-        assert_eq!(confirm(7, |_| Ok(None::<()>)).unwrap(), None);
-        assert_eq!(confirm(0, |_| Ok(Some(()))).unwrap(), None);
+        assert_eq!(confirm(7, |_| Ok::<_, Fault>(None::<()>)).unwrap(), None);
+        assert_eq!(confirm(0, |_| Ok::<_, Fault>(Some(()))).unwrap(), None);
+    }
+
+    #[test]
+    fn a_rate_above_which_the_generator_was_late_is_not_the_servers_highest() {
+        use Tried::{Holds, Missed, SaysNothing};
+        let late = [(1_000, Holds), (2_000, Missed), (1_500, SaysNothing), (1_250, Holds)];
+        assert_eq!(foreign_limit(&late, 1_250), Some(1_500));
+        // Between it and what was found the server itself failed.
+        let own = [(1_000, Holds), (2_000, SaysNothing), (1_500, Missed), (1_250, Holds)];
+        assert_eq!(foreign_limit(&own, 1_250), None);
+        // The confirmation was late where the short try was not.
+        assert_eq!(foreign_limit(&[(1_000, Holds), (1_000, SaysNothing), (950, Holds)], 950), Some(1_000));
+        assert_eq!(foreign_limit(&[(1_000, SaysNothing)], 0), Some(1_000));
+        assert_eq!(foreign_limit(&[(1_000, Holds)], 1_000), None);
     }
 }

@@ -209,17 +209,22 @@ fn several_runs_end_with_the_worst_code_of_all() {
     assert_eq!([code(1), code(2), code(3)], [0, 98, 0], "{}", ran.text);
 }
 
-#[test]
-fn a_search_ends_below_what_the_server_can_do_and_confirms_it() {
-    // One connection and 50 ms an answer are 20 a second; at 24 the last of three seconds wait for more than 600 ms.
-    let stub = Stub::start(Vice::Slow(Duration::from_millis(50)));
+/// A search against a server, from 12 to 24 requests a second over one connection.
+fn searching(vice: Vice, more: &[&str]) -> Ran {
+    let stub = Stub::start(vice);
     let folder = tempfile::tempdir().unwrap();
     let path = scenario(&Setup { connections: 1, ..Setup::default() }, &folder);
     let mut command = program();
     command.arg("search").arg(path).args(["--target", &stub.address.to_string(), "--p99", "500ms", "--errors", "1%"]);
     command.args(["--from", "12", "--to", "24", "--seconds", "1", "--confirm-seconds", "2"]);
-    command.args(["--set", "arrivals=\"uniform\"", "--out"]).arg(folder.path().join("out"));
-    let ran = crate::outcome(command.output().unwrap(), folder);
+    command.args(["--set", "arrivals=\"uniform\"", "--out"]).arg(folder.path().join("out")).args(more);
+    crate::outcome(command.output().unwrap(), folder)
+}
+
+#[test]
+fn a_search_ends_below_what_the_server_can_do_and_confirms_it() {
+    // One connection and 50 ms an answer are 20 a second; at 24 the last of three seconds wait for more than 600 ms.
+    let ran = searching(Vice::Slow(Duration::from_millis(50)), &[]);
     assert_eq!(ran.code, 0, "{}", ran.text);
     let (_, found) = ran.text.split_once("highest rate that holds: ").unwrap();
     let rate: f64 = found.split_once("/s").unwrap().0.parse().unwrap();
@@ -230,6 +235,23 @@ fn a_search_ends_below_what_the_server_can_do_and_confirms_it() {
     assert_eq!((try_stage["name"].as_str(), try_stage["seconds"].as_f64()), (Some("try"), Some(2.0)));
     assert!((ran.number("/measured/offered_per_second") - rate).abs() <= 1.0, "{}", ran.text);
     assert!(ran.number("/figures/p99") < 500.0 && ran.summary["verdict"]["result"] == "pass", "{}", ran.text);
+}
+
+#[test]
+fn a_search_ends_with_the_first_run_whose_books_are_wrong() {
+    // The first try has 36 earns, so the 50th is in the second; a lower rate would hold.
+    let ran = searching(Vice::AppliesTwice(50), &[]);
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.text.contains("12/s for   1 s: pass") && !ran.text.contains("highest rate"), "{}", ran.text);
+    assert_eq!(ran.summary["verdict"]["result"], "correctness", "{}", ran.text);
+}
+
+#[test]
+fn a_search_with_a_late_generator_finds_nothing_about_the_server() {
+    // No generator is on time to the microsecond.
+    let ran = searching(Vice::None, &["--set", "validity.lag_p99_us_max=0"]);
+    assert_eq!(ran.code, 97, "{}", ran.text);
+    assert!(ran.text.contains("no rate is known to hold") && ran.text.contains("late"), "{}", ran.text);
 }
 
 #[test]
