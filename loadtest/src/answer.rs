@@ -29,8 +29,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) closes: bool,
     /// It is the stored answer of an earlier request with the same key.
     pub(crate) replayed: bool,
-    /// It says when to come back.
-    pub(crate) has_retry_after: bool,
+    /// After how many seconds it says to come back.
+    pub(crate) retry_after_seconds: Option<u64>,
     /// Bytes on the wire.
     pub(crate) length: usize,
 }
@@ -67,7 +67,7 @@ pub(crate) fn take(bytes: &[u8]) -> Result<Option<Answer<'_>>, Malformed> {
     };
     let status = response.code.ok_or(Malformed)?;
     let mut framing = if matches!(status, 204 | 304) { Some(Framing::Length(0)) } else { None };
-    let (mut closes, mut replayed, mut has_retry_after) = (response.version == Some(0), false, false);
+    let (mut closes, mut replayed, mut retry_after_seconds) = (response.version == Some(0), false, None);
     for header in response.headers.iter() {
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("content-length") {
@@ -80,7 +80,9 @@ pub(crate) fn take(bytes: &[u8]) -> Result<Option<Answer<'_>>, Malformed> {
         } else if is("idempotent-replayed") {
             replayed = header.value.eq_ignore_ascii_case(b"true");
         } else if is("retry-after") {
-            has_retry_after = true;
+            // A date is a time as well; a second is soon enough to look again.
+            let seconds = std::str::from_utf8(header.value).ok().and_then(|text| text.trim().parse().ok());
+            retry_after_seconds = Some(seconds.unwrap_or(1));
         }
     }
     let rest = &bytes[head_bytes..];
@@ -95,7 +97,7 @@ pub(crate) fn take(bytes: &[u8]) -> Result<Option<Answer<'_>>, Malformed> {
             None => return Ok(None),
         },
     };
-    Ok(Some(Answer { status, body, closes, replayed, has_retry_after, length: head_bytes + body_bytes }))
+    Ok(Some(Answer { status, body, closes, replayed, retry_after_seconds, length: head_bytes + body_bytes }))
 }
 
 /// A body in chunks (RFC 9112, 7.1), and how many bytes it takes; trailers are passed over.
@@ -211,7 +213,7 @@ mod tests {
             assert_eq!((&*answer.body, answer.length), (&b"abc"[..], whole.len()));
         }
         assert!(take(plain).unwrap().unwrap().replayed);
-        assert!(take(chunked).unwrap().unwrap().has_retry_after);
+        assert_eq!(take(chunked).unwrap().unwrap().retry_after_seconds, Some(1));
         assert!(take(b"HTTP/1.1 204 No\r\nConnection: close\r\n\r\n").unwrap().unwrap().closes);
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::answer;
 use crate::error::Fault;
@@ -10,6 +10,8 @@ use crate::error::Fault;
 /// How long one answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How soon a server that has no capacity is asked again, when it does not say when.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Whom to ask, and as whom.
 #[derive(Clone, Debug)]
@@ -33,6 +35,7 @@ pub(crate) struct Client {
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
+    retry_after: Option<Duration>,
 }
 
 impl Reply {
@@ -54,6 +57,11 @@ impl Client {
 
     pub(crate) fn get(&mut self, path: &str) -> Result<Reply, Fault> {
         self.ask("GET", path, None)
+    }
+
+    /// The same, asked again for at most so long while the server says that it has no capacity: 429, 503 and 504 pass.
+    pub(crate) fn get_patiently(&mut self, path: &str, patience: Duration) -> Result<Reply, Fault> {
+        patiently(patience, || self.get(path))
     }
 
     /// Sends JSON. Asked again on a new connection when the old one was closed meanwhile, so the request must have
@@ -103,7 +111,8 @@ impl Client {
         loop {
             let malformed = |_| std::io::Error::new(ErrorKind::InvalidData, "what came is no answer of HTTP/1.1");
             if let Some(answer) = answer::take(&self.unread).map_err(malformed)? {
-                let reply = Reply { status: answer.status, body: answer.body.into_owned() };
+                let retry_after = answer.retry_after_seconds.map(Duration::from_secs);
+                let reply = Reply { status: answer.status, body: answer.body.into_owned(), retry_after };
                 let (length, closes) = (answer.length, answer.closes);
                 self.unread.drain(..length);
                 if closes {
@@ -116,5 +125,18 @@ impl Client {
                 read => self.unread.extend_from_slice(&buffer[..read]),
             }
         }
+    }
+}
+
+/// Asks until the answer is none of 429, 503 and 504, or the patience is over; then the last answer is the result.
+pub(crate) fn patiently(patience: Duration, mut ask: impl FnMut() -> Result<Reply, Fault>) -> Result<Reply, Fault> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let reply = ask()?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !matches!(reply.status, 429 | 503 | 504) || left.is_zero() {
+            return Ok(reply);
+        }
+        std::thread::sleep(reply.retry_after.unwrap_or(AGAIN).max(AGAIN).min(left));
     }
 }

@@ -210,6 +210,14 @@ pub(crate) struct Check {
     pub(crate) events_max: u64,
     /// The server's deadline of a request: an unknown outcome is asked for no sooner than this after the load.
     pub(crate) resolve_after_ms: u64,
+    /// How long one question is repeated while the server has no capacity to answer it.
+    pub(crate) patience_ms: u64,
+}
+
+impl Check {
+    pub(crate) fn patience(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(self.patience_ms)
+    }
 }
 
 impl Default for Check {
@@ -221,6 +229,7 @@ impl Default for Check {
             connections: 16,
             events_max: 500_000,
             resolve_after_ms: 10_000,
+            patience_ms: 30_000,
         }
     }
 }

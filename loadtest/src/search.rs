@@ -82,10 +82,7 @@ fn highest<E>(search: Search, mut holds: impl FnMut(u64) -> Result<bool, E>) -> 
 
 /// The highest rate at or below `candidate` that holds in a long run, and that run; `attempt` makes it and returns it
 /// when it holds.
-fn confirm<T, E>(
-    candidate: u64,
-    mut attempt: impl FnMut(u64) -> Result<Option<T>, E>,
-) -> Result<Option<(u64, T)>, E> {
+fn confirm<T, E>(candidate: u64, mut attempt: impl FnMut(u64) -> Result<Option<T>, E>) -> Result<Option<(u64, T)>, E> {
     let mut rate = candidate;
     while rate > 0 {
         if let Some(held) = attempt(rate)? {

@@ -1,5 +1,6 @@
 //! Reads the server's books and compares them with the ledger.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -64,6 +65,8 @@ struct Audited {
     rows: u64,
     expired_points: i64,
     violations: Vec<(&'static str, String)>,
+    /// Why its books were not read to the end: then they are neither right nor wrong.
+    unread: Option<String>,
     /// The rows, where they are not what was acknowledged.
     differing: Option<Vec<Row>>,
 }
@@ -71,7 +74,8 @@ struct Audited {
 /// Audits every account that anything was tried on; up to `walk_accounts_max` of them row by row.
 ///
 /// # Errors
-/// The server does not answer. What it answers wrongly is a violation.
+/// The server does not answer, has no capacity for longer than the check's patience, or does not allow it; violations that
+/// were found before are in the books. What it answers wrongly is a violation.
 pub(crate) fn audit(
     books: &mut Books,
     servers: &[Server],
@@ -87,14 +91,25 @@ pub(crate) fn audit(
     let total = accounts.len() as u64;
     let chosen: Vec<(u32, bool)> =
         accounts.into_iter().map(|account| (account, total <= walked || random.below(total) < walked)).collect();
+    // Where one account cannot be read, the next could not either, each after the same patience.
+    let gives_up = AtomicBool::new(false);
     let audited = in_parallel(servers, check.connections, &chosen, |client, (account, walks)| {
-        audit_account(books, client, *account, *walks, check.floor)
+        let unread = |why: String| Audited { account: *account, unread: Some(why), ..Audited::default() };
+        if gives_up.load(Ordering::Relaxed) {
+            return Ok(unread(String::new()));
+        }
+        let one =
+            audit_account(books, client, *account, *walks, check).unwrap_or_else(|fault| unread(fault.to_string()));
+        gives_up.fetch_or(one.unread.is_some(), Ordering::Relaxed);
+        Ok(one)
     })?;
+    let unread = audited.iter().filter(|one| one.unread.is_some()).count();
+    let why = audited.iter().filter_map(|one| one.unread.clone()).find(|why| !why.is_empty());
     let differing: Vec<u32> = audited.iter().filter(|a| a.differing.is_some()).map(|a| a.account).collect();
     let explained = &differing[..differing.len().min(EXPLAINED_MAX)];
     let details = if explained.is_empty() { Vec::new() } else { ask_details(explained)? };
     for one in audited {
-        books.result.accounts_balanced += 1;
+        books.result.accounts_balanced += u64::from(one.unread.is_none());
         books.result.accounts_walked += u64::from(one.is_walked);
         books.result.transactions_read += one.rows;
         books.result.expired_points += one.expired_points;
@@ -110,26 +125,45 @@ pub(crate) fn audit(
     books.result.acknowledged_transactions = entries.clone().map(|entry| u64::from(entry.effects)).sum();
     books.result.acknowledged_points = entries.map(|entry| entry.points).sum();
     books.result.seconds = started.elapsed().as_secs_f64();
-    Ok(())
+    match why {
+        Some(why) => Err(Fault::failed(format!("the books of {unread} of {total} accounts were not read"), why)),
+        None => Ok(()),
+    }
 }
 
-fn audit_account(books: &Books, client: &mut Client, account: u32, walks: bool, floor: i64) -> Result<Audited, Fault> {
+fn audit_account(
+    books: &Books,
+    client: &mut Client,
+    account: u32,
+    walks: bool,
+    check: Check,
+) -> Result<Audited, Fault> {
+    let floor = check.floor;
     let entry = books.entries.get(&account).copied().unwrap_or_default();
     let opening = books.openings.get(&account).copied().unwrap_or_default();
     let name = books.account(account);
     let mut audited = Audited { account, ..Audited::default() };
     for _ in 0..READS_MAX {
         audited = Audited { account, ..Audited::default() };
-        let reply = client.get(&format!("/api/v1/points/{name}/balance"))?;
+        let reply = client.get_patiently(&format!("/api/v1/points/{name}/balance"), check.patience())?;
         let balance: Balance = match (reply.status, serde_json::from_slice(&reply.body)) {
             (200, Ok(balance)) => balance,
+            (404, _) if opening.sequence > 0 => {
+                let before = format!("{} points at sequence {}", opening.points, opening.sequence);
+                audited.violations.push(("lost", format!("the account had {before} before the load, and is gone")));
+                return Ok(audited);
+            }
             (404, _) if entry.effects == 0 => return Ok(audited),
             (404, _) => {
                 audited.differing = Some(Vec::new());
                 return Ok(audited);
             }
+            (200, _) => {
+                audited.violations.push(("balance", format!("the balance has not its members: {}", reply.text())));
+                return Ok(audited);
+            }
             (status, _) => {
-                audited.violations.push(("balance", format!("the balance cannot be read: {status} {}", reply.text())));
+                audited.unread = Some(format!("the balance of {name} cannot be read: {status} {}", reply.text()));
                 return Ok(audited);
             }
         };
@@ -141,7 +175,7 @@ fn audit_account(books: &Books, client: &mut Client, account: u32, walks: bool, 
         if !walks && change == entry.points {
             return Ok(audited);
         }
-        let Some(rows) = read_rows(client, &name, opening.sequence, &mut audited)? else { return Ok(audited) };
+        let Some(rows) = read_rows(client, &name, opening.sequence, check, &mut audited)? else { return Ok(audited) };
         // Something happened between the two reads: read both again.
         if rows.first().map_or(opening.sequence, |row| row.sequence) > balance.sequence {
             continue;
@@ -153,22 +187,28 @@ fn audit_account(books: &Books, client: &mut Client, account: u32, walks: bool, 
     Ok(audited)
 }
 
-/// The rows above the opening, newest first; `None` when the history cannot be read, which is a violation.
+/// The rows above the opening, newest first; `None` when the history cannot be read, or not understood, as `audited` then
+/// says.
 fn read_rows(
     client: &mut Client,
     name: &str,
     opening_sequence: u64,
+    check: Check,
     audited: &mut Audited,
 ) -> Result<Option<Vec<Row>>, Fault> {
     let mut rows: Vec<Row> = Vec::new();
     let mut query = format!("limit={PAGE}");
     loop {
-        let reply = client.get(&format!("/api/v1/points/{name}/transactions?{query}"))?;
+        let reply = client.get_patiently(&format!("/api/v1/points/{name}/transactions?{query}"), check.patience())?;
         let page: Page = match (reply.status, serde_json::from_slice(&reply.body)) {
             (200, Ok(page)) => page,
-            (status, _) => {
-                let text = format!("the history cannot be read: {status} {}", reply.text());
+            (200, _) => {
+                let text = format!("the history has not its members: {}", reply.text());
                 audited.violations.push(("sequence", text));
+                return Ok(None);
+            }
+            (status, _) => {
+                audited.unread = Some(format!("the history of {name} cannot be read: {status} {}", reply.text()));
                 return Ok(None);
             }
         };

@@ -1,6 +1,7 @@
 //! The event stream against the ledger: one event per acknowledged transaction, with its id and its points.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -8,6 +9,7 @@ use crate::check::{Books, is_of_the_server};
 use crate::error::Fault;
 use crate::http::{Client, Server};
 use crate::ledger::Entry;
+use crate::scenario::Check;
 use crate::summary::Violation;
 
 /// Events of one request.
@@ -38,12 +40,13 @@ struct Data {
 ///
 /// # Errors
 /// The server does not answer, or does not let its stream be read: an unread stream proves nothing.
-pub(crate) fn cursor_now(server: &Server) -> Result<Option<String>, Fault> {
-    let reply = Client::new(server.clone()).get("/api/v1/events?after=now&follow=false")?;
+pub(crate) fn cursor_now(server: &Server, patience: Duration) -> Result<Option<String>, Fault> {
+    let reply = Client::new(server.clone()).get_patiently("/api/v1/events?after=now&follow=false", patience)?;
     let cursor = lines(&reply.body).filter_map(|line| line.cursor).last();
     match (reply.status, cursor) {
         (404, _) => Ok(None),
         (200, Some(cursor)) => Ok(Some(cursor)),
+        (401, _) => Err(Fault::failed("the server wants to know who asks: --token-file", reply.text())),
         (status, _) => Err(Fault::Failed(format!(
             "the event stream cannot be read: {status} {}; with --set check.events_max=0 it is left out of the proof",
             reply.text()
@@ -58,8 +61,9 @@ fn lines(body: &[u8]) -> impl Iterator<Item = Line> + '_ {
 /// Reads the events since `cursor` and compares them with the books.
 ///
 /// # Errors
-/// The server does not answer.
-pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, most: u64) -> Result<(), Fault> {
+/// The server does not answer, has no capacity for longer than the check's patience, or does not allow it.
+pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, check: Check) -> Result<(), Fault> {
+    let most = check.events_max;
     let expected: u64 = books.entries.values().map(|entry| u64::from(entry.effects)).sum();
     if books.result.violation_count > 0 {
         books.result.events = "not compared: the books are wrong already".to_owned();
@@ -72,10 +76,15 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, m
     let mut client = Client::new(server.clone());
     let (mut cursor, mut seen, mut found) = (cursor.to_owned(), HashSet::new(), HashMap::<u32, Entry>::new());
     loop {
-        let reply = client.get(&format!("/api/v1/events?after={cursor}&limit={PAGE}&follow=false"))?;
+        let path = format!("/api/v1/events?after={cursor}&limit={PAGE}&follow=false");
+        let reply = client.get_patiently(&path, check.patience())?;
+        if reply.status != 200 {
+            "not compared".clone_into(&mut books.result.events);
+            return Err(Fault::failed(format!("the event stream cannot be read: {}", reply.status), reply.text()));
+        }
         let mut count = 0;
         let mut next = None;
-        for line in lines(&reply.body).filter(|_| reply.status == 200) {
+        for line in lines(&reply.body) {
             next = line.cursor.or(next);
             let (Some(id), Some(data)) = (line.id, line.data) else { continue };
             count += 1;
@@ -92,7 +101,7 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, m
             Some(next) if count > 0 => cursor = next,
             Some(_) => break,
             None => {
-                let text = format!("the stream ends without a cursor: {} {}", reply.status, reply.text());
+                let text = format!("the stream ends without a cursor: {}", reply.text());
                 differ(books, String::new(), text);
                 return Ok(());
             }

@@ -1,13 +1,15 @@
 //! What accounts have when the load begins.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::answer::{BatchAnswer, Effect};
 use crate::check::{Books, Opening, in_parallel};
 use crate::error::Fault;
-use crate::http::{Client, Server};
+use crate::http::{Client, Server, patiently};
+use crate::scenario::Check;
 
 /// Accounts of one request.
 const ITEMS: u32 = 1_000;
@@ -19,13 +21,13 @@ const ITEMS: u32 = 1_000;
 pub(crate) fn open_accounts(
     books: &mut Books,
     servers: &[Server],
-    connections: u32,
+    check: Check,
     accounts: u32,
     points: u64,
 ) -> Result<(), Fault> {
     let firsts: Vec<u32> = (0..accounts).step_by(ITEMS as usize).collect();
-    let opened = in_parallel(servers, connections, &firsts, |client, first| {
-        open_some(books, client, *first..accounts.min(first + ITEMS), points)
+    let opened = in_parallel(servers, check.connections, &firsts, |client, first| {
+        open_some(books, client, *first..accounts.min(first + ITEMS), points, check.patience())
     })?;
     for (account, transaction_id, points) in opened.into_iter().flatten() {
         let key = format!("{}-o-{account}", books.run);
@@ -39,6 +41,7 @@ fn open_some(
     client: &mut Client,
     accounts: std::ops::Range<u32>,
     points: u64,
+    patience: Duration,
 ) -> Result<Vec<(u32, String, i64)>, Fault> {
     let mut body = b"{\"items\":[".to_vec();
     for account in accounts.clone() {
@@ -51,7 +54,7 @@ fn open_some(
         );
     }
     body.extend_from_slice(b"]}");
-    let reply = client.send("POST", "/api/v1/batch", &body)?;
+    let reply = patiently(patience, || client.send("POST", "/api/v1/batch", &body))?;
     let refused = |what: String| Fault::Failed(format!("opening points were not taken: {what}"));
     if reply.status != 207 {
         return Err(refused(format!("{} {}", reply.status, reply.text())));
@@ -76,18 +79,16 @@ struct Balance {
 ///
 /// # Errors
 /// The server does not answer as the contract says.
-pub(crate) fn read_openings(
-    books: &mut Books,
-    servers: &[Server],
-    connections: u32,
-    accounts: u32,
-) -> Result<(), Fault> {
+pub(crate) fn read_openings(books: &mut Books, servers: &[Server], check: Check, accounts: u32) -> Result<(), Fault> {
     let accounts: Vec<u32> = (0..accounts).collect();
-    let openings = in_parallel(servers, connections, &accounts, |client, account| {
+    let openings = in_parallel(servers, check.connections, &accounts, |client, account| {
         let path = format!("/api/v1/points/{}/balance", books.account(*account));
-        let reply = client.get(&path)?;
-        if reply.status == 404 {
-            return Ok(None);
+        let reply = client.get_patiently(&path, check.patience())?;
+        match reply.status {
+            200 => {}
+            404 => return Ok(None),
+            401 => return Err(Fault::failed("the server wants to know who asks: --token-file", reply.text())),
+            status => return Err(Fault::failed(format!("{path}: {status}"), reply.text())),
         }
         let balance: Balance = serde_json::from_slice(&reply.body)
             .map_err(|error| Fault::failed(format!("{path}: {}", reply.text()), error))?;

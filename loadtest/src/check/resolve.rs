@@ -10,11 +10,11 @@ use crate::check::{Books, in_parallel};
 use crate::error::Fault;
 use crate::http::{Client, Server};
 use crate::protocol::Open;
+use crate::scenario::Check;
 use crate::summary::Violation;
 use crate::traffic::{Operation, Planned};
 
-/// How long a key may be in progress after its deadline.
-const PROGRESS_PATIENCE: Duration = Duration::from_secs(30);
+/// How soon a key that is in progress is asked for again.
 const PROGRESS_POLL: Duration = Duration::from_millis(200);
 
 #[derive(Deserialize)]
@@ -41,9 +41,10 @@ enum Resolution {
 /// Asks for every unknown outcome and enters it in the books.
 ///
 /// # Errors
-/// The server does not answer.
-pub(crate) fn resolve(books: &mut Books, servers: &[Server], connections: u32, open: &[Open]) -> Result<(), Fault> {
-    let resolutions = in_parallel(servers, connections, open, |client, open| ask(books, client, open))?;
+/// The server does not answer, has no capacity for longer than the check's patience, or does not allow it.
+pub(crate) fn resolve(books: &mut Books, servers: &[Server], check: Check, open: &[Open]) -> Result<(), Fault> {
+    let patience = check.patience();
+    let resolutions = in_parallel(servers, check.connections, open, |client, open| ask(books, client, open, patience))?;
     for (open, resolution) in open.iter().zip(resolutions) {
         let key = books.key(open.worker, open.number);
         books.result.unknown_outcomes += 1;
@@ -76,19 +77,23 @@ pub(crate) fn resolve(books: &mut Books, servers: &[Server], connections: u32, o
     Ok(())
 }
 
-fn ask(books: &Books, client: &mut Client, open: &Open) -> Result<Resolution, Fault> {
+fn ask(books: &Books, client: &mut Client, open: &Open, patience: Duration) -> Result<Resolution, Fault> {
     let account = books.account(open.account);
     let path = format!("/api/v1/points/{account}/outcomes/{}", books.key(open.worker, open.number));
-    let deadline = Instant::now() + PROGRESS_PATIENCE;
+    let deadline = Instant::now() + patience;
     loop {
-        let reply = client.get(&path)?;
+        let reply = client.get_patiently(&path, patience)?;
         match reply.status {
             200 => {
                 return Ok(read(&reply.body, open, &account).unwrap_or_else(|| Resolution::Unresolvable(reply.text())));
             }
             404 => return Ok(Resolution::NotExecuted),
-            // Still running, or no capacity to say: that passes.
-            409 | 429 | 503 | 504 if Instant::now() < deadline => std::thread::sleep(PROGRESS_POLL),
+            // Still running: that passes.
+            409 if Instant::now() < deadline => std::thread::sleep(PROGRESS_POLL),
+            // Who may not ask, or is not listened to, knows nothing of the books, good or bad.
+            401 | 403 | 429 | 503 | 504 => {
+                return Err(Fault::failed(format!("outcomes cannot be asked for: {}", reply.status), reply.text()));
+            }
             status => return Ok(Resolution::Unresolvable(format!("{status} {}", reply.text()))),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::check::{self, Books};
 use crate::error::Fault;
 use crate::fleet::{Fleet, Sources};
-use crate::http::{Client, Server};
+use crate::http::{Client, Server, patiently};
 use crate::machine;
 use crate::node::{Servers, Use};
 use crate::output::Live;
@@ -58,7 +58,7 @@ pub(super) fn execute(
     // A stream of events is a program's: the program comes first, then the place in the stream, then the first event.
     give_program(&servers, &common.scenario)?;
     books.events_from = match scenario.check.level {
-        CheckLevel::Full if scenario.check.events_max > 0 => check::cursor_now(&servers[0])?,
+        CheckLevel::Full if scenario.check.events_max > 0 => check::cursor_now(&servers[0], scenario.check.patience())?,
         CheckLevel::Full | CheckLevel::None => None,
     };
     prepare(&mut books, &servers, &common.scenario, live)?;
@@ -184,7 +184,8 @@ fn give_program(servers: &[Server], scenario: &Scenario) -> Result<(), Fault> {
             path => std::fs::read_to_string(path).map_err(|error| Fault::failed(path, error))?,
         };
         let mut client = Client::new(servers[0].clone());
-        let reply = client.send("PUT", &format!("/api/v1/programs/{program}"), document.as_bytes())?;
+        let path = format!("/api/v1/programs/{program}");
+        let reply = patiently(scenario.check.patience(), || client.send("PUT", &path, document.as_bytes()))?;
         if !matches!(reply.status, 200 | 201) {
             return Err(Fault::Failed(format!("the program {program} was refused: {} {}", reply.status, reply.text())));
         }
@@ -194,16 +195,16 @@ fn give_program(servers: &[Server], scenario: &Scenario) -> Result<(), Fault> {
 
 /// Opening points, and what accounts had before.
 fn prepare(books: &mut Books, servers: &[Server], scenario: &Scenario, live: &mut Live) -> Result<(), Fault> {
-    let (accounts, connections) = (scenario.accounts.count, scenario.check.connections);
+    let (accounts, check) = (scenario.accounts.count, scenario.check);
     let is_checked = scenario.check.level == CheckLevel::Full;
     if scenario.accounts.prefix.is_some() && is_checked {
         live.say(&format!("reading what {accounts} accounts have"));
-        check::read_openings(books, servers, connections, accounts)?;
+        check::read_openings(books, servers, check, accounts)?;
     }
     let points = scenario.accounts.opening_points;
     if points > 0 && (is_checked || scenario.name == "calibration") {
         live.say(&format!("{accounts} accounts get {points} points each"));
-        check::open_accounts(books, servers, connections, accounts, points)?;
+        check::open_accounts(books, servers, check, accounts, points)?;
     }
     Ok(())
 }
@@ -261,12 +262,12 @@ fn prove(
     if !unknown.is_empty() {
         live.say(&format!("{} outcomes are unknown; asking for them by their keys", unknown.len()));
         std::thread::sleep(Duration::from_millis(scenario.check.resolve_after_ms).saturating_sub(ended.elapsed()));
-        check::resolve(&mut books, servers, scenario.check.connections, &unknown)?;
+        check::resolve(&mut books, servers, scenario.check, &unknown)?;
     }
     live.say(&format!("reading the books of {} accounts", books.entries.len()));
     check::audit(&mut books, servers, scenario.check, scenario.seed, &mut |accounts| fleet.details(accounts))?;
     match books.events_from.take() {
-        Some(cursor) => check::compare_events(&mut books, &servers[0], &cursor, scenario.check.events_max)?,
+        Some(cursor) => check::compare_events(&mut books, &servers[0], &cursor, scenario.check)?,
         None if scenario.check.events_max == 0 => "not compared".clone_into(&mut books.result.events),
         None => "the server has no event stream".clone_into(&mut books.result.events),
     }

@@ -181,7 +181,7 @@ mod tests {
             body: body.as_bytes().into(),
             closes: false,
             replayed: false,
-            has_retry_after: false,
+            retry_after_seconds: None,
             length: 0,
         }
     }

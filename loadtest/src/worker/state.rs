@@ -258,7 +258,7 @@ impl State {
             _ => None,
         };
         if let Judgement::Refused { kind: Refusal::Overloaded | Refusal::RateLimited, .. } = &judgement
-            && !answer.has_retry_after
+            && answer.retry_after_seconds.is_none()
         {
             *self.books.stage(flight.stage).errors.entry("no retry-after".to_owned()).or_default() += 1;
         }

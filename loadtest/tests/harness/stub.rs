@@ -51,6 +51,14 @@ pub(crate) enum Vice {
     ShowsWrongBalance,
     /// A sequence number of that account's history is missing.
     SkipsSequence,
+    /// Has no capacity for the first so many questions about balances, histories and events.
+    Busy(u64),
+    /// Answers questions about balances with this status.
+    RefusesBalances(u16),
+    /// Every account has 7 points, until a request for one is refused for a reason of the business: then none is there.
+    Forgets,
+    /// Executes and gives no answer, and has no capacity whenever that key comes again.
+    DropsAndRefuses(u64),
 }
 
 /// The account with which some vices are about: what its id ends with.
@@ -73,6 +81,7 @@ struct State {
     omits: Option<u64>,
     stalled_until: Option<Instant>,
     programs: Vec<String>,
+    questions: u64,
 }
 
 /// A running stub. It ends with the test.
@@ -160,6 +169,14 @@ fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> 
             _ if request.program.as_ref().is_some_and(|program| !is_known(program)) => {
                 Some((400, json!({"type": "/problems/unknown-program"}), ""))
             }
+            ("GET", ["api", "v1", "points", _, "balance" | "transactions"] | ["api", "v1", "events"])
+                if is_busy(state, vice) =>
+            {
+                Some((503, json!({"type": "/problems/overloaded"}), "Retry-After: 0\r\n"))
+            }
+            ("GET", ["api", "v1", "points", _, "balance"]) if let Vice::RefusesBalances(status) = vice => {
+                Some((status, json!({"type": "/problems/not-for-you"}), ""))
+            }
             ("GET", ["livez"]) => Some((200, json!({}), "")),
             ("GET", ["api", "v1", "version"]) => Some((200, json!({"version": "stub"}), "")),
             ("GET", ["api", "v1", "events"]) if let Vice::RefusesEvents(status) = vice => {
@@ -167,6 +184,11 @@ fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> 
             }
             ("GET", ["api", "v1", "events"]) => Some((200, Value::String(events(&state.lock().unwrap(), query)), "")),
             ("POST", ["api", "v1", "points", account, "earn"]) => earn(state, vice, account, &request),
+            ("GET", ["api", "v1", "points", account, "balance"]) if vice == Vice::Forgets => {
+                let before = [Transaction { id: String::new(), points: 7, key: String::new(), body: Value::Null }];
+                let is_before = state.lock().unwrap().earns == 0;
+                Some(look(vice, account, if is_before { &before } else { &[] }, &["balance"]))
+            }
             ("GET", ["api", "v1", "points", account, rest @ ..]) => {
                 let rows = state.lock().unwrap().accounts.get(*account).cloned();
                 Some(look(vice, account, &rows.unwrap_or_default(), rest))
@@ -185,6 +207,12 @@ fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> 
         let text = if headers == "babble" { "this is no HTTP at all\r\n\r\n".to_owned() } else { text };
         stream.write_all(text.as_bytes()).ok()?;
     }
+}
+
+fn is_busy(state: &Mutex<State>, vice: Vice) -> bool {
+    let mut state = state.lock().unwrap();
+    state.questions += 1;
+    matches!(vice, Vice::Busy(first) if state.questions <= first)
 }
 
 /// A page of the stream; the cursor is a number of events.
@@ -206,6 +234,10 @@ fn earn(state: &Mutex<State>, vice: Vice, account: &str, request: &Request) -> O
     if let Vice::Slow(time) = vice {
         pause(time);
     }
+    if vice == Vice::Forgets {
+        state.lock().unwrap().earns += 1;
+        return Some((400, json!({"type": "/problems/insufficient-points"}), ""));
+    }
     let body: Value = serde_json::from_slice(&request.body).unwrap();
     let points = body["points"].as_i64().unwrap();
     let mut guard = state.lock().unwrap();
@@ -220,6 +252,9 @@ fn earn(state: &Mutex<State>, vice: Vice, account: &str, request: &Request) -> O
     let is_turn = |every: u64| number.is_multiple_of(every);
     let known = state.accounts.get(account).into_iter().flatten().find(|one| one.key == request.key).cloned();
     let reply = match (known, vice) {
+        (Some(_), Vice::DropsAndRefuses(_)) => {
+            Some((503, json!({"type": "/problems/overloaded"}), "Retry-After: 1\r\n"))
+        }
         (Some(known), _) => Some((201, known.body, "Idempotent-Replayed: true\r\n")),
         (None, Vice::DropsRequests(every) | Vice::HidesOutcomes(every)) if is_turn(every) => None,
         (None, Vice::Loses(every)) if is_turn(every) => {
@@ -251,7 +286,7 @@ fn earn(state: &Mutex<State>, vice: Vice, account: &str, request: &Request) -> O
                 _ => {}
             }
             match vice {
-                Vice::DropsAnswers(every) if is_turn(every) => None,
+                Vice::DropsAnswers(every) | Vice::DropsAndRefuses(every) if is_turn(every) => None,
                 Vice::RefusesAndApplies(every) if is_turn(every) => {
                     Some((503, json!({"type": "/problems/overloaded"}), "Retry-After: 1\r\n"))
                 }

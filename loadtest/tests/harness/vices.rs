@@ -166,7 +166,7 @@ fn a_stream_that_may_not_be_read_is_no_server_without_a_stream() {
         Setup { seconds: 1, arguments, ..Setup::default() }
     };
     for status in [403, 503] {
-        let ran = against(Vice::RefusesEvents(status), &setup(&[]));
+        let ran = against(Vice::RefusesEvents(status), &setup(&["--set", "check.patience_ms=300"]));
         assert_eq!(ran.code, 1, "{}", ran.text);
         assert!(ran.text.contains(&format!("the event stream cannot be read: {status}")), "{}", ran.text);
         assert!(ran.text.contains("no-events-here"), "{}", ran.text);
@@ -177,6 +177,23 @@ fn a_stream_that_may_not_be_read_is_no_server_without_a_stream() {
     let left_out = against(Vice::RefusesEvents(403), &setup(&["--set", "check.events_max=0"]));
     assert_eq!(left_out.code, 0, "{}", left_out.text);
     assert_eq!(left_out.summary["correctness"]["events"], "not compared");
+}
+
+#[test]
+fn a_server_that_is_too_busy_for_the_proof_is_asked_again() {
+    let ran = against(Vice::Busy(30), &Setup { seconds: 1, ..Setup::default() });
+    assert_eq!(ran.code, 0, "{}", ran.text);
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+}
+
+#[test]
+fn an_account_that_was_there_before_and_is_gone_is_lost() {
+    let more = "[[stages]]\nname = 'more'\nseconds = 1\nrate = 300\n";
+    let arguments = ["--set", "accounts.prefix=kept-"].map(str::to_owned).to_vec();
+    let ran = against(Vice::Forgets, &Setup { more, arguments, ..Setup::default() });
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.violations().iter().all(|kind| kind == "lost"), "{}", ran.text);
+    assert!(ran.text.contains("7 points at sequence 1 before the load, and is gone"), "{}", ran.text);
 }
 
 #[test]
