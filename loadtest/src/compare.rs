@@ -8,7 +8,7 @@ use crate::error::Fault;
 use crate::figures::{mann_whitney, median};
 use crate::output::SUMMARY_FILE;
 use crate::summary::Summary;
-use crate::verdict::{EXIT_CORRECTNESS, EXIT_INVALID, EXIT_THRESHOLD, worst};
+use crate::verdict::{EXIT_CORRECTNESS, EXIT_FAILED, EXIT_INVALID, EXIT_THRESHOLD, worst};
 
 /// A difference is significant when noise would show it less often than this.
 const SIGNIFICANCE: f64 = 0.05;
@@ -65,7 +65,9 @@ pub(crate) fn compare(
     // Figures of such runs say nothing, so no comparison of them may pass for one without a regression.
     let mut codes = Vec::new();
     for (runs, path) in [(&left, before), (&right, after)] {
-        for (code, what) in [(EXIT_CORRECTNESS, "had wrong books"), (EXIT_INVALID, "were invalid")] {
+        for (code, what) in
+            [(EXIT_CORRECTNESS, "had wrong books"), (EXIT_FAILED, "failed"), (EXIT_INVALID, "were invalid")]
+        {
             let bad = runs.iter().filter(|run| run.verdict.exit_code == code).count();
             if bad > 0 {
                 codes.push(code);

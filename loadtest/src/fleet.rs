@@ -58,6 +58,17 @@ pub(crate) struct Fleet {
     messages: Receiver<(usize, Option<FromWorker>)>,
 }
 
+/// What a load came to.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    /// What each process did, in their order; of a load that failed, of those that came to their end.
+    pub(crate) done: Vec<Done>,
+    /// After how many seconds the schedule ended, when the program was asked to end meanwhile.
+    pub(crate) ended: Option<u32>,
+    /// Why it did not come to its end: a process is gone, with its ledger.
+    pub(crate) failure: Option<String>,
+}
+
 /// What comes of the load while it runs, and at its end.
 pub(crate) trait Watch {
     /// A process reports an interval.
@@ -179,16 +190,30 @@ impl Fleet {
         Ok(sum)
     }
 
-    /// Runs the load; each process tells of each of its intervals. What each did, and after how many seconds the schedule
-    /// ended when the program was asked to end meanwhile.
-    pub(crate) fn run(&mut self, interval: Duration, watch: &mut dyn Watch) -> Result<(Vec<Done>, Option<u32>), Fault> {
+    /// Runs the load; each process tells of each of its intervals. What was measured before a process went away was
+    /// measured, so that is no error.
+    ///
+    /// # Errors
+    /// The program was asked to end before.
+    pub(crate) fn run(&mut self, interval: Duration, watch: &mut dyn Watch) -> Result<Loaded, Fault> {
         let _loading = Loading::begin()?;
-        let (begins, mut end) = (Instant::now() + Duration::from_millis(START_DELAY_MS), None);
+        let (mut done, mut ended) = (self.members.iter().map(|_| None).collect::<Vec<_>>(), None);
+        let failure = self.load(interval, watch, &mut done, &mut ended).err().map(|fault| fault.to_string());
+        Ok(Loaded { done: done.into_iter().flatten().collect(), ended, failure })
+    }
+
+    fn load(
+        &mut self,
+        interval: Duration,
+        watch: &mut dyn Watch,
+        done: &mut [Option<Done>],
+        end: &mut Option<u32>,
+    ) -> Result<(), Fault> {
+        let begins = Instant::now() + Duration::from_millis(START_DELAY_MS);
         for worker in 0..self.members.len() {
             self.send(worker, &ToWorker::Start { in_ms: START_DELAY_MS })?;
         }
         let mut heard = Instant::now();
-        let mut done: Vec<Option<Done>> = self.members.iter().map(|_| None).collect();
         while done.iter().any(Option::is_none) {
             let message = self.receive(TICK_MAX)?;
             if message.is_some() {
@@ -210,10 +235,10 @@ impl Fleet {
                     self.send(worker, &ToWorker::End { after_seconds })?;
                 }
                 watch.ends(after_seconds);
-                end = Some(after_seconds);
+                *end = Some(after_seconds);
             }
         }
-        Ok((done.into_iter().flatten().collect(), end))
+        Ok(())
     }
 
     /// What every process did on these accounts.

@@ -141,6 +141,9 @@ impl Servers {
     pub(crate) fn stop(mut self) -> Result<(), Fault> {
         for child in self.children.iter_mut().rev() {
             let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { continue };
+            if let Ok(Some(status)) = child.try_wait() {
+                return Err(Fault::Failed(format!("the server ended before it was asked to: {status}")));
+            }
             kill_process(pid, Signal::TERM).map_err(|error| Fault::failed("cannot stop the server", error))?;
             let deadline = Instant::now() + STOP_TIMEOUT;
             loop {

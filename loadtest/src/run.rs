@@ -75,8 +75,9 @@ pub(crate) fn run(options: &Options) -> Result<Finished, Fault> {
     };
     let mut session = Session::open(&options.reach, options.authorization.as_deref())?;
     let mut finished = run_in(options, &session, &mut live)?;
-    let version = session.close()?;
-    finished.summary.environment.server_version = version;
+    finished.summary.environment.server_version = session.version();
+    // What was measured was measured, however the server ends.
+    finished.summary.failures.extend(session.close().err().map(|fault| fault.to_string()));
     if let Some(mut bare) = bare {
         let summary = &finished.summary;
         let (own, other) = (summary.measured.completed_per_second, bare.measured.completed_per_second);
@@ -91,7 +92,7 @@ pub(crate) fn run(options: &Options) -> Result<Finished, Fault> {
 fn settle(options: &Options, summary: &mut Summary) {
     summary.figures = verdict::figures(summary);
     let invalid = verdict::invalid(&options.scenario, summary);
-    summary.verdict = verdict::judge(&options.thresholds, &summary.figures, &invalid, &summary.correctness);
+    summary.verdict = verdict::judge(&options.thresholds, summary, &invalid);
 }
 
 /// The same load on the server without logic, in the same layout of processes.
@@ -142,6 +143,9 @@ fn calibrate(options: &Options, session: &Session, live: &mut Live) -> Result<u6
     scenario.check = Check { level: CheckLevel::None, ..scenario.check };
     scenario.accounts.prefix = None;
     let execution = execute(options, session, &scenario, None, live)?;
+    if let Some(failure) = execution.failure {
+        return Err(Fault::Failed(format!("the calibration failed: {failure}")));
+    }
     if execution.ended_after_seconds.is_some() {
         return Err(Fault::Failed("ended by a signal in the calibration".to_owned()));
     }
@@ -213,6 +217,7 @@ fn summarize(
         peak_per_second: peak.map(|peak| peak as f64),
         recovery_seconds: recovery_seconds(scenario, &execution.rows),
         ended_after_seconds: execution.ended_after_seconds,
+        failures: execution.failure.iter().cloned().collect(),
         bare: None,
         correctness: execution.correctness.clone(),
         figures: Default::default(),

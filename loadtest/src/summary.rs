@@ -40,9 +40,13 @@ pub(crate) struct Summary {
     /// From the end of the stage `overload` until latencies were as before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) recovery_seconds: Option<f64>,
-    /// The schedule ended after so many seconds, because the program was asked to end; `stages` and `scenario` are as short.
+    /// The schedule ended after so many seconds, because the program was asked to end, or because the load failed;
+    /// `stages` and `scenario` are as short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ended_after_seconds: Option<u32>,
+    /// What kept the run from coming to its end: processes or servers that went away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failures: Vec<String>,
     /// The same load on a server without logic, in the same run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) bare: Option<Bare>,
@@ -55,7 +59,7 @@ pub(crate) struct Summary {
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
-    /// `pass`, `threshold`, `correctness` or `invalid`.
+    /// `pass`, `threshold`, `correctness`, `invalid` or `failed`.
     pub(crate) result: String,
     pub(crate) exit_code: u8,
     pub(crate) reasons: Vec<String>,
@@ -257,8 +261,11 @@ pub(crate) struct Bare {
 /// The books.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Correctness {
-    /// `holds`, `violated`, or `not checked`.
+    /// `holds`, `violated`, `not proven`, or `not checked`.
     pub(crate) conservation: String,
+    /// Why the books could not be read to their end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
     pub(crate) acknowledged_transactions: u64,
     pub(crate) acknowledged_points: i64,
     pub(crate) unknown_outcomes: u64,

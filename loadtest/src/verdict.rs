@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Fault;
 use crate::scenario::{Mode, Scenario};
-use crate::summary::{Correctness, StageSummary, Summary, ThresholdResult, Verdict, percent};
+use crate::summary::{StageSummary, Summary, ThresholdResult, Verdict, percent};
 
 /// Everything that was required holds.
 pub const EXIT_PASS: u8 = 0;
@@ -109,7 +109,9 @@ pub(crate) fn figures(summary: &Summary) -> BTreeMap<String, f64> {
             figures.insert(name.to_owned(), value);
         }
     };
-    put("violations", Some(summary.correctness.violation_count as f64));
+    // Of books that were not read nobody knows that they are right.
+    let is_proven = matches!(summary.correctness.conservation.as_str(), "holds" | "violated");
+    put("violations", is_proven.then_some(summary.correctness.violation_count as f64));
     put("peak", summary.peak_per_second);
     put("recovery", summary.recovery_seconds.map(|seconds| seconds * 1_000.0));
     put("bare_ratio", summary.bare.as_ref().map(|bare| bare.ratio));
@@ -190,19 +192,22 @@ pub(crate) fn says_nothing(scenario: &Scenario, summary: &Summary) -> bool {
     is_late(scenario, summary) || summary.connections.open < summary.connections.wanted
 }
 
-/// The exit code of several results: wrong books before an invalid run before a missed condition.
+/// The exit code of several results: wrong books before a failed run, an invalid one, and a missed condition.
 pub(crate) fn worst(codes: &[u8]) -> u8 {
-    let order = [EXIT_CORRECTNESS, EXIT_INVALID, EXIT_THRESHOLD];
+    let order = [EXIT_CORRECTNESS, EXIT_FAILED, EXIT_INVALID, EXIT_THRESHOLD];
     order.into_iter().find(|code| codes.contains(code)).unwrap_or(EXIT_PASS)
 }
 
-/// The verdict: wrong books before an invalid run before a missed condition.
-pub(crate) fn judge(
-    thresholds: &[Threshold],
-    figures: &BTreeMap<String, f64>,
-    invalid: &[String],
-    books: &Correctness,
-) -> Verdict {
+/// Why a run did not come to its end, or its books could not be read.
+fn failures(summary: &Summary) -> Vec<String> {
+    let unproven = summary.correctness.reason.iter().map(|reason| format!("conservation is not proven: {reason}"));
+    summary.failures.iter().cloned().chain(unproven).collect()
+}
+
+/// The verdict: wrong books before a failed run, an invalid one, and a missed condition.
+pub(crate) fn judge(thresholds: &[Threshold], summary: &Summary, invalid: &[String]) -> Verdict {
+    let (figures, books) = (&summary.figures, &summary.correctness);
+    let failures = failures(summary);
     let thresholds: Vec<ThresholdResult> = thresholds.iter().map(|threshold| threshold.judge(figures)).collect();
     let missed: Vec<String> = thresholds
         .iter()
@@ -217,7 +222,11 @@ pub(crate) fn judge(
             .violations
             .first()
             .map_or(String::new(), |first| format!(", first: {}: {}", first.account, first.detail));
-        ("correctness", EXIT_CORRECTNESS, vec![format!("{} violations{first}", books.violation_count)])
+        let mut reasons = vec![format!("{} violations{first}", books.violation_count)];
+        reasons.extend(failures);
+        ("correctness", EXIT_CORRECTNESS, reasons)
+    } else if !failures.is_empty() {
+        ("failed", EXIT_FAILED, failures)
     } else if !invalid.is_empty() {
         ("invalid", EXIT_INVALID, invalid.to_vec())
     } else if !missed.is_empty() {
@@ -233,7 +242,7 @@ pub(crate) fn judge(
 mod tests {
     use super::*;
     use crate::protocol::Counts;
-    use crate::summary::{ConnectionsSummary, Environment, Generator, SCHEMA_VERSION};
+    use crate::summary::{ConnectionsSummary, Correctness, Environment, Generator, SCHEMA_VERSION};
 
     #[test]
     fn conditions_have_units() {
@@ -282,6 +291,7 @@ mod tests {
             peak_per_second: None,
             recovery_seconds: None,
             ended_after_seconds: None,
+            failures: Vec::new(),
             bare: None,
             correctness: Correctness::default(),
             figures: BTreeMap::new(),
@@ -365,14 +375,29 @@ mod tests {
     #[test]
     fn wrong_books_outweigh_everything() {
         let missed = parse("p99<1ms").unwrap();
-        let figures = BTreeMap::from([("p99".to_owned(), 2.0)]);
-        let code = |invalid: &[String], violation_count| {
-            let books = Correctness { violation_count, ..Correctness::default() };
-            judge(&missed, &figures, invalid, &books).exit_code
+        let code = |invalid: &[String], violation_count, reason: Option<&str>| {
+            let (_, mut summary) = good("smoke");
+            summary.figures = BTreeMap::from([("p99".to_owned(), 2.0)]);
+            summary.correctness.violation_count = violation_count;
+            summary.correctness.reason = reason.map(str::to_owned);
+            judge(&missed, &summary, invalid).exit_code
         };
-        assert_eq!(code(&["late".to_owned()], 1), EXIT_CORRECTNESS);
-        assert_eq!(code(&["late".to_owned()], 0), EXIT_INVALID);
-        assert_eq!(code(&[], 0), EXIT_THRESHOLD);
-        assert_eq!(judge(&[], &figures, &[], &Correctness::default()).exit_code, EXIT_PASS);
+        let late = ["late".to_owned()];
+        assert_eq!(code(&late, 1, Some("403")), EXIT_CORRECTNESS);
+        assert_eq!(code(&late, 0, Some("403")), EXIT_FAILED);
+        assert_eq!(code(&late, 0, None), EXIT_INVALID);
+        assert_eq!(code(&[], 0, None), EXIT_THRESHOLD);
+        assert_eq!(judge(&[], &good("smoke").1, &[]).exit_code, EXIT_PASS);
+        assert_eq!(worst(&[EXIT_INVALID, EXIT_FAILED, EXIT_THRESHOLD]), EXIT_FAILED);
+    }
+
+    #[test]
+    fn books_that_were_not_read_are_no_proof() {
+        let (_, mut summary) = good("smoke");
+        for (conservation, holds) in [("holds", true), ("not proven", false), ("not checked", false)] {
+            conservation.clone_into(&mut summary.correctness.conservation);
+            let figures = figures(&summary);
+            assert_eq!(parse("conservation").unwrap()[0].judge(&figures).holds, holds, "{conservation}");
+        }
     }
 }

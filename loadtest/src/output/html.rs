@@ -268,6 +268,9 @@ fn books(page: &mut String, summary: &Summary) {
         books.transactions_read,
         escaped(&books.events)
     );
+    if let Some(reason) = &books.reason {
+        let _ = write!(page, "<p>{}</p>", escaped(reason));
+    }
     if !books.violations.is_empty() {
         page.push_str("<table><tr><th>violation</th><th>account</th><th>what</th><th>operations</th></tr>");
         for violation in &books.violations {

@@ -162,6 +162,9 @@ fn books(text: &mut String, summary: &Summary) {
         books.seconds,
         books.events
     );
+    if let Some(reason) = &books.reason {
+        let _ = writeln!(text, "  {reason}");
+    }
     for violation in books.violations.iter().take(10) {
         let _ = writeln!(
             text,

@@ -28,8 +28,10 @@ pub(super) struct Execution {
     /// The scenario as it was run: a replay has got its stage, and one that was ended early has shorter ones.
     pub(super) scenario: Scenario,
     pub(super) run: String,
-    /// After so many seconds, because the program was asked to end.
+    /// After so many seconds, because the program was asked to end, or because the load failed.
     pub(super) ended_after_seconds: Option<u32>,
+    /// Why the load did not come to its end.
+    pub(super) failure: Option<String>,
     pub(super) tallies: Vec<Tally>,
     pub(super) rows: Vec<IntervalRow>,
     pub(super) connections: ConnectionsSummary,
@@ -75,20 +77,32 @@ pub(super) fn execute(
     let stages = common.scenario.stages.clone();
     live.begin(&common.scenario.name, common.scenario.seconds());
     let mut collector = Collector::new(&stages, scenario.interval_ms, processes, session.started.as_ref(), live);
-    let (done, ended) = fleet.run(Duration::from_millis(scenario.interval_ms), &mut collector)?;
+    let loaded = fleet.run(Duration::from_millis(scenario.interval_ms), &mut collector)?;
     let (tallies, rows) = collector.finish();
+    let ended = match &loaded.failure {
+        // The last interval may be one of some processes only.
+        Some(_) => Some(rows.last().map_or(0, |row| row.second as u32)),
+        None => loaded.ended,
+    };
     let ended_after_seconds = ended.filter(|seconds| u64::from(*seconds) < common.scenario.seconds());
     if let Some(seconds) = ended_after_seconds {
         plan::end_after(&mut common.scenario.stages, seconds);
     }
     connections.open_at_end = rows.last().map_or(0, |row| row.open_connections);
     let end = usage();
-    let generator_resident_bytes = done.iter().map(|done| done.resident_bytes).sum();
-    let correctness = prove(books, &servers, &common.scenario, done, &mut fleet, live)?;
-    fleet.finish();
+    let generator_resident_bytes = loaded.done.iter().map(|done| done.resident_bytes).sum();
+    let correctness = match &loaded.failure {
+        Some(failure) => unproven(books, &common.scenario, failure),
+        None => prove(books, &servers, &common.scenario, loaded.done, &mut fleet, live),
+    };
+    // Of a load that failed, the processes that are left do not wait for orders.
+    if loaded.failure.is_none() {
+        fleet.finish();
+    }
     Ok(Execution {
         run,
         ended_after_seconds,
+        failure: loaded.failure,
         tallies,
         connections,
         rows,
@@ -226,7 +240,17 @@ fn gather(options: &Options, common: &Common, peak: Option<u64>, live: &mut Live
     Fleet::gather(&sources, &mut |text| live.say(text))
 }
 
-/// Compares the server's books with what it acknowledged.
+/// The books of a load that failed: what its processes acknowledged is lost with one of them.
+fn unproven(mut books: Books, scenario: &Scenario, failure: &str) -> Correctness {
+    let is_checked = scenario.check.level == CheckLevel::Full;
+    books.result.conservation = if is_checked { "not proven" } else { "not checked" }.to_owned();
+    books.result.events = "not compared".to_owned();
+    books.result.reason = is_checked.then(|| failure.to_owned());
+    books.result
+}
+
+/// Compares the server's books with what it acknowledged. A server that does not let itself be asked proves nothing, and
+/// what was measured stays.
 fn prove(
     mut books: Books,
     servers: &[Server],
@@ -234,13 +258,34 @@ fn prove(
     done: Vec<Done>,
     fleet: &mut Fleet,
     live: &mut Live,
-) -> Result<Correctness, Fault> {
-    let ended = Instant::now();
+) -> Correctness {
+    let result = &mut books.result;
     if scenario.check.level == CheckLevel::None {
-        books.result.conservation = "not checked".to_owned();
-        books.result.events = "not checked".to_owned();
-        return Ok(books.result);
+        result.conservation = "not checked".to_owned();
+        result.events = "not checked".to_owned();
+        return books.result;
     }
+    result.events = "not compared".to_owned();
+    let fault = compare(&mut books, servers, scenario, done, fleet, live).err();
+    books.result.conservation = match fault {
+        _ if books.result.violation_count > 0 => "violated",
+        Some(_) => "not proven",
+        None => "holds",
+    }
+    .to_owned();
+    books.result.reason = fault.map(|fault| fault.to_string());
+    books.result
+}
+
+fn compare(
+    books: &mut Books,
+    servers: &[Server],
+    scenario: &Scenario,
+    done: Vec<Done>,
+    fleet: &mut Fleet,
+    live: &mut Live,
+) -> Result<(), Fault> {
+    let ended = Instant::now();
     let mut unknown = Vec::new();
     for (worker, done) in (0..).zip(done) {
         for (account, entry) in done.entries {
@@ -262,17 +307,16 @@ fn prove(
     if !unknown.is_empty() {
         live.say(&format!("{} outcomes are unknown; asking for them by their keys", unknown.len()));
         std::thread::sleep(Duration::from_millis(scenario.check.resolve_after_ms).saturating_sub(ended.elapsed()));
-        check::resolve(&mut books, servers, scenario.check, &unknown)?;
+        check::resolve(books, servers, scenario.check, &unknown)?;
     }
     live.say(&format!("reading the books of {} accounts", books.entries.len()));
-    check::audit(&mut books, servers, scenario.check, scenario.seed, &mut |accounts| fleet.details(accounts))?;
+    check::audit(books, servers, scenario.check, scenario.seed, &mut |accounts| fleet.details(accounts))?;
     match books.events_from.take() {
-        Some(cursor) => check::compare_events(&mut books, &servers[0], &cursor, scenario.check)?,
+        Some(cursor) => check::compare_events(books, &servers[0], &cursor, scenario.check)?,
         None if scenario.check.events_max == 0 => "not compared".clone_into(&mut books.result.events),
         None => "the server has no event stream".clone_into(&mut books.result.events),
     }
-    books.result.conservation = if books.result.violation_count == 0 { "holds" } else { "violated" }.to_owned();
-    Ok(books.result)
+    Ok(())
 }
 
 /// So many random bytes in hexadecimal digits.

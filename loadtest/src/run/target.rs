@@ -49,18 +49,23 @@ impl Session {
         self.servers.iter().map(|server| server.address).collect()
     }
 
-    /// Stops what was started. Returns what the server says of its version.
-    pub(crate) fn close(&mut self) -> Result<String, Fault> {
+    /// What the server says of its version; `unknown` when it says nothing.
+    pub(crate) fn version(&self) -> String {
         let version = self.servers.first().map(|server| {
             let reply = Client::new(server.clone()).get("/api/v1/version");
             let said = reply.ok().filter(|reply| reply.status == 200).and_then(|reply| reply.json());
             said.and_then(|said| Some(said.get("version")?.as_str()?.to_owned()))
                 .unwrap_or_else(|| "unknown".to_owned())
         });
-        if let Some(started) = self.started.take() {
-            started.stop()?;
-        }
-        Ok(version.unwrap_or_default())
+        version.unwrap_or_default()
+    }
+
+    /// Stops what was started.
+    ///
+    /// # Errors
+    /// It had ended before, or fails at the end.
+    pub(crate) fn close(&mut self) -> Result<(), Fault> {
+        self.started.take().map_or(Ok(()), Servers::stop)
     }
 }
 

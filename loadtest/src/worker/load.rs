@@ -77,6 +77,7 @@ impl Load {
             arriving,
             random: Random::new(scenario.seed ^ 0x7e57),
             begin: Instant::now(),
+            has_begun: false,
             begin_unix_ms: 0,
             end_ns: plan.slopes.iter().map(|slope| u64::from(slope.seconds) * 1_000_000_000).sum(),
             is_over: false,
@@ -159,6 +160,7 @@ impl Load {
         commands: &Receiver<ToWorker>,
     ) -> std::io::Result<()> {
         self.state.begin = Instant::now() + begins_in;
+        self.state.has_begun = true;
         let begins_at = (SystemTime::now() + begins_in).duration_since(UNIX_EPOCH).unwrap_or_default();
         self.state.begin_unix_ms = i64::try_from(begins_at.as_millis()).unwrap_or(i64::MAX / 2);
         let interval_ns = self.state.plan.scenario.interval_ms * 1_000_000;

@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) arriving: Arriving,
     pub(super) random: Random,
     pub(super) begin: Instant,
+    /// Whether the load was ordered to begin: until then `begin` says nothing.
+    pub(super) has_begun: bool,
     /// The same on the calendar, milliseconds since 1970: the time of tills.
     pub(super) begin_unix_ms: i64,
     pub(super) end_ns: u64,
@@ -212,7 +214,8 @@ impl State {
                 self.connecting -= 1;
                 self.failed_connects += 1;
                 self.first_failure.get_or_insert_with(|| breach.to_string());
-                if self.begin <= Instant::now() && self.open > 0 {
+                // While connections are made for the first time a failure is no error of the load, but one of its beginning.
+                if self.has_begun && self.begin <= Instant::now() {
                     let stage = self.stage_at(self.now_ns());
                     *self.books.stage(stage).errors.entry("connect".to_owned()).or_default() += 1;
                 }

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stub::{Stub, Vice};
-use crate::{Setup, outcome, program, run, running};
+use crate::{Setup, outcome, program, run, running, scenario};
 
 #[test]
 fn processes_share_a_schedule_and_their_histograms_are_merged() {
@@ -88,6 +88,56 @@ fn a_signal_ends_the_schedule_and_the_books_are_read() {
     assert_eq!(ran.summary["correctness"]["conservation"], "holds");
     assert_eq!(ran.number("/correctness/acknowledged_transactions"), stub.earns() as f64);
     assert!(ran.text.contains("ended early, after"), "{}", ran.text);
+}
+
+/// Processes that this one has started.
+fn children(child: &Child) -> Vec<Pid> {
+    let path = format!("/proc/{0}/task/{0}/children", child.id());
+    let found = std::fs::read_to_string(path).unwrap();
+    found.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
+}
+
+#[test]
+fn a_process_that_goes_away_leaves_a_report_of_what_was_measured() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--processes", "2"].map(str::to_owned).to_vec();
+    let mut command = running(stub.address, &Setup { seconds: 600, arguments, ..Setup::default() }, &folder);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // Two seconds of the load.
+    assert_eq!(lines.by_ref().filter(|line| line.contains("in flight")).take(2).count(), 2);
+    kill_process(children(&child)[0], Signal::KILL).unwrap();
+    std::thread::spawn(move || lines.count());
+    let ran = outcome(child.wait_with_output().unwrap(), folder);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert_eq!(ran.summary["correctness"]["conservation"], "not proven");
+    assert!(ran.summary["failures"][0].as_str().unwrap().contains("went away"), "{}", ran.text);
+    assert!(ran.number("/measured/completed") > 100.0, "{}", ran.text);
+    assert!((1.0..60.0).contains(&ran.number("/ended_after_seconds")), "{}", ran.text);
+}
+
+/// A program that says that it listens where a stub does, and ends after a while as it is told to.
+pub(crate) fn pretender(stub: &Stub, folder: &tempfile::TempDir, then: &str) -> String {
+    let path = folder.path().join("node");
+    let text = format!("#!/bin/sh\necho listening on http://{}\n{then}\n", stub.address);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_server_that_ends_badly_leaves_a_report_of_what_was_measured() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = scenario(&Setup::default(), &folder);
+    let mut command = program();
+    command.arg("run").arg(path).args(["--start-node", "--node", &pretender(&stub, &folder, "sleep 1; exit 3")]);
+    command.arg("--data-parent").arg(folder.path()).arg("--out").arg(folder.path().join("out"));
+    let ran = outcome(command.output().unwrap(), folder);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+    assert!(ran.summary["failures"][0].as_str().unwrap().contains("exit status: 3"), "{}", ran.text);
 }
 
 #[test]

@@ -55,6 +55,8 @@ pub(crate) enum Vice {
     Busy(u64),
     /// Answers questions about balances with this status.
     RefusesBalances(u16),
+    /// After so many earns it closes all connections, and nobody listens any more.
+    Dies(u64),
     /// Every account has 7 points, until a request for one is refused for a reason of the business: then none is there.
     Forgets,
     /// Executes and gives no answer, and has no capacity whenever that key comes again.
@@ -99,6 +101,10 @@ impl Stub {
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
+                // Dropping the listener ends it.
+                if matches!(vice, Vice::Dies(after) if shared.lock().unwrap().earns >= after) {
+                    return;
+                }
                 let state = Arc::clone(&shared);
                 // A connection ends when its client goes.
                 std::thread::spawn(move || serve(stream.ok()?, vice, &state));
@@ -156,6 +162,9 @@ fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> 
     let mut unread = Vec::new();
     loop {
         let request = read(&mut stream, &mut unread)?;
+        if matches!(vice, Vice::Dies(after) if state.lock().unwrap().earns >= after) {
+            return None;
+        }
         let words: Vec<&str> = request.line.split(' ').collect();
         let (path, query) = words[1].split_once('?').unwrap_or((words[1], ""));
         assert!(!query.contains("cursor"), "the stub never gives one");

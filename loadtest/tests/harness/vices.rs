@@ -180,6 +180,33 @@ fn a_stream_that_may_not_be_read_is_no_server_without_a_stream() {
 }
 
 #[test]
+fn books_that_may_not_be_read_are_not_proven_and_not_wrong() {
+    for status in [403, 503] {
+        let arguments = ["--set", "check.patience_ms=300"].map(str::to_owned).to_vec();
+        let ran = against(Vice::RefusesBalances(status), &Setup { seconds: 1, arguments, ..Setup::default() });
+        assert_eq!(ran.code, 1, "{}", ran.text);
+        assert_eq!(ran.summary["correctness"]["conservation"], "not proven");
+        assert!(ran.text.contains(&format!("cannot be read: {status}")), "{}", ran.text);
+        // What was measured stays.
+        assert_eq!(ran.summary["verdict"]["result"], "failed");
+        assert!(ran.number("/measured/completed") > 100.0, "{}", ran.text);
+    }
+}
+
+#[test]
+fn a_server_that_dies_leaves_a_report_of_what_was_measured() {
+    let arguments = ["--set", "timeout_ms=500"].map(str::to_owned).to_vec();
+    let ran = against(Vice::Dies(200), &Setup { seconds: 3, arguments, ..Setup::default() });
+    assert_eq!(ran.code, 1, "{}", ran.text);
+    assert_eq!(ran.summary["correctness"]["conservation"], "not proven");
+    assert!(ran.text.contains("conservation is not proven"), "{}", ran.text);
+    assert!(ran.number("/measured/acknowledged") > 150.0, "{}", ran.text);
+    // Nobody listens, and the lines of progress say so.
+    assert!(ran.number("/measured/errors/connect") > 0.0, "{}", ran.text);
+    assert!(ran.text.lines().any(|line| line.contains(" 0/s") && line.contains("(connect ")), "{}", ran.text);
+}
+
+#[test]
 fn a_server_that_is_too_busy_for_the_proof_is_asked_again() {
     let ran = against(Vice::Busy(30), &Setup { seconds: 1, ..Setup::default() });
     assert_eq!(ran.code, 0, "{}", ran.text);
