@@ -99,8 +99,11 @@ pub(crate) struct Counts {
     pub(crate) completed: u64,
     /// Never sent: too many were waiting, or the time was over.
     pub(crate) dropped: u64,
-    /// Sent, and nobody knows what became of it.
+    /// Sent, and nobody knows what became of it, or of a part of it.
     pub(crate) unknown: u64,
+    /// Ended in an error, unknown ones included; of a batch, at least one of its items.
+    #[serde(default)]
+    pub(crate) failed: u64,
     /// Further attempts.
     pub(crate) retries: u64,
 }
@@ -112,6 +115,7 @@ impl Counts {
         self.completed += other.completed;
         self.dropped += other.dropped;
         self.unknown += other.unknown;
+        self.failed += other.failed;
         self.retries += other.retries;
     }
 }

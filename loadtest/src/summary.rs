@@ -190,7 +190,6 @@ impl StageSummary {
     pub(crate) fn of(name: &str, warmup: bool, seconds: f64, tally: &Tally, came: Came) -> Self {
         let rate = |count: u64, seconds: f64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
         let counts = tally.counts;
-        let errors = tally.errors_in_all() + counts.dropped;
         let operations =
             tally.latency.iter().map(|(operation, latency)| (operation.name().to_owned(), Quantiles::of(latency)));
         Self {
@@ -201,7 +200,7 @@ impl StageSummary {
             acknowledged: tally.acknowledged_in_all(),
             refused: tally.refused.clone(),
             errors: tally.errors.clone(),
-            errors_percent: percent(errors, counts.scheduled),
+            errors_percent: percent(counts.failed + counts.dropped, counts.scheduled),
             offered_per_second: rate(counts.scheduled, seconds),
             completed_per_second: rate(came.answers, came.seconds),
             goodput_per_second: rate(came.good, came.seconds),

@@ -53,21 +53,42 @@ impl Books {
         }
     }
 
-    pub(super) fn refused(&mut self, stage: u16, planned: &Planned, item: u32, problem: &str, is_business: bool) {
+    /// `is_open`: an earlier attempt may have been executed all the same.
+    pub(super) fn refused(
+        &mut self,
+        stage: u16,
+        planned: &Planned,
+        item: u32,
+        problem: &str,
+        is_business: bool,
+        is_open: bool,
+    ) {
         let tally = self.stage(stage);
         count(if is_business { &mut tally.refused } else { &mut tally.errors }, problem);
-        if planned.operation.writes() {
+        if is_open {
+            self.ask(planned, item);
+        } else if planned.operation.writes() {
             self.ledger.refused(planned.account + item, planned.number + u64::from(item), planned.operation);
         }
     }
 
     pub(super) fn unknown(&mut self, stage: u16, planned: &Planned, item: u32, kind: &str) {
-        let tally = self.stage(stage);
-        count(&mut tally.errors, kind);
+        count(&mut self.stage(stage).errors, kind);
+        self.ask(planned, item);
+    }
+
+    /// Counts a whole request by how it ended. `is_unknown`: of a part of it at least nobody knows what became of it.
+    pub(super) fn ended(&mut self, stage: u16, planned: &Planned, is_failed: bool, is_unknown: bool) {
+        let counts = &mut self.stage(stage).counts;
+        counts.failed += u64::from(is_failed);
+        counts.unknown += u64::from(is_unknown && planned.operation.writes());
+    }
+
+    /// The outcome will be asked for by the key.
+    fn ask(&mut self, planned: &Planned, item: u32) {
         if !planned.operation.writes() {
             return;
         }
-        tally.counts.unknown += 1;
         let (account, number) = (planned.account + item, planned.number + u64::from(item));
         self.ledger.unknown(account, number, planned.operation);
         if self.done.unknown.len() < UNKNOWN_MAX {

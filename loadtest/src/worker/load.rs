@@ -216,8 +216,8 @@ impl Load {
                 Ok(()) => self.state.sent(slot, flight),
                 Err(Breach::Closed) => {
                     let what = What::Again(Box::new(flight.planned));
-                    let (scheduled_ns, stage, attempts) = (flight.scheduled_ns, flight.stage, flight.attempts);
-                    self.state.queue.push_front(Pending { scheduled_ns, stage, attempts, what });
+                    let (scheduled_ns, stage, past) = (flight.scheduled_ns, flight.stage, flight.past);
+                    self.state.queue.push_front(Pending { scheduled_ns, stage, past, what });
                     self.state.broken(slot, Breach::Closed);
                 }
                 Err(breach) => {
@@ -243,6 +243,7 @@ mod tests {
     use crate::scenario::{Scenario, Think};
     use crate::schedule::Slope;
     use crate::traffic::{Operation, Planned};
+    use crate::worker::pending::Past;
 
     /// A load without a connection, whose pauses are these.
     fn load(min_ms: u64, max_ms: u64) -> Load {
@@ -291,7 +292,7 @@ mod tests {
     fn what_waits_when_the_time_for_late_requests_has_passed_is_never_sent() {
         let mut state = load(0, 0).state;
         for _ in 0..3 {
-            state.queue.push(Pending { scheduled_ns: 1, stage: 0, attempts: 0, what: What::Drawn });
+            state.queue.push(Pending { scheduled_ns: 1, stage: 0, past: Past::default(), what: What::Drawn });
         }
         let last_ns = state.end_ns + state.timeout_ns();
         assert!(state.next(last_ns).is_some());
@@ -311,12 +312,14 @@ mod tests {
         let planned = Planned { operation, account, number, points: 1, amount_minor: 0, at_ms: 0, about: None };
         let pending = |attempts| {
             let what = What::Again(Box::new(planned.clone()));
-            Pending { scheduled_ns: 0, stage: 0, attempts, what }
+            Pending { scheduled_ns: 0, stage: 0, past: Past { attempts, ..Past::default() }, what }
         };
         state.queue.push_at(1, pending(1));
         state.queue.push_at(1, pending(0));
         state.give_up();
-        assert_eq!(state.books.stage(0).counts.dropped, 1, "one was never sent");
+        let counts = state.books.stage(0).counts;
+        assert_eq!(counts.dropped, 1, "one was never sent");
+        assert_eq!((counts.failed, counts.unknown), (1, 1), "a request is one, however many items it has");
         let (done, _) = state.books.finish();
         assert_eq!(done.unknown.len(), 20, "the items of the other");
     }

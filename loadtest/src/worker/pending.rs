@@ -4,14 +4,23 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::traffic::{Planned, Purchase};
 
+/// What became of earlier attempts of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Past {
+    pub(super) attempts: u32,
+    /// One of them was answered, whatever the answer.
+    pub(super) is_answered: bool,
+    /// One of them was not, and may have been executed.
+    pub(super) is_open: bool,
+}
+
 /// A due request.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
     /// When it was due first, from the begin of the load.
     pub(super) scheduled_ns: u64,
     pub(super) stage: u16,
-    /// Attempts before this one.
-    pub(super) attempts: u32,
+    pub(super) past: Past,
     pub(super) what: What,
 }
 
@@ -90,7 +99,7 @@ mod tests {
     use super::*;
 
     fn pending(scheduled_ns: u64) -> Pending {
-        Pending { scheduled_ns, stage: 0, attempts: 0, what: What::Drawn }
+        Pending { scheduled_ns, stage: 0, past: Past::default(), what: What::Drawn }
     }
 
     #[test]

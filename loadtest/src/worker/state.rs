@@ -13,7 +13,7 @@ use crate::schedule::{Due, Random, Schedule};
 use crate::traffic::{Heads, Operation, Planned, Purchase, Traffic};
 use crate::worker::books::Books;
 use crate::worker::judge::{Judgement, Refusal, Rules, judge};
-use crate::worker::pending::{Pending, Queue, What};
+use crate::worker::pending::{Past, Pending, Queue, What};
 
 /// Longest sleep of a turn, so that commands and reports are never far.
 pub(super) const TURN_MAX: Duration = Duration::from_millis(10);
@@ -29,7 +29,7 @@ pub(super) struct Flight {
     pub(super) scheduled_ns: u64,
     pub(super) sent_ns: u64,
     pub(super) stage: u16,
-    pub(super) attempts: u32,
+    pub(super) past: Past,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +110,7 @@ impl State {
             let tally = self.books.stage(due.stage);
             tally.counts.scheduled += 1;
             tally.lag.record((now_ns - due.at_ns) / 1_000);
-            let pending = Pending { scheduled_ns: due.at_ns, stage: due.stage, attempts: 0, what };
+            let pending = Pending { scheduled_ns: due.at_ns, stage: due.stage, past: Past::default(), what };
             if !self.queue.push(pending) {
                 self.books.stage(due.stage).counts.dropped += 1;
             }
@@ -139,7 +139,7 @@ impl State {
         }
         let stage = self.stage_at(now_ns);
         self.books.stage(stage).counts.scheduled += 1;
-        Some(Pending { scheduled_ns: now_ns, stage, attempts: 0, what: What::Drawn })
+        Some(Pending { scheduled_ns: now_ns, stage, past: Past::default(), what: What::Drawn })
     }
 
     pub(super) fn stage_at(&self, now_ns: u64) -> u16 {
@@ -152,19 +152,19 @@ impl State {
     }
 
     pub(super) fn take_off(&mut self, pending: Pending, now_ns: u64) -> Flight {
-        let Pending { scheduled_ns, stage, attempts, what } = pending;
+        let Pending { scheduled_ns, stage, past, what } = pending;
         let planned = match what {
             What::Again(planned) => *planned,
             What::Sale(purchase) => self.traffic.plan_sale(&purchase),
             What::Drawn => self.traffic.plan(self.begin_unix_ms + i64::try_from(now_ns / 1_000_000).unwrap_or(0)),
         };
-        Flight { planned, scheduled_ns, sent_ns: 0, stage, attempts }
+        Flight { planned, scheduled_ns, sent_ns: 0, stage, past }
     }
 
     pub(super) fn sent(&mut self, slot: u32, mut flight: Flight) {
         flight.sent_ns = self.now_ns();
         let tally = self.books.stage(flight.stage);
-        if flight.attempts == 0 {
+        if flight.past.attempts == 0 {
             tally.counts.sent += 1;
         } else {
             tally.counts.retries += 1;
@@ -242,7 +242,7 @@ impl State {
         self.resting.push(Reverse((now_ns + pause_ms * 1_000_000, slot)));
     }
 
-    pub(super) fn settle(&mut self, slot: u32, flight: Flight, answer: &Answer<'_>) {
+    pub(super) fn settle(&mut self, slot: u32, mut flight: Flight, answer: &Answer<'_>) {
         let now_ns = self.now_ns();
         let scenario = &self.plan.scenario;
         let rules = Rules {
@@ -252,8 +252,10 @@ impl State {
             reads_bodies: scenario.check.level == CheckLevel::Full,
         };
         self.slots[slot as usize] = Slot::Free;
-        let judgement = judge(&flight.planned, answer, flight.attempts == 0, rules);
-        self.books.stage(flight.stage).counts.completed += u64::from(flight.attempts == 0);
+        let judgement = judge(&flight.planned, answer, flight.past.attempts == 0, rules);
+        self.books.stage(flight.stage).counts.completed += u64::from(!flight.past.is_answered);
+        flight.past.is_answered = true;
+        flight.past.is_open |= matches!(judgement, Judgement::Unknown(_));
         let retries_as = match &judgement {
             Judgement::Refused { kind: Refusal::Overloaded, .. } => Some("overloaded"),
             Judgement::Refused { kind: Refusal::RateLimited, .. } => Some("rate-limited"),
@@ -273,6 +275,8 @@ impl State {
                 let latency_us = (now_ns - flight.scheduled_ns) / 1_000;
                 self.books.latency(flight.stage, flight.planned.operation, latency_us);
             }
+            let (is_failed, is_unknown) = how(&judgement, flight.past.is_open);
+            self.books.ended(flight.stage, &flight.planned, is_failed, is_unknown);
             self.write_down(&flight, 0, judgement);
         }
         self.release(slot, now_ns);
@@ -290,11 +294,12 @@ impl State {
             Judgement::Batch(items) => {
                 (0..).zip(items).for_each(|(item, judgement)| self.write_down(flight, item, judgement));
             }
+            // What refuses a later attempt says nothing of an earlier one without an answer.
             Judgement::Refused { kind: Refusal::Business, problem, .. } => {
-                self.books.refused(stage, planned, item, problem, true);
+                self.books.refused(stage, planned, item, problem, true, flight.past.is_open);
             }
             Judgement::Refused { problem, status, .. } => {
-                self.books.refused(stage, planned, item, &format!("{status} {problem}"), false);
+                self.books.refused(stage, planned, item, &format!("{status} {problem}"), false, flight.past.is_open);
             }
             Judgement::Unknown(kind) => self.books.unknown(stage, planned, item, &kind),
             Judgement::Wrong(what) => {
@@ -305,8 +310,9 @@ impl State {
     }
 
     /// A request whose connection broke, or whose time is over.
-    pub(super) fn unsettled(&mut self, flight: Flight, kind: &str) {
+    pub(super) fn unsettled(&mut self, mut flight: Flight, kind: &str) {
         let now_ns = self.now_ns();
+        flight.past.is_open = true;
         if self.retry(&flight, "unknown", now_ns) {
             return;
         }
@@ -318,6 +324,7 @@ impl State {
     /// The outcome is unknown; of a batch, that of every item.
     fn ask_later(&mut self, stage: u16, planned: &Planned, kind: &str) {
         let is_batch = planned.operation == Operation::Batch;
+        self.books.ended(stage, planned, true, true);
         for item in 0..if is_batch { self.plan.scenario.mix.batch_items } else { 1 } {
             self.books.unknown(stage, planned, item, kind);
         }
@@ -326,13 +333,14 @@ impl State {
     /// Whether the request will be sent again.
     pub(super) fn retry(&mut self, flight: &Flight, kind: &str, now_ns: u64) -> bool {
         let retry = &self.plan.scenario.retry;
-        if flight.attempts >= retry.attempts || !retry.on.iter().any(|on| on == kind) || self.is_over {
+        if flight.past.attempts >= retry.attempts || !retry.on.iter().any(|on| on == kind) || self.is_over {
             return false;
         }
-        let backoff_ns = (retry.backoff_ms * 1_000_000).saturating_mul(1 << flight.attempts.min(16));
+        let backoff_ns = (retry.backoff_ms * 1_000_000).saturating_mul(1 << flight.past.attempts.min(16));
         let what = What::Again(Box::new(flight.planned.clone()));
-        let (scheduled_ns, stage, attempts) = (flight.scheduled_ns, flight.stage, flight.attempts + 1);
-        self.queue.push_at(now_ns + backoff_ns, Pending { scheduled_ns, stage, attempts, what });
+        let past = Past { attempts: flight.past.attempts + 1, ..flight.past };
+        let (scheduled_ns, stage) = (flight.scheduled_ns, flight.stage);
+        self.queue.push_at(now_ns + backoff_ns, Pending { scheduled_ns, stage, past, what });
         true
     }
 
@@ -409,7 +417,9 @@ impl State {
         for pending in left {
             match pending.what {
                 // It was sent before: what became of it must be asked for.
-                What::Again(planned) if pending.attempts > 0 => self.ask_later(pending.stage, &planned, "given up"),
+                What::Again(planned) if pending.past.attempts > 0 => {
+                    self.ask_later(pending.stage, &planned, "given up")
+                }
                 _ => self.books.stage(pending.stage).counts.dropped += 1,
             }
         }
@@ -427,5 +437,18 @@ impl State {
             open_connections: self.open,
             cpu_us,
         }
+    }
+}
+
+/// Whether a request ended in an error, and whether its outcome is unknown; of a batch, that of at least one item.
+fn how(judgement: &Judgement<'_>, is_open: bool) -> (bool, bool) {
+    match judgement {
+        Judgement::Acknowledged(_) => (false, false),
+        Judgement::Refused { kind, .. } => (*kind != Refusal::Business, is_open),
+        Judgement::Unknown(_) | Judgement::Wrong(_) => (true, true),
+        Judgement::Batch(items) => items.iter().fold((false, false), |(failed, unknown), item| {
+            let one = how(item, is_open);
+            (failed || one.0, unknown || one.1)
+        }),
     }
 }

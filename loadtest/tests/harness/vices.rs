@@ -70,6 +70,18 @@ fn a_retry_with_the_same_key_gets_the_first_answer() {
 }
 
 #[test]
+fn a_refused_retry_says_nothing_of_the_attempt_without_an_answer() {
+    let more = "[retry]\nattempts = 1\nbackoff_ms = 10\n";
+    let ran = against(Vice::DropsAndRefuses(20), &Setup { more, ..Setup::default() });
+    assert_eq!(ran.code, 99, "{}", ran.text);
+    let unknown = ran.number("/correctness/unknown_outcomes");
+    assert!(unknown >= 10.0 && ran.number("/correctness/unknown_executed") == unknown, "{}", ran.text);
+    assert_eq!(ran.number("/measured/unknown"), unknown);
+    assert_eq!(ran.number("/measured/errors/503 overloaded"), unknown);
+    assert_eq!(ran.summary["correctness"]["conservation"], "holds");
+}
+
+#[test]
 fn wrong_answers_are_violations() {
     let ran = against(Vice::AnswersWrongly(100), &Setup::default());
     assert_eq!(ran.code, 98, "{}", ran.text);
