@@ -12,6 +12,7 @@ use crate::error::Fault;
 use crate::interrupt::{self, Loading};
 use crate::ledger::Logged;
 use crate::protocol::{self, Done, FromWorker, Hello, Interval, Plan, TOKEN_VARIABLE, ToWorker};
+use crate::scenario::Scenario;
 
 /// How long local processes may take to join.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -195,20 +196,21 @@ impl Fleet {
     ///
     /// # Errors
     /// The program was asked to end before.
-    pub(crate) fn run(&mut self, interval: Duration, watch: &mut dyn Watch) -> Result<Loaded, Fault> {
+    pub(crate) fn run(&mut self, scenario: &Scenario, watch: &mut dyn Watch) -> Result<Loaded, Fault> {
         let _loading = Loading::begin()?;
         let (mut done, mut ended) = (self.members.iter().map(|_| None).collect::<Vec<_>>(), None);
-        let failure = self.load(interval, watch, &mut done, &mut ended).err().map(|fault| fault.to_string());
+        let failure = self.load(scenario, watch, &mut done, &mut ended).err().map(|fault| fault.to_string());
         Ok(Loaded { done: done.into_iter().flatten().collect(), ended, failure })
     }
 
     fn load(
         &mut self,
-        interval: Duration,
+        scenario: &Scenario,
         watch: &mut dyn Watch,
         done: &mut [Option<Done>],
         end: &mut Option<u32>,
     ) -> Result<(), Fault> {
+        let interval = Duration::from_millis(scenario.interval_ms);
         let begins = Instant::now() + Duration::from_millis(START_DELAY_MS);
         for worker in 0..self.members.len() {
             self.send(worker, &ToWorker::Start { in_ms: START_DELAY_MS })?;
@@ -230,7 +232,7 @@ impl Fleet {
             }
             watch.tick();
             if end.is_none() && interrupt::is_asked() {
-                let after_seconds = end_second(begins.elapsed(), interval);
+                let after_seconds = scenario.full_second(end_second(begins.elapsed(), interval));
                 for worker in 0..self.members.len() {
                     self.send(worker, &ToWorker::End { after_seconds })?;
                 }

@@ -80,7 +80,8 @@ pub(crate) fn run(options: &Options) -> Result<Finished, Fault> {
     finished.summary.failures.extend(session.close().err().map(|fault| fault.to_string()));
     if let Some(mut bare) = bare {
         let summary = &finished.summary;
-        let (own, other) = (summary.measured.completed_per_second, bare.measured.completed_per_second);
+        // Refusals are quick, and no work done.
+        let (own, other) = (summary.measured.goodput_per_second, bare.measured.goodput_per_second);
         bare.ratio = if other > 0.0 { own / other } else { 0.0 };
         finished.summary.bare = Some(bare);
     }
@@ -172,7 +173,7 @@ fn summarize(
     let (mut begin, mut measured_seconds) = (0.0, 0.0);
     for (stage, due) in scenario.stages.iter().zip(&execution.tallies) {
         let seconds = f64::from(stage.seconds);
-        let came_now = Came::between(&execution.rows, begin, begin + seconds, step);
+        let came_now = Came::between(&execution.rows, begin, begin + seconds, step, stage.warmup);
         stages.push(StageSummary::of(&stage.name, stage.warmup, seconds, due, came_now));
         begin += seconds;
         if !stage.warmup {

@@ -425,6 +425,9 @@ impl Scenario {
         if !(10..=3_600_000).contains(&self.timeout_ms) || !(10..=60_000).contains(&self.interval_ms) {
             return wrong("`timeout_ms` must be from 10 to 3600000 and `interval_ms` from 10 to 60000");
         }
+        if self.stages.iter().any(|stage| (u64::from(stage.seconds) * 1_000) % self.interval_ms != 0) {
+            return wrong("every stage must be a multiple of `interval_ms` long: an interval belongs to one stage");
+        }
         if mix.batch > 0 && self.accounts.count < mix.batch_items {
             return wrong("`accounts.count` must be at least `mix.batch_items`");
         }
@@ -438,6 +441,13 @@ impl Scenario {
             return wrong("`retry.on` may hold overloaded, rate-limited and unknown");
         }
         Ok(self)
+    }
+
+    /// The first second at or after this one at which an interval ends.
+    pub(crate) fn full_second(&self, second: u32) -> u32 {
+        let ends = |second: &u32| (u64::from(*second) * 1_000).is_multiple_of(self.interval_ms);
+        // An interval is at most a minute of whole milliseconds, so one ends with a second within a minute's milliseconds.
+        (second..second.saturating_add(60_000)).find(ends).unwrap_or(second)
     }
 
     /// Length of all stages.
@@ -499,6 +509,7 @@ mod tests {
         wrong(|s| s.accounts.hot_count = 0, "hot_count");
         wrong(|s| s.retry.on = vec!["always".into()], "retry.on");
         wrong(|s| s.timeout_ms = 0, "timeout_ms");
+        wrong(|s| s.interval_ms = 1_500, "a multiple of `interval_ms`");
         assert!(Scenario::load("no-such-profile").unwrap_err().to_string().contains("headline-100k-50k"));
         assert!(toml::from_str::<Scenario>("name='a'\nconnections=1\nconections_per_second=2").is_err());
     }

@@ -13,6 +13,8 @@ const RUNS_MAX: usize = 40;
 const STEP_DOWN_PERCENT: u64 = 5;
 /// Length of the warm-up of every run.
 const WARMUP_SECONDS: u32 = 2;
+/// Length of its intervals, where those of the scenario do not fit.
+const INTERVAL_MS: u64 = 1_000;
 
 /// How to search.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,10 @@ pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str
         }
         let mut options = Options { reach: reach.clone(), bare: None, is_quiet: true, ..options.clone() };
         options.scenario.stages = stages(rate, seconds);
+        if options.scenario.clone().checked().is_err() {
+            // Intervals of the scenario's own stages may be too long for a try.
+            options.scenario.interval_ms = INTERVAL_MS;
+        }
         options.scenario.replay = None;
         let finished = run::run(&options).map_err(Stop::Fault)?;
         say(&line(rate, seconds, &finished));

@@ -167,13 +167,19 @@ pub(crate) struct Came {
 }
 
 impl Came {
-    /// From `begin` to before `end`, in seconds of the load, of intervals of `step` seconds.
-    pub(crate) fn between(rows: &[IntervalRow], begin: f64, end: f64, step: f64) -> Self {
+    /// What a tally counts.
+    pub(crate) fn of(tally: &Tally) -> Self {
+        let good = tally.acknowledged_in_all() + tally.refused.values().sum::<u64>();
+        Self { seconds: 0.0, answers: tally.counts.completed, good }
+    }
+
+    /// From `begin` to before `end`, in seconds of the load, of intervals of `step` seconds. A measured stage has nothing of
+    /// what was due in a warm-up before it.
+    pub(crate) fn between(rows: &[IntervalRow], begin: f64, end: f64, step: f64, is_warmup: bool) -> Self {
         let mut came = Self::default();
         for row in rows.iter().filter(|row| row.second >= begin && row.second < end) {
+            came.add(if is_warmup { Self::of(&row.tally) } else { row.measured });
             came.seconds += step;
-            came.answers += row.tally.counts.completed;
-            came.good += row.tally.acknowledged_in_all() + row.tally.refused.values().sum::<u64>();
         }
         came
     }
@@ -253,7 +259,7 @@ pub(crate) struct Bare {
     pub(crate) peak_per_second: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<ServerUse>,
-    /// What the node completed of what the bare server completed.
+    /// The goodput of the node as a part of the bare server's.
     pub(crate) ratio: f64,
 }
 
@@ -301,6 +307,9 @@ pub(crate) struct IntervalRow {
     pub(crate) tally: Tally,
     /// Latencies of all operations.
     pub(crate) latency: Latencies,
+    /// What came, and latencies, of requests that were due in a measured stage.
+    pub(crate) measured: Came,
+    pub(crate) measured_latency: Latencies,
     pub(crate) in_flight: u32,
     pub(crate) waiting: u32,
     pub(crate) open_connections: u32,

@@ -118,8 +118,8 @@ fn interval_log(
     builder.add_comment("[Latencies in microseconds from the scheduled time; interval maxima in milliseconds]");
     let mut log = builder.begin_log_with(&mut bytes, &mut serializer)?;
     let interval = Duration::from_millis(summary.scenario.interval_ms);
-    for row in rows.iter().filter(|row| !row.is_warmup && !row.latency.is_empty()) {
-        log.write_histogram(row.latency.histogram(), Duration::from_secs_f64(row.second), interval, None)?;
+    for row in rows.iter().filter(|row| !row.measured_latency.is_empty()) {
+        log.write_histogram(row.measured_latency.histogram(), Duration::from_secs_f64(row.second), interval, None)?;
     }
     let begin = rows.iter().find(|row| !row.is_warmup).map_or(0.0, |row| row.second);
     let length = Duration::from_secs_f64(summary.measured.seconds.max(0.001));

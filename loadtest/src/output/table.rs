@@ -136,7 +136,7 @@ fn servers(text: &mut String, summary: &Summary) {
     if let Some(bare) = &summary.bare {
         let _ = writeln!(
             text,
-            "bare server in the same layout: answered {:.0}/s of {:.0}/s, p50 {}, p99 {}; the node answered {:.2} of that",
+            "bare server in the same layout: answered {:.0}/s of {:.0}/s, p50 {}, p99 {}; the goodput of the node is {:.2} of its",
             bare.measured.completed_per_second,
             bare.measured.offered_per_second,
             microseconds(bare.measured.latency.p50_us),

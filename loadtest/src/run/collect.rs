@@ -9,7 +9,7 @@ use crate::output::Live;
 use crate::protocol::{Interval, Tally};
 use crate::recorder::Latencies;
 use crate::scenario::Stage;
-use crate::summary::IntervalRow;
+use crate::summary::{Came, IntervalRow};
 
 /// How often memory and processor time of started servers are read.
 const USAGE_EVERY: Duration = Duration::from_millis(250);
@@ -88,7 +88,12 @@ impl Watch for Collector<'_> {
                 sum.add(tally);
             }
             row.tally.add(tally);
-            latency.add(&tally.latencies());
+            let of_stage = tally.latencies();
+            latency.add(&of_stage);
+            if self.stages.get(usize::from(*stage)).is_some_and(|stage| !stage.warmup) {
+                row.measured.add(Came::of(tally));
+                row.measured_latency.add(&of_stage);
+            }
         }
         row.latency.add(&latency);
         // The row has its histogram; those by operation are in the stages.
@@ -111,5 +116,43 @@ impl Watch for Collector<'_> {
             self.live.interval(row, self.interval_ms);
             self.shown += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Counts;
+    use crate::traffic::Operation;
+
+    #[test]
+    fn what_was_due_in_the_warm_up_is_measured_in_no_interval() {
+        let stage = |warmup| Stage {
+            name: "stage".to_owned(),
+            seconds: 1,
+            rate: Some(1),
+            to_rate: None,
+            percent_of_peak: None,
+            warmup,
+        };
+        let tally = |answers, latency_us| {
+            let mut tally = Tally { counts: Counts { completed: answers, ..Counts::default() }, ..Tally::default() };
+            tally.acknowledged.insert(Operation::EarnPoints, answers);
+            tally.latency.entry(Operation::EarnPoints).or_default().record(latency_us);
+            tally
+        };
+        let (stages, mut live) = ([stage(true), stage(false)], Live::new(true));
+        let mut collector = Collector::new(&stages, 1_000, 1, None, &mut live);
+        // The second interval has a late answer from the warm-up.
+        let late = BTreeMap::from([(0, tally(3, 900_000)), (1, tally(5, 2_000))]);
+        collector
+            .interval(0, Interval { number: 0, stages: BTreeMap::from([(0, tally(7, 1_000))]), ..Interval::default() });
+        collector.interval(0, Interval { number: 1, stages: late, ..Interval::default() });
+        let (_, rows) = collector.finish();
+        assert_eq!((rows[1].latency.count(), rows[1].measured_latency.count()), (2, 1));
+        assert!(rows[1].measured_latency.max_us() < 3_000 && rows[0].measured_latency.is_empty());
+        let came = Came::between(&rows, 1.0, 2.0, 1.0, false);
+        assert_eq!((came.answers, came.good, came.seconds), (5, 5, 1.0));
+        assert_eq!(Came::between(&rows, 0.0, 1.0, 1.0, true).answers, 7);
     }
 }

@@ -77,11 +77,11 @@ pub(super) fn execute(
     let stages = common.scenario.stages.clone();
     live.begin(&common.scenario.name, common.scenario.seconds());
     let mut collector = Collector::new(&stages, scenario.interval_ms, processes, session.started.as_ref(), live);
-    let loaded = fleet.run(Duration::from_millis(scenario.interval_ms), &mut collector)?;
+    let loaded = fleet.run(&common.scenario, &mut collector)?;
     let (tallies, rows) = collector.finish();
     let ended = match &loaded.failure {
         // The last interval may be one of some processes only.
-        Some(_) => Some(rows.last().map_or(0, |row| row.second as u32)),
+        Some(_) => Some(rows.last().map_or(0, |row| common.scenario.full_second(row.second as u32))),
         None => loaded.ended,
     };
     let ended_after_seconds = ended.filter(|seconds| u64::from(*seconds) < common.scenario.seconds());
@@ -164,7 +164,7 @@ fn common(
     if let Some(replay) = &scenario.replay {
         purchases = traffic::purchases(replay, scenario.seed)?;
         let last_ns = purchases.last().map_or(0, |purchase| purchase.due_ns);
-        let seconds = u32::try_from(last_ns / 1_000_000_000 + 1).unwrap_or(u32::MAX);
+        let seconds = scenario.full_second(u32::try_from(last_ns / 1_000_000_000 + 1).unwrap_or(u32::MAX));
         let stage = Stage {
             name: "replay".to_owned(),
             seconds,

@@ -285,6 +285,11 @@ impl State {
     pub(super) fn write_down(&mut self, flight: &Flight, item: u32, judgement: Judgement<'_>) {
         let (stage, planned) = (flight.stage, &flight.planned);
         match judgement {
+            // Of a server whose bodies are not read: as many operations as the other would have told of.
+            Judgement::Acknowledged(None) if planned.operation == Operation::Batch => {
+                let items = u64::from(self.plan.scenario.mix.batch_items);
+                *self.books.stage(stage).acknowledged.entry(planned.operation).or_default() += items;
+            }
             Judgement::Acknowledged(effect) => {
                 if let Some(effect) = &effect {
                     self.traffic.learn(planned, effect);
