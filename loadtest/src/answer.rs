@@ -141,6 +141,9 @@ pub(crate) struct Effect<'a> {
     pub(crate) available_points: i64,
     #[serde(default)]
     pub(crate) hold_id: Option<&'a str>,
+    /// Of a hold: what it pins.
+    #[serde(default)]
+    pub(crate) hold_points: Option<i64>,
     #[serde(default)]
     pub(crate) reason: Option<&'a str>,
 }
@@ -162,6 +165,7 @@ impl<'a> Effect<'a> {
             points: integer_member(&mut rest, b"\"points\":")?,
             available_points: integer_member(&mut rest, b"\"available_points\":")?,
             hold_id: None,
+            hold_points: None,
             reason: None,
         })
     }

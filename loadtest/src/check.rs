@@ -32,6 +32,8 @@ const VIOLATIONS_NAMED_MAX: usize = 50;
 pub(crate) struct Opening {
     /// Total and pending points.
     pub(crate) points: i64,
+    /// Those of the total that holds pin.
+    pub(crate) held: i64,
     pub(crate) sequence: u64,
 }
 
@@ -64,8 +66,8 @@ impl Books {
     }
 
     /// An effect that no process has in its own ledger.
-    pub(crate) fn add_effect(&mut self, account: u32, key: String, transaction_id: &str, points: i64) {
-        self.entries.entry(account).or_default().add_effect(transaction_id, points);
+    pub(crate) fn add_effect(&mut self, account: u32, key: String, transaction_id: &str, points: i64, held: i64) {
+        self.entries.entry(account).or_default().add_effect(transaction_id, points, held);
         self.extra.push((account, key, crate::ledger::digest(transaction_id, points)));
     }
 

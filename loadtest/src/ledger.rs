@@ -31,6 +31,8 @@ pub(crate) struct Entry {
     pub(crate) points: i64,
     /// The sum of their [`digest`]s, wrapping.
     pub(crate) digest: u64,
+    /// Points that holds pinned, less those of holds that were captured or voided.
+    pub(crate) held: i64,
 }
 
 impl Entry {
@@ -39,10 +41,11 @@ impl Entry {
         self.effects = self.effects.saturating_add(other.effects);
         self.points = self.points.saturating_add(other.points);
         self.digest = self.digest.wrapping_add(other.digest);
+        self.held = self.held.saturating_add(other.held);
     }
 
-    pub(crate) fn add_effect(&mut self, transaction_id: &str, points: i64) {
-        self.add(Self { touched: true, effects: 1, points, digest: digest(transaction_id, points) });
+    pub(crate) fn add_effect(&mut self, transaction_id: &str, points: i64, held: i64) {
+        self.add(Self { touched: true, effects: 1, points, digest: digest(transaction_id, points), held });
     }
 }
 
@@ -80,6 +83,7 @@ impl Ledger {
         Self { entries: vec![Entry::default(); accounts as usize], log: Vec::new() }
     }
 
+    /// `points` are those of the transaction, `held` the change of what the account's holds pin.
     pub(crate) fn acknowledged(
         &mut self,
         account: u32,
@@ -87,10 +91,11 @@ impl Ledger {
         operation: Operation,
         transaction_id: &str,
         points: i64,
+        held: i64,
     ) {
         let digest = digest(transaction_id, points);
         if let Some(entry) = self.entries.get_mut(account as usize) {
-            entry.add(Entry { touched: true, effects: 1, points, digest });
+            entry.add(Entry { touched: true, effects: 1, points, digest, held });
         }
         self.note(Logged { account, number, operation, seen: Seen::Acknowledged, points, digest });
     }
@@ -146,15 +151,16 @@ mod tests {
     fn books_of_processes_add_up_in_any_order() {
         let (mut left, mut right, mut whole) = (Entry::default(), Entry::default(), Entry::default());
         for (number, (id, points)) in [("a", 5), ("b", -3), ("c", 0)].into_iter().enumerate() {
-            whole.add_effect(id, points);
-            if number == 1 { &mut left } else { &mut right }.add_effect(id, points);
+            whole.add_effect(id, points, 1);
+            if number == 1 { &mut left } else { &mut right }.add_effect(id, points, 1);
         }
         left.add(right);
         assert_eq!(left, whole);
+        assert_eq!(whole.held, 3);
         let mut other = Entry::default();
-        other.add_effect("a", 5);
-        other.add_effect("b", -4);
-        other.add_effect("c", 1);
+        other.add_effect("a", 5, 0);
+        other.add_effect("b", -4, 0);
+        other.add_effect("c", 1, 0);
         assert_eq!((other.effects, other.points), (whole.effects, whole.points));
         assert_ne!(other.digest, whole.digest, "two changed rows that cancel out are seen");
     }

@@ -7,7 +7,7 @@ use crate::error::Fault;
 
 /// Most connections of a run, over all processes.
 pub(crate) const CONNECTIONS_MAX: u32 = 2_000_000;
-/// Most accounts of a run: each costs 24 bytes per process.
+/// Most accounts of a run: each costs 32 bytes per process.
 pub(crate) const ACCOUNTS_MAX: u32 = 20_000_000;
 /// Most stages of a run.
 pub(crate) const STAGES_MAX: usize = 64;

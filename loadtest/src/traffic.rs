@@ -90,6 +90,16 @@ impl Planned {
             Operation::Reverse => ("REVERSAL", None),
             Operation::Balance => return false,
         };
-        effect.kind == kind && expected.is_none_or(|expected| effect.points == expected)
+        let is_held = self.operation != Operation::Hold || effect.hold_points == Some(points);
+        effect.kind == kind && expected.is_none_or(|expected| effect.points == expected) && is_held
+    }
+
+    /// By how much the held points of the account change when it is executed: what ends a hold ends all of it.
+    pub(crate) fn held(&self) -> i64 {
+        match self.operation {
+            Operation::Hold => i64::from(self.points),
+            Operation::Capture | Operation::Void => -i64::from(self.points),
+            _ => 0,
+        }
     }
 }

@@ -94,7 +94,7 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, c
             };
             // At least once: the same event may come again.
             if seen.insert(id) {
-                found.entry(account).or_default().add_effect(&data.transaction_id, data.points);
+                found.entry(account).or_default().add_effect(&data.transaction_id, data.points, 0);
             }
         }
         match next {
@@ -112,7 +112,7 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, c
     accounts.dedup();
     books.result.events = format!("{} events, as acknowledged", seen.len());
     for account in accounts {
-        let expected = Entry { touched: true, ..books.entries.get(&account).copied().unwrap_or_default() };
+        let expected = Entry { touched: true, held: 0, ..books.entries.get(&account).copied().unwrap_or_default() };
         let told = Entry { touched: true, ..found.get(&account).copied().unwrap_or_default() };
         if expected != told {
             let text = format!(

@@ -31,7 +31,7 @@ pub(crate) fn open_accounts(
     })?;
     for (account, transaction_id, points) in opened.into_iter().flatten() {
         let key = format!("{}-o-{account}", books.run);
-        books.add_effect(account, key, &transaction_id, points);
+        books.add_effect(account, key, &transaction_id, points, 0);
     }
     Ok(())
 }
@@ -72,6 +72,7 @@ fn open_some(
 struct Balance {
     total_points: i64,
     pending_points: i64,
+    held_points: i64,
     sequence: u64,
 }
 
@@ -93,7 +94,7 @@ pub(crate) fn read_openings(books: &mut Books, servers: &[Server], check: Check,
         let balance: Balance = serde_json::from_slice(&reply.body)
             .map_err(|error| Fault::failed(format!("{path}: {}", reply.text()), error))?;
         let points = balance.total_points + balance.pending_points;
-        Ok(Some((*account, Opening { points, sequence: balance.sequence })))
+        Ok(Some((*account, Opening { points, held: balance.held_points, sequence: balance.sequence })))
     })?;
     books.openings = openings.into_iter().flatten().collect();
     Ok(())

@@ -30,6 +30,7 @@ enum Resolution {
     Executed {
         transaction_id: String,
         points: i64,
+        held: i64,
     },
     NotExecuted,
     /// What the server said instead of an outcome.
@@ -55,9 +56,9 @@ pub(crate) fn resolve(books: &mut Books, servers: &[Server], check: Check, open:
             operations: vec![key.clone()],
         };
         match resolution {
-            Resolution::Executed { transaction_id, points } => {
+            Resolution::Executed { transaction_id, points, held } => {
                 books.result.unknown_executed += 1;
-                books.add_effect(open.account, key, &transaction_id, points);
+                books.add_effect(open.account, key, &transaction_id, points, held);
             }
             Resolution::NotExecuted => books.result.unknown_not_executed += 1,
             Resolution::Unresolvable(what) => {
@@ -116,5 +117,6 @@ fn read(body: &[u8], open: &Open, account: &str) -> Option<Resolution> {
     if operation == Operation::Void && effect.reason == Some("expired") {
         return Some(Resolution::NotExecuted);
     }
-    Some(Resolution::Executed { transaction_id: effect.transaction_id.to_owned(), points: effect.points })
+    let (transaction_id, points, held) = (effect.transaction_id.to_owned(), effect.points, planned.held());
+    Some(Resolution::Executed { transaction_id, points, held })
 }

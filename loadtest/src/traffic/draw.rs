@@ -193,6 +193,7 @@ mod tests {
                     points: 0,
                     available_points: 0,
                     hold_id: Some("h"),
+                    hold_points: Some(1),
                     reason: None,
                 };
                 traffic.learn(&planned, &effect);

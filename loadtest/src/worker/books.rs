@@ -49,7 +49,14 @@ impl Books {
         *self.stage(stage).acknowledged.entry(planned.operation).or_default() += 1;
         if let Some(effect) = effect {
             let (account, number) = (planned.account + item, planned.number + u64::from(item));
-            self.ledger.acknowledged(account, number, planned.operation, effect.transaction_id, effect.points);
+            self.ledger.acknowledged(
+                account,
+                number,
+                planned.operation,
+                effect.transaction_id,
+                effect.points,
+                planned.held(),
+            );
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) enum Vice {
     HidesOutcomes(u64),
     /// The balance of [`ODD_ACCOUNT`] has no points available.
     BelowFloor,
+    /// The balance of that account says that a point of it is held.
+    HoldsTooMuch,
     /// The balance of that account has a point more than its transactions.
     ShowsWrongBalance,
     /// A sequence number of that account's history is missing.
@@ -332,7 +334,8 @@ fn apply(state: &mut State, account: &str, key: &str, number: u64, points: i64) 
 fn look(vice: Vice, account: &str, rows: &[Transaction], what: &[&str]) -> Reply {
     let is_odd = |odd: Vice| vice == odd && account.ends_with(ODD_ACCOUNT);
     let total = rows.iter().map(|row| row.points).sum::<i64>() + i64::from(is_odd(Vice::ShowsWrongBalance));
-    let available = if is_odd(Vice::BelowFloor) { -1 } else { total };
+    let held = i64::from(is_odd(Vice::HoldsTooMuch));
+    let available = if is_odd(Vice::BelowFloor) { -1 } else { total - held };
     // The newest one has a number too high.
     let sequence = |number: usize| number + usize::from(is_odd(Vice::SkipsSequence) && number == rows.len());
     let unknown = |name: &str| (404, json!({"type": format!("/problems/{name}")}), "");
@@ -341,7 +344,7 @@ fn look(vice: Vice, account: &str, rows: &[Transaction], what: &[&str]) -> Reply
         ["balance"] => {
             let body = json!({
                 "account_id": account, "total_points": total, "available_points": available, "pending_points": 0,
-                "sequence": sequence(rows.len())
+                "held_points": held, "sequence": sequence(rows.len())
             });
             (200, body, "")
         }
