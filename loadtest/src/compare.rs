@@ -76,6 +76,8 @@ pub(crate) fn compare(
         }
     }
     if left.len() < RUNS_MIN || right.len() < RUNS_MIN {
+        // That nothing is told from noise must not pass for no regression.
+        codes.push(EXIT_INVALID);
         let _ =
             writeln!(text, "fewer than {RUNS_MIN} runs of each: no difference can be told from noise (run --repeat)");
     }
@@ -87,11 +89,16 @@ pub(crate) fn compare(
             continue;
         }
         let (from, to, p) = (median(&values), median(&others), mann_whitney(&values, &others));
+        let rises_from_nothing = from == 0.0 && to != 0.0;
         let change = if from == 0.0 { 0.0 } else { (to / from - 1.0) * 100.0 };
         let is_worse = if *more_is_better { to < from } else { to > from };
         let is_significant = p < SIGNIFICANCE;
-        let change_text = if is_significant { format!("{change:+.1} %") } else { "~".to_owned() };
-        let regressed = is_significant && is_worse && (change.abs() > noise_percent || from == 0.0);
+        let change_text = match is_significant {
+            true if rises_from_nothing => "from 0".to_owned(),
+            true => format!("{change:+.1} %"),
+            false => "~".to_owned(),
+        };
+        let regressed = is_significant && is_worse && (change.abs() > noise_percent || rises_from_nothing);
         let mark = if regressed {
             codes.push(EXIT_THRESHOLD);
             "  worse"
@@ -117,6 +124,9 @@ fn differences(left: &[Summary], right: &[Summary]) -> Vec<String> {
             ("cores", one.coordinator.cores.to_string(), other.coordinator.cores.to_string()),
             ("kernel", one.coordinator.kernel.clone(), other.coordinator.kernel.clone()),
             ("same machine", one.same_host.to_string(), other.same_host.to_string()),
+            ("server processes", one.server_processes.to_string(), other.server_processes.to_string()),
+            ("node flags", one.node_flags.join(" "), other.node_flags.join(" ")),
+            ("generator processes", first.generator.processes.to_string(), run.generator.processes.to_string()),
             ("targets", one.targets.len().to_string(), other.targets.len().to_string()),
             ("harness", one.harness_version.clone(), other.harness_version.clone()),
             ("loop", first.mode.clone(), run.mode.clone()),

@@ -1,5 +1,6 @@
 //! The machine that this runs on: limits, processor, kernel, memory, and what a process has used.
 
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -48,6 +49,11 @@ pub(crate) fn cores() -> u32 {
 
 pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Whether an address is one of this machine's: only to those a socket can be bound.
+pub(crate) fn is_here(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// Raises the limit of open files to what this process may have, and says what it is.
@@ -102,6 +108,7 @@ fn kilobytes(text: &str, name: &str) -> u64 {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -114,5 +121,17 @@ mod tests {
         assert!(memory_bytes(std::process::id()).is_some_and(|(now, most)| now > 0 && most >= now));
         assert!(cpu_us(std::process::id()).is_some() && cpu_us(0).is_none());
         assert!(own_cpu() > Duration::ZERO);
+    }
+
+    #[test]
+    fn addresses_of_this_machine_are_told_from_others() {
+        let is_here = |text: &str| super::is_here(text.parse().unwrap());
+        assert!(is_here("127.0.0.9") && !is_here("192.0.2.1"));
+        // Its address towards others, where it has any: no packet is sent.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if socket.connect("192.0.2.1:9").is_ok() {
+            let own = socket.local_addr().unwrap().ip();
+            assert!(super::is_here(own), "{own}");
+        }
     }
 }

@@ -13,7 +13,7 @@ pub(crate) use plan::parse_sources;
 pub(crate) use target::{Reach, Session};
 
 use crate::error::Fault;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::node::{Layout, Use};
 use crate::output::{Live, write_files};
 use crate::protocol::Tally;
@@ -196,7 +196,7 @@ fn summarize(
         // So that nobody compares it with a run of the whole.
         plan::end_after(&mut recorded.stages, seconds);
     }
-    let same_host = session.servers.iter().all(|server| server.address.ip().is_loopback());
+    let same_host = session.servers.iter().all(|server| machine::is_here(server.address.ip()));
     let summary = Summary {
         schema_version: SCHEMA_VERSION,
         name: scenario.name.clone(),
@@ -211,6 +211,11 @@ fn summarize(
             same_host,
             coordinator,
             generators: execution.hosts.clone(),
+            server_processes: execution.server_processes,
+            node_flags: match &options.reach {
+                Reach::Start(layout) => layout.flags.clone(),
+                Reach::Targets(_) => Vec::new(),
+            },
         },
         connections: execution.connections.clone(),
         generator: generator(execution, &measured),

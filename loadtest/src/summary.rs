@@ -87,6 +87,12 @@ pub(crate) struct Environment {
     pub(crate) coordinator: Machine,
     /// Hosts of the processes that made the load.
     pub(crate) generators: Vec<String>,
+    /// Processes that the harness started as servers; 0: they were there before.
+    #[serde(default)]
+    pub(crate) server_processes: u32,
+    /// Further flags of the started node, those of the scenario included.
+    #[serde(default)]
+    pub(crate) node_flags: Vec<String>,
 }
 
 /// Connections of all processes.

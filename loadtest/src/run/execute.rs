@@ -124,7 +124,7 @@ fn connect(
     live: &mut Live,
 ) -> Result<ConnectionsSummary, Fault> {
     let wanted = common.scenario.connections;
-    let is_local = common.targets.iter().all(|target| target.ip().is_loopback());
+    let is_local = common.targets.iter().all(|target| machine::is_here(target.ip()));
     let warnings = plan::warnings(&common.scenario, is_local);
     warnings.iter().for_each(|warning| live.say(&format!("warning: {warning}")));
     common.sources = plan::sources(&options.sources, &common.targets, wanted)?;

@@ -49,13 +49,29 @@ fn only_differences_beyond_noise_count() {
     assert_eq!(compare("worse", &[]).0, 0);
     assert_eq!(compare("worse", &["--fail-on-regression", "--noise-percent", "90"]).0, 0);
     let (code, text) = compare("few", &["--fail-on-regression"]);
-    assert!(code == 0 && text.contains("fewer than 4 runs"), "{text}");
+    assert!(code == 97 && text.contains("fewer than 4 runs"), "{text}");
+    assert_eq!(compare("few", &[]).0, 0);
+    write_runs(&side("erring"), &ran.summary, &[10.0; 5], &|summary| summary["figures"]["errors"] = json!(0.5));
+    let (code, text) = compare("erring", &["--fail-on-regression"]);
+    let errors = text.lines().find(|line| line.starts_with("errors ")).unwrap();
+    assert!(code == 99 && errors.contains("from 0") && errors.contains("worse"), "{text}");
     let (code, text) = compare("elsewhere", &[]);
     assert!(code == 2 && text.contains("another"), "{text}");
     assert_eq!(compare("elsewhere", &["--allow-different-environments"]).0, 0);
     let (code, text) = compare("other-load", &[]);
     assert!(code == 2 && text.contains("the scenarios differ"), "{text}");
     assert_eq!(compare("no-such-folder", &[]).0, 2);
+    let more_processes = |summary: &mut Value| {
+        summary["environment"]["server_processes"] = json!(3);
+        summary["environment"]["node_flags"] = json!(["--shards=64"]);
+        summary["generator"]["processes"] = json!(2);
+    };
+    write_runs(&side("other-layout"), &ran.summary, &[20.0; 5], &more_processes);
+    let (code, text) = compare("other-layout", &[]);
+    assert_eq!(code, 2, "{text}");
+    for part in ["server processes: 0 and 3", "node flags:  and --shards=64", "generator processes: 1 and 2"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
 
     // Figures of runs that say nothing, however good, are no reason to pass; wrong books are the worst.
     let verdict = |result: &'static str, code: u8| {
