@@ -1,14 +1,18 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::compare::compare;
 use crate::error::Fault;
+use crate::fleet;
 use crate::interrupt;
+use crate::machine;
 use crate::node::Layout;
 use crate::output::table;
 use crate::protocol::TOKEN_VARIABLE;
@@ -67,10 +71,17 @@ enum Verb {
         /// Processes; one per core by default
         #[arg(long)]
         processes: Option<u32>,
+        /// Source addresses of this machine: a list, or networks such as 10.0.0.0/28
+        #[arg(long, value_name = "LIST", default_value = "")]
+        sources: String,
     },
     /// One process that makes load; `run` and `agent` start it
     #[command(hide = true)]
-    Worker { coordinator: String },
+    Worker {
+        coordinator: String,
+        #[arg(long, default_value = "")]
+        sources: String,
+    },
 }
 
 #[derive(Clone, Debug, Args)]
@@ -155,8 +166,8 @@ struct CommonArguments {
     /// Where agents come to
     #[arg(long, value_name = "HOST:PORT")]
     agents_listen: Option<String>,
-    /// Source addresses: a list, or networks such as 10.0.0.0/28
-    #[arg(long, value_name = "LIST", default_value = "")]
+    /// Source addresses: a list, or networks such as 10.0.0.0/28; those of other machines are given to their agents
+    #[arg(long, value_name = "LIST", default_value = "", conflicts_with = "agents")]
     sources: String,
     /// File with the bearer token of the server
     #[arg(long, value_name = "FILE")]
@@ -216,8 +227,11 @@ fn obey(verb: Verb) -> Result<u8, Fault> {
             print!("{text}");
             Ok(0)
         }
-        Verb::Agent { coordinator, processes } => worker::agent(&coordinator, &token()?, processes).map(|()| 0),
-        Verb::Worker { coordinator } => worker::serve(&coordinator, &token()?).map(|()| 0),
+        Verb::Agent { coordinator, processes, sources } => {
+            parse_sources(&sources)?;
+            worker::agent(&coordinator, &token()?, processes, &sources).map(|()| EXIT_PASS)
+        }
+        Verb::Worker { coordinator, sources } => worker::serve(&coordinator, &token()?, parse_sources(&sources)?),
     }
 }
 
@@ -326,6 +340,10 @@ fn options(scenario: &str, common: &CommonArguments, require: Option<&str>) -> R
             Some(format!("Bearer {}", text.trim()))
         }
     };
+    let token = match std::env::var(TOKEN_VARIABLE) {
+        Ok(token) if !token.is_empty() => token,
+        _ => machine::random_hex(16)?,
+    };
     Ok(Options {
         scenario,
         thresholds,
@@ -333,9 +351,23 @@ fn options(scenario: &str, common: &CommonArguments, require: Option<&str>) -> R
         bare: common.beside.as_ref().map(|command| command.split_whitespace().map(str::to_owned).collect()),
         processes: common.processes,
         agents: common.agents,
-        agents_listen: common.agents_listen.clone(),
+        agents_listener: invite(common, &token)?,
+        token,
         sources: parse_sources(&common.sources)?,
         authorization,
         is_quiet: common.quiet,
     })
+}
+
+/// Listens for agents, for all loads of the command, and says what to start on the other machines.
+fn invite(common: &CommonArguments, token: &str) -> Result<Option<Arc<TcpListener>>, Fault> {
+    let Some(listen) = common.agents_listen.as_deref().filter(|_| common.agents > 0) else { return Ok(None) };
+    let listener = fleet::listen(listen)?;
+    let address = listener.local_addr().map_err(|error| Fault::failed(listen, error))?;
+    eprintln!(
+        "waiting for {} processes of other machines; on each:\n  {TOKEN_VARIABLE}={token} meed-loadtest agent THIS_HOST:{}",
+        common.agents,
+        address.port()
+    );
+    Ok(Some(Arc::new(listener)))
 }

@@ -33,14 +33,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// Where processes come from.
 #[derive(Clone, Debug)]
-pub(crate) struct Sources {
+pub(crate) struct Sources<'a> {
     /// Started here.
     pub(crate) local: u32,
     /// Started by agents on other machines.
     pub(crate) remote: u32,
-    /// Where those come to.
-    pub(crate) listen: Option<String>,
-    pub(crate) token: String,
+    /// Where those come to, load after load; without it this load has a listener of its own.
+    pub(crate) listener: Option<&'a TcpListener>,
+    pub(crate) token: &'a str,
     /// Whether those started here give way to the server; see [`command_of`].
     pub(crate) give_way: bool,
 }
@@ -82,11 +82,15 @@ pub(crate) trait Watch {
 
 impl Fleet {
     /// Starts local processes and waits for all to join.
-    pub(crate) fn gather(sources: &Sources, say: &mut dyn FnMut(&str)) -> Result<Self, Fault> {
-        let listen = sources.listen.as_deref().unwrap_or("127.0.0.1:0");
-        let listener =
-            TcpListener::bind(listen).map_err(|error| Fault::failed(format!("--agents-listen {listen}"), error))?;
-        let address = listener.local_addr().map_err(|error| Fault::failed(listen, error))?;
+    pub(crate) fn gather(sources: &Sources<'_>) -> Result<Self, Fault> {
+        let own = match sources.listener {
+            Some(_) => None,
+            None => Some(listen("127.0.0.1:0")?),
+        };
+        let Some(listener) = sources.listener.or(own.as_ref()) else {
+            return Err(Fault::Failed("there is nothing to listen on".to_owned()));
+        };
+        let address = listener.local_addr().map_err(|error| Fault::failed("the coordinator's listener", error))?;
         let (sender, messages) = channel();
         let mut fleet = Self { members: Vec::new(), children: Vec::new(), messages };
         let program = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
@@ -95,21 +99,13 @@ impl Fleet {
         for _ in 0..sources.local {
             let mut command = command_of(&program, give_way);
             // Ctrl-C in a terminal is for the coordinator, which tells them.
-            command.args(["worker", &local]).env(TOKEN_VARIABLE, &sources.token).stdin(Stdio::null()).process_group(0);
+            command.args(["worker", &local]).env(TOKEN_VARIABLE, sources.token).stdin(Stdio::null()).process_group(0);
             let child = command.spawn().map_err(|error| Fault::failed("a process that makes load", error))?;
             fleet.children.push(child);
         }
-        if sources.remote > 0 {
-            let token = &sources.token;
-            say(&format!(
-                "waiting for {} processes of other machines; on each:\n  {TOKEN_VARIABLE}={token} meed-loadtest agent THIS_HOST:{}",
-                sources.remote,
-                address.port()
-            ));
-        }
         let wanted = (sources.local + sources.remote) as usize;
         let patience = if sources.remote > 0 { AGENTS_TIMEOUT } else { JOIN_TIMEOUT };
-        fleet.accept(&listener, wanted, &sources.token, Instant::now() + patience, &sender)?;
+        fleet.accept(listener, wanted, sources.token, Instant::now() + patience, &sender)?;
         Ok(fleet)
     }
 
@@ -287,16 +283,28 @@ fn end_second(elapsed: Duration, interval: Duration) -> u32 {
     u32::try_from(told.as_secs() + 1).unwrap_or(u32::MAX)
 }
 
+/// Binds where processes come to.
+///
+/// # Errors
+/// The address is none of this machine's, or taken.
+pub(crate) fn listen(address: &str) -> Result<TcpListener, Fault> {
+    TcpListener::bind(address)
+        .map_err(|error| Fault::failed(format!("listening on {address} (--agents-listen)"), error))
+}
+
 fn greet(stream: TcpStream, token: &str) -> Result<Option<(Member, BufReader<TcpStream>)>, Fault> {
     let prepared = stream
         .set_nonblocking(false)
         .and_then(|()| stream.set_nodelay(true))
         .and_then(|()| stream.set_read_timeout(Some(HELLO_TIMEOUT)))
         .and_then(|()| stream.try_clone());
-    let Ok(writer) = prepared else { return Ok(None) };
+    let Ok(mut writer) = prepared else { return Ok(None) };
     let mut reader = BufReader::new(stream);
     let Ok(Some(FromWorker::Hello(hello))) = protocol::receive(&mut reader) else { return Ok(None) };
     if hello.token != token {
+        let why = format!("{TOKEN_VARIABLE} is not the token that the coordinator printed");
+        // It may have gone meanwhile; then it does not need to know.
+        let _ = protocol::send(&mut writer, &ToWorker::Refused(why));
         return Ok(None);
     }
     if hello.version != protocol::VERSION {

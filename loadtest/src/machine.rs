@@ -1,11 +1,14 @@
 //! The machine that this runs on: limits, processor, kernel, memory, and what a process has used.
 
+use std::io::Read;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+
+use crate::error::Fault;
 
 /// The unit of processor time in `/proc`: Linux shows 100 ticks a second to programs on every architecture.
 const TICK_US: u64 = 10_000;
@@ -105,6 +108,14 @@ pub(crate) fn memory_bytes(process: u32) -> Option<(u64, u64)> {
 fn kilobytes(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// So many random bytes in hexadecimal digits.
+pub(crate) fn random_hex(bytes: usize) -> Result<String, Fault> {
+    let mut random = vec![0; bytes];
+    let mut source = std::fs::File::open("/dev/urandom").map_err(|error| Fault::failed("/dev/urandom", error))?;
+    source.read_exact(&mut random).map_err(|error| Fault::failed("/dev/urandom", error))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::schedule::Slope;
 use crate::traffic::{Operation, Purchase};
 
 /// Version of these messages: machines that run another version are refused.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 /// The variable that carries the token to processes that make load; flags are seen by everybody.
 pub(crate) const TOKEN_VARIABLE: &str = "MEED_LOADTEST_TOKEN";
 /// Most violations that one process names.
@@ -42,6 +42,8 @@ pub(crate) enum FromWorker {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ToWorker {
+    /// Whoever says such a hello has no part in this.
+    Refused(String),
     /// Make the connections.
     Plan(Box<Plan>),
     /// Begin so long after this arrives.
@@ -64,6 +66,10 @@ pub(crate) struct Hello {
     pub(crate) process: u32,
     /// Files that it may open.
     pub(crate) files_max: u64,
+    /// Ports that its machine gives to outgoing connections, per source address and target.
+    pub(crate) ports: u64,
+    /// Source addresses that its machine is to use.
+    pub(crate) sources: Vec<IpAddr>,
 }
 
 /// The part of one process.

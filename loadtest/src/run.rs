@@ -6,7 +6,8 @@ mod execute;
 mod plan;
 mod target;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(crate) use plan::parse_sources;
@@ -41,7 +42,10 @@ pub(crate) struct Options {
     pub(crate) processes: Option<u32>,
     /// Processes of agents on other machines; then none are started here.
     pub(crate) agents: u32,
-    pub(crate) agents_listen: Option<String>,
+    /// Where those come to, load after load.
+    pub(crate) agents_listener: Option<Arc<TcpListener>>,
+    /// What processes that make load must know.
+    pub(crate) token: String,
     pub(crate) sources: Vec<IpAddr>,
     pub(crate) authorization: Option<String>,
     pub(crate) is_quiet: bool,

@@ -7,7 +7,8 @@ mod judge;
 mod pending;
 
 use std::io::{BufReader, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -21,19 +22,24 @@ const COORDINATOR_PATIENCE: Duration = Duration::from_secs(30);
 /// How soon it tries again meanwhile.
 const COORDINATOR_POLL: Duration = Duration::from_millis(100);
 
-/// Joins the coordinator at `address` and does what it says until it says that it is over.
+/// Exit code of a process for which no coordinator had a load: an agent's last process, when the coordinator is done.
+pub(crate) const EXIT_NOT_WANTED: u8 = 3;
+
+/// Joins the coordinator at `address` and does what it says until it says that it is over. Returns the exit code.
 ///
 /// # Errors
-/// The coordinator is not there, goes away, or this process cannot do its part.
-pub(crate) fn serve(address: &str, token: &str) -> Result<(), Fault> {
+/// The coordinator refuses it, goes away in the middle, or this process cannot do its part.
+pub(crate) fn serve(address: &str, token: &str, sources: Vec<IpAddr>) -> Result<u8, Fault> {
     let files_max = machine::raise_files_limit();
-    let stream = connect(address)?;
+    let Ok(stream) = connect(address) else { return Ok(EXIT_NOT_WANTED) };
     let hello = Hello {
         version: protocol::VERSION,
         token: token.to_owned(),
         host: machine::host_name(),
         process: std::process::id(),
         files_max,
+        ports: machine::ports_per_source(),
+        sources,
     };
     let (out, sender) = channel();
     let mut writer = stream.try_clone().map_err(|error| Fault::failed("the coordinator's connection", error))?;
@@ -89,10 +95,15 @@ fn listen(stream: TcpStream) -> Receiver<ToWorker> {
     commands
 }
 
-fn obey(commands: &Receiver<ToWorker>, out: &Sender<FromWorker>, hello: Hello) -> Result<(), Fault> {
+fn obey(commands: &Receiver<ToWorker>, out: &Sender<FromWorker>, hello: Hello) -> Result<u8, Fault> {
     let gone = || Fault::Failed("the coordinator went away".to_owned());
     out.send(FromWorker::Hello(hello)).map_err(|_| gone())?;
-    let Ok(ToWorker::Plan(plan)) = commands.recv() else { return Err(gone()) };
+    let plan = match commands.recv() {
+        Ok(ToWorker::Plan(plan)) => plan,
+        Ok(ToWorker::Refused(why)) => return Err(Fault::Failed(why)),
+        Err(_) => return Ok(EXIT_NOT_WANTED),
+        Ok(_) => return Err(gone()),
+    };
     let mut load = Load::new(*plan).map_err(|error| Fault::failed("the connections", error))?;
     let connected = load.connect(commands).map_err(|error| Fault::failed("making connections", error))?;
     out.send(connected).map_err(|_| gone())?;
@@ -108,35 +119,45 @@ fn obey(commands: &Receiver<ToWorker>, out: &Sender<FromWorker>, hello: Hello) -
             }
             // It came when the load was over.
             Ok(ToWorker::End { .. }) => {}
-            Ok(ToWorker::Finish) => return Ok(()),
-            Ok(ToWorker::Plan(_) | ToWorker::Start { .. }) | Err(_) => return Err(gone()),
+            Ok(ToWorker::Finish) => return Ok(0),
+            Ok(ToWorker::Plan(_) | ToWorker::Start { .. } | ToWorker::Refused(_)) | Err(_) => return Err(gone()),
         }
     }
 }
 
-/// Makes load for a coordinator on another machine with several processes, run after run, until it is gone.
-pub(crate) fn agent(coordinator: &str, token: &str, processes: Option<u32>) -> Result<(), Fault> {
+/// Makes load for a coordinator on another machine with several processes, load after load, until it is gone.
+///
+/// # Errors
+/// The coordinator was never there, does not know the token, or went away in the middle of a load.
+pub(crate) fn agent(coordinator: &str, token: &str, processes: Option<u32>, sources: &str) -> Result<(), Fault> {
     let program = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
     let count = processes.unwrap_or_else(machine::cores).max(1);
-    let threads: Vec<_> = (0..count)
-        .map(|_| {
-            let (program, coordinator, token) = (program.clone(), coordinator.to_owned(), token.to_owned());
-            std::thread::spawn(move || {
-                loop {
-                    let mut command = std::process::Command::new(&program);
-                    command.args(["worker", &coordinator]).env(protocol::TOKEN_VARIABLE, &token);
-                    match command.status() {
-                        // The run is over; the coordinator may begin another.
-                        Ok(status) if status.success() => {}
-                        Ok(_) => return Ok(()),
-                        Err(error) => return Err(Fault::failed("a process that makes load", error)),
-                    }
-                }
+    let loads = AtomicU32::new(0);
+    let make = || loop {
+        let mut command = std::process::Command::new(&program);
+        command.args(["worker", coordinator, "--sources", sources]).env(protocol::TOKEN_VARIABLE, token);
+        let status = command.status().map_err(|error| Fault::failed("a process that makes load", error))?;
+        match status.code() {
+            // The load is over; the coordinator may begin another.
+            Some(0) => loads.fetch_add(1, Ordering::Relaxed),
+            Some(code) if code == i32::from(EXIT_NOT_WANTED) => return Ok(()),
+            // It has said why.
+            _ => return Err(Fault::Failed(format!("a process that makes load failed: {status}"))),
+        };
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(make)).collect();
+        let ended: Vec<Result<(), Fault>> = threads
+            .into_iter()
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| Err(Fault::Failed("a thread of the agent panicked".to_owned())))
             })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().unwrap_or_else(|_| Err(Fault::Failed("a thread of the agent panicked".to_owned())))?;
+            .collect();
+        ended.into_iter().collect::<Result<(), Fault>>()
+    })?;
+    if loads.into_inner() == 0 {
+        let why = "it is not there, or ended before it had a load for this machine";
+        return Err(Fault::failed(format!("no load for the coordinator at {coordinator}"), why));
     }
     Ok(())
 }

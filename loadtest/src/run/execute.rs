@@ -10,7 +10,7 @@ use crate::http::{Client, Server, patiently};
 use crate::machine;
 use crate::node::{Servers, Use};
 use crate::output::Live;
-use crate::protocol::{Done, Tally};
+use crate::protocol::{Done, Hello, Tally};
 use crate::run::collect::Collector;
 use crate::run::plan::{self, Common};
 use crate::run::{Options, Session};
@@ -52,7 +52,7 @@ pub(super) fn execute(
     peak: Option<u64>,
     live: &mut Live,
 ) -> Result<Execution, Fault> {
-    let run = random_hex(4)?;
+    let run = machine::random_hex(4)?;
     let mut common = common(options, session, scenario, peak, &run)?;
     let servers: Vec<Server> =
         session.servers.iter().map(|server| Server { program: scenario.program.clone(), ..server.clone() }).collect();
@@ -69,7 +69,7 @@ pub(super) fn execute(
     let mut fleet = gather(options, &common, peak, live)?;
     let hosts: BTreeSet<String> = fleet.hellos().map(|hello| hello.host.clone()).collect();
     let processes = fleet.hellos().count();
-    let mut connections = connect(options, &mut common, &mut fleet, live)?;
+    let mut connections = connect(options, &common, &mut fleet, live)?;
     if session.started.is_some() {
         std::thread::sleep(SETTLE);
     }
@@ -119,7 +119,7 @@ pub(super) fn execute(
 /// Plans the parts of all processes and makes the connections.
 fn connect(
     options: &Options,
-    common: &mut Common,
+    common: &Common,
     fleet: &mut Fleet,
     live: &mut Live,
 ) -> Result<ConnectionsSummary, Fault> {
@@ -127,11 +127,12 @@ fn connect(
     let is_local = common.targets.iter().all(|target| machine::is_here(target.ip()));
     let warnings = plan::warnings(&common.scenario, is_local);
     warnings.iter().for_each(|warning| live.say(&format!("warning: {warning}")));
-    common.sources = plan::sources(&options.sources, &common.targets, wanted)?;
-    let files: Vec<u64> = fleet.hellos().map(|hello| hello.files_max).collect();
+    let hellos: Vec<Hello> = fleet.hellos().cloned().collect();
+    let files: Vec<u64> = hellos.iter().map(|hello| hello.files_max).collect();
     let shares = plan::shares(wanted, &files)?;
+    let sources = plan::sources_by_host(&options.sources, &common.targets, &hellos, &shares)?;
     let began = Instant::now();
-    let (open, failed, first_failure) = fleet.connect(plan::plans(common, &shares))?;
+    let (open, failed, first_failure) = fleet.connect(plan::plans(common, &shares, &hellos, &sources))?;
     let took = began.elapsed();
     live.say(&format!("{open} connections from {} processes in {:.1} s", files.len(), took.as_secs_f64()));
     if open == 0 {
@@ -148,7 +149,7 @@ fn connect(
         failed,
         open_at_end: 0,
         connect_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        sources: common.sources.iter().map(ToString::to_string).collect(),
+        sources: sources.values().flatten().map(ToString::to_string).collect(),
     })
 }
 
@@ -182,7 +183,6 @@ fn common(
         run: run.to_owned(),
         slopes: plan::slopes(&scenario.stages, peak),
         targets: session.targets(),
-        sources: Vec::new(),
         account_prefix: scenario.accounts.prefix.clone().unwrap_or_else(|| format!("lt-{run}-")),
         host,
         authorization: options.authorization.clone(),
@@ -231,13 +231,14 @@ fn gather(options: &Options, common: &Common, peak: Option<u64>, live: &mut Live
     if local > 1 || local != needed {
         live.say(&format!("{local} processes make the load ({files_max} open files each)"));
     }
-    let token = match std::env::var(crate::protocol::TOKEN_VARIABLE) {
-        Ok(token) if !token.is_empty() => token,
-        _ => random_hex(16)?,
+    let sources = Sources {
+        local,
+        remote: options.agents,
+        listener: options.agents_listener.as_deref(),
+        token: &options.token,
+        give_way: common.scenario.give_way,
     };
-    let give_way = common.scenario.give_way;
-    let sources = Sources { local, remote: options.agents, listen: options.agents_listen.clone(), token, give_way };
-    Fleet::gather(&sources, &mut |text| live.say(text))
+    Fleet::gather(&sources)
 }
 
 /// The books of a load that failed: what its processes acknowledged is lost with one of them.
@@ -317,11 +318,4 @@ fn compare(
         None => "the server has no event stream".clone_into(&mut books.result.events),
     }
     Ok(())
-}
-
-/// So many random bytes in hexadecimal digits.
-fn random_hex(bytes: usize) -> Result<String, Fault> {
-    let mut random = vec![0; bytes];
-    getrandom::fill(&mut random).map_err(|error| Fault::failed("random bytes", error))?;
-    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }

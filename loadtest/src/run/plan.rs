@@ -1,11 +1,12 @@
 //! From a scenario to the parts of its processes: absolute rates, file limits, source addresses and ports; and what to
 //! do where the machine does not allow it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::error::Fault;
 use crate::machine;
-use crate::protocol::Plan;
+use crate::protocol::{Hello, Plan};
 use crate::scenario::{Scenario, Stage};
 use crate::schedule::Slope;
 use crate::traffic::Purchase;
@@ -66,9 +67,26 @@ pub(crate) fn shares(connections: u32, files_max: &[u64]) -> Result<Vec<u32>, Fa
     Ok(shares)
 }
 
-/// Source addresses: those asked for, or as many of the loopback network as spread the ports well.
-pub(crate) fn sources(asked: &[IpAddr], targets: &[SocketAddr], connections: u32) -> Result<Vec<IpAddr>, Fault> {
-    let ports = machine::ports_per_source();
+/// Source addresses of each host that makes load: every machine has ports of its own.
+pub(crate) fn sources_by_host(
+    asked: &[IpAddr],
+    targets: &[SocketAddr],
+    hellos: &[Hello],
+    shares: &[u32],
+) -> Result<BTreeMap<String, Vec<IpAddr>>, Fault> {
+    let mut hosts: BTreeMap<&str, (u32, &Hello)> = BTreeMap::new();
+    for (hello, share) in hellos.iter().zip(shares) {
+        hosts.entry(&hello.host).or_insert((0, hello)).0 += share;
+    }
+    let of_host = |(host, (connections, hello)): (&str, (u32, &Hello))| {
+        let asked = if hello.sources.is_empty() { asked } else { &hello.sources };
+        Ok((host.to_owned(), sources(asked, targets, connections, hello.ports)?))
+    };
+    hosts.into_iter().map(of_host).collect()
+}
+
+/// Source addresses of one host: those asked for, or as many of the loopback network as spread the ports well.
+fn sources(asked: &[IpAddr], targets: &[SocketAddr], connections: u32, ports: u64) -> Result<Vec<IpAddr>, Fault> {
     let pairs = |sources: u64| sources * targets.len() as u64 * ports;
     let is_loopback = targets.iter().all(|target| matches!(target.ip(), IpAddr::V4(address) if address.is_loopback()));
     if asked.is_empty() && is_loopback {
@@ -127,7 +145,6 @@ pub(crate) struct Common {
     pub(crate) scenario: Scenario,
     pub(crate) slopes: Vec<Slope>,
     pub(crate) targets: Vec<SocketAddr>,
-    pub(crate) sources: Vec<IpAddr>,
     pub(crate) account_prefix: String,
     pub(crate) host: String,
     pub(crate) authorization: Option<String>,
@@ -135,17 +152,23 @@ pub(crate) struct Common {
 }
 
 /// One plan per process.
-pub(crate) fn plans(common: &Common, shares: &[u32]) -> Vec<Plan> {
+pub(crate) fn plans(
+    common: &Common,
+    shares: &[u32],
+    hellos: &[Hello],
+    sources: &BTreeMap<String, Vec<IpAddr>>,
+) -> Vec<Plan> {
     let workers = u32::try_from(shares.len()).unwrap_or(u32::MAX);
     (0..)
-        .zip(shares)
-        .map(|(worker, connections)| {
+        .zip(shares.iter().zip(hellos))
+        .map(|(worker, (connections, hello))| {
             let own = |purchase: &&Purchase| purchase.account % workers == worker;
             // Processes begin with different targets and sources, so that small shares are spread as well.
             let mut targets = common.targets.clone();
             targets.rotate_left(worker as usize % common.targets.len().max(1));
-            let mut sources = common.sources.clone();
-            sources.rotate_left(worker as usize % common.sources.len().max(1));
+            let mut sources = sources.get(&hello.host).cloned().unwrap_or_default();
+            let turns = worker as usize % sources.len().max(1);
+            sources.rotate_left(turns);
             Plan {
                 run: common.run.clone(),
                 worker,
@@ -205,14 +228,39 @@ mod tests {
     #[test]
     fn source_addresses_are_as_many_as_ports_need() {
         let target: SocketAddr = "127.0.0.1:80".parse().unwrap();
-        assert!(sources(&[], &[target], 100).unwrap().is_empty());
-        let many = sources(&[], &[target], 100_000).unwrap();
+        let sources = |asked: &[IpAddr], target, connections| sources(asked, &[target], connections, 28_232);
+        assert!(sources(&[], target, 100).unwrap().is_empty());
+        let many = sources(&[], target, 100_000).unwrap();
         assert!(many.len() >= 4 && many.iter().all(|source| source.is_loopback()), "{many:?}");
         let far: SocketAddr = "192.0.2.1:80".parse().unwrap();
-        let message = sources(&[], &[far], 1_000_000).unwrap_err().to_string();
+        let message = sources(&[], far, 1_000_000).unwrap_err().to_string();
         assert!(message.contains("ip_local_port_range"), "{message}");
         assert_eq!(parse_sources("10.0.0.1,10.0.1.0/30").unwrap().len(), 3);
         assert!(parse_sources("10.0.0.0/8").is_err() && parse_sources("here").is_err());
+    }
+
+    #[test]
+    fn every_host_has_ports_and_addresses_of_its_own() {
+        let hello = |host: &str, sources: &str| Hello {
+            version: 0,
+            token: String::new(),
+            host: host.to_owned(),
+            process: 1,
+            files_max: 100_000,
+            ports: 28_232,
+            sources: parse_sources(sources).unwrap(),
+        };
+        let far: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        let by_host = |hellos: &[Hello]| {
+            let shares = vec![25_000; hellos.len()];
+            sources_by_host(&[], &[far], hellos, &shares)
+        };
+        // More than one machine's ports, and not more than two have.
+        assert!(by_host(&[hello("a", ""), hello("b", "")]).is_ok());
+        assert!(by_host(&[hello("a", ""), hello("a", "")]).is_err());
+        let named =
+            by_host(&[hello("a", "10.0.0.1,10.0.0.2"), hello("a", "10.0.0.1,10.0.0.2"), hello("b", "")]).unwrap();
+        assert_eq!((named["a"].len(), named["b"].len()), (2, 0));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::stub::{Stub, Vice};
+use crate::stub::{Stub, Vice, pause};
 use crate::{Setup, outcome, program, run, running, scenario};
 
 #[test]
@@ -23,36 +24,68 @@ fn processes_share_a_schedule_and_their_histograms_are_merged() {
     assert_eq!(stub.earns() as f64, scheduled);
 }
 
-#[test]
-fn agents_bring_their_processes_when_they_know_the_token() {
-    let stub = Stub::start(Vice::None);
-    let folder = tempfile::tempdir().unwrap();
-    let arguments = ["--agents", "2", "--agents-listen", "127.0.0.1:0"].map(str::to_owned).to_vec();
-    let mut command = running(stub.address, &Setup { arguments, ..Setup::default() }, &folder);
+/// A coordinator that waits for agents: itself, their token, and where they come to.
+fn coordinator(stub: &Stub, folder: &tempfile::TempDir, setup: Setup, agents: &str) -> (Child, String, String) {
+    let more = ["--agents", agents, "--agents-listen", "127.0.0.1:0"].map(str::to_owned);
+    let arguments = setup.arguments.iter().cloned().chain(more).collect();
+    let mut command = running(stub.address, &Setup { arguments, ..setup }, folder);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let invitation = lines.find(|line| line.contains("meed-loadtest agent")).unwrap();
-    let (token, address) = invitation.trim().split_once(" meed-loadtest agent THIS_HOST:").unwrap();
-    let token = token.strip_prefix("MEED_LOADTEST_TOKEN=").unwrap();
-    let address = format!("127.0.0.1:{address}");
-    // A stranger is not let in; the run waits for the two that it knows.
-    let mut stranger = program();
-    let stranger = stranger.args(["worker", &address]).env("MEED_LOADTEST_TOKEN", "guessed");
-    let mut stranger = stranger.stderr(Stdio::null()).spawn().unwrap();
-    assert!(!stranger.wait().unwrap().success());
+    let (token, port) = invitation.trim().split_once(" meed-loadtest agent THIS_HOST:").unwrap();
+    let token = token.strip_prefix("MEED_LOADTEST_TOKEN=").unwrap().to_owned();
+    std::thread::spawn(move || lines.count());
+    (child, token, format!("127.0.0.1:{port}"))
+}
+
+fn agent(address: &str, token: &str, processes: &str) -> Child {
     let mut agent = program();
-    let agent = agent.args(["agent", &address, "--processes", "2"]).env("MEED_LOADTEST_TOKEN", token);
-    let mut agent = agent.stderr(Stdio::null()).spawn().unwrap();
-    let rest = std::thread::spawn(move || lines.count());
+    agent.args(["agent", address, "--processes", processes]).env("MEED_LOADTEST_TOKEN", token);
+    agent.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn agents_bring_their_processes_load_after_load_when_they_know_the_token() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let setup = Setup { arguments: ["--repeat", "2"].map(str::to_owned).to_vec(), ..Setup::default() };
+    let (child, token, address) = coordinator(&stub, &folder, setup, "2");
+    // A stranger is not let in, and learns why; the run waits for the two that it knows.
+    let stranger = agent(&address, "guessed", "1").wait_with_output().unwrap();
+    let said = String::from_utf8(stranger.stderr).unwrap();
+    assert!(stranger.status.code() == Some(1) && said.contains("is not the token"), "{said}");
+    let agent = agent(&address, &token, "2");
     let output = child.wait_with_output().unwrap();
-    rest.join().unwrap();
-    // It would wait for the coordinator's next run.
-    agent.kill().unwrap();
-    agent.wait().unwrap();
+    // The coordinator is done, and so is the agent.
+    let ended = agent.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    let out = folder.path().join("out");
+    let mut sent = 0.0;
+    for run in ["run-1", "run-2"] {
+        let text = std::fs::read(out.join(run).join("summary.json")).unwrap();
+        let summary: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(summary["generator"]["processes"], 2);
+        sent += summary["measured"]["sent"].as_f64().unwrap();
+    }
     let ran = outcome(output, folder);
     assert_eq!(ran.code, 0, "{}", ran.text);
-    assert_eq!(ran.number("/generator/processes"), 2.0);
-    assert_eq!(stub.earns() as f64, ran.number("/measured/sent"));
+    assert_eq!(stub.earns() as f64, sent);
+}
+
+#[test]
+fn an_agent_that_loses_its_coordinator_in_the_middle_says_so() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut child, token, address) = coordinator(&stub, &folder, Setup { seconds: 600, ..Setup::default() }, "1");
+    let agent = agent(&address, &token, "1");
+    while stub.earns() == 0 {
+        pause(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ended = agent.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && said.contains("went away"), "{said}");
 }
 
 /// Starts a run of ten minutes, and interrupts it when it says something.

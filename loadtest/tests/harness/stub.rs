@@ -154,7 +154,7 @@ fn read(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<Request> {
 }
 
 /// Waits; nobody sends on the channel.
-fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let (_keep, never) = channel::<()>();
     let _ = never.recv_timeout(time);
 }
