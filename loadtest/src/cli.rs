@@ -238,6 +238,8 @@ fn obey(verb: Verb) -> Result<u8, Fault> {
 /// Runs once or several times; the exit code is the worst of all runs.
 fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
     let options = options(&arguments.scenario, &arguments.common, arguments.require.as_deref())?;
+    let (is_started, has_bare) = (arguments.common.start_node, arguments.common.beside.is_some());
+    verdict::check(&options.thresholds, &options.scenario, is_started, has_bare)?;
     let mut codes = Vec::new();
     for number in 1..=arguments.repeat.max(1) {
         let finished = run::run(&options)?;
@@ -258,7 +260,8 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
     let mut conditions = vec![arguments.require.clone()];
     conditions.extend(arguments.p99.as_ref().map(|bound| format!("p99<{bound}")));
     conditions.extend(arguments.errors.as_ref().map(|bound| format!("errors<{bound}")));
-    let options = options(&arguments.scenario, &arguments.common, Some(&conditions.join(",")))?;
+    let asked = conditions.join(",");
+    let options = options(&arguments.scenario, &arguments.common, Some(&asked))?;
     let SearchArguments { from, to, seconds, confirm_seconds, .. } = *arguments;
     if from == 0 || to < from || seconds == 0 || confirm_seconds == 0 {
         return Err(Fault::Usage("--from must be at least 1 and at most --to; lengths at least 1".to_owned()));
@@ -267,7 +270,6 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
     if interrupt::is_asked() {
         return Err(Fault::Failed("ended by a signal: no rate was confirmed".to_owned()));
     }
-    let asked = conditions.join(",");
     match found {
         Found::Stopped(finished) => {
             finished.write(&arguments.out)?;

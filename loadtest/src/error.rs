@@ -12,6 +12,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Of something that the command line or the scenario asks for.
+    pub(crate) fn usage(what: impl std::fmt::Display, why: &str) -> Self {
+        Self::Usage(format!("{what}: {why}"))
+    }
+
     /// Of an operation on something.
     pub(crate) fn failed(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
         Self::Failed(format!("{what}: {error}"))

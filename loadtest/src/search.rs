@@ -2,8 +2,8 @@
 
 use crate::error::Fault;
 use crate::run::{self, Finished, Options, Reach, Session};
-use crate::scenario::{Mode, Stage};
-use crate::verdict::{EXIT_INVALID, EXIT_PASS, EXIT_THRESHOLD, says_nothing};
+use crate::scenario::{Mode, Scenario, Stage};
+use crate::verdict::{self, EXIT_INVALID, EXIT_PASS, EXIT_THRESHOLD, says_nothing};
 
 /// Rates are told apart to this part of themselves.
 const PRECISION_PERCENT: u64 = 3;
@@ -109,6 +109,9 @@ pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str
     if options.scenario.mode != Mode::Open {
         return Err(Fault::Usage("a closed loop has no rate to search for".to_owned()));
     }
+    let tried = Scenario { stages: stages(search.from, search.seconds), replay: None, ..options.scenario.clone() };
+    // Each try finds its servers there, and has none beside them.
+    verdict::check(&options.thresholds, &tried, false, false)?;
     let mut session = Session::open(&options.reach, options.authorization.as_deref())?;
     let targets = session.targets().iter().map(ToString::to_string).collect();
     let reach = Reach::Targets(targets);

@@ -239,7 +239,7 @@ fn an_account_that_was_there_before_and_is_gone_is_lost() {
 
 #[test]
 fn connections_that_cannot_be_made_say_why() {
-    let unchecked = ["--set", "check.level=\"none\""];
+    let unchecked = ["--set", "check.level=\"none\"", "--require", "errors<0.1%"];
     let setup = |more: &[&str]| {
         let arguments = unchecked.iter().chain(more).map(|text| (*text).to_owned()).collect();
         Setup { seconds: 1, arguments, ..Setup::default() }
@@ -389,6 +389,9 @@ fn usage_errors_and_absent_servers_have_their_codes() {
         (&["run", "no-such-profile", "--target", "127.0.0.1:1"][..], 2, "headline-100k-50k"),
         (&["run", "smoke"], 2, "--start-node"),
         (&["run", "smoke", "--target", "127.0.0.1:1", "--require", "p99"], 2, "is no condition"),
+        (&["run", "smoke", "--target", "127.0.0.1:1", "--require", "p9<1"], 2, "no such figure"),
+        (&["run", "smoke", "--target", "127.0.0.1:1", "--require", "errors<50ms"], 2, "is no condition"),
+        (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "check.level=none"], 2, "nothing is checked"),
         (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "mix.coffee=1"], 2, "coffee"),
         (&["run", "smoke", "--start-node", "--node", "no-such-program"], 1, "no-such-program"),
         (&["run", "smoke", "--target", "127.0.0.1:1", "--set", "accounts.opening_points=0"], 1, "refused"),
