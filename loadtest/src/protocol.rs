@@ -17,6 +17,8 @@ use crate::traffic::{Operation, Purchase};
 pub(crate) const VERSION: u32 = 4;
 /// The variable that carries the token to processes that make load; flags are seen by everybody.
 pub(crate) const TOKEN_VARIABLE: &str = "MEED_LOADTEST_TOKEN";
+/// The error under which refusals for want of capacity are counted that do not say when to come back.
+pub(crate) const NO_RETRY_AFTER: &str = "no retry-after";
 /// Most violations that one process names.
 pub(crate) const VIOLATIONS_MAX: usize = 100;
 

@@ -22,6 +22,7 @@ use crate::recorder::Latencies;
 use crate::scenario::{Arrivals, Check, CheckLevel, Mode, Scenario, Stage};
 use crate::summary::{
     Bare, Came, Environment, Generator, IntervalRow, SCHEMA_VERSION, ServerUse, StageSummary, Summary, Verdict,
+    memory_growth,
 };
 use crate::verdict::{self, Threshold};
 use execute::{Execution, execute};
@@ -178,7 +179,10 @@ fn summarize(
     for (stage, due) in scenario.stages.iter().zip(&execution.tallies) {
         let seconds = f64::from(stage.seconds);
         let came_now = Came::between(&execution.rows, begin, begin + seconds, step, stage.warmup);
-        stages.push(StageSummary::of(&stage.name, stage.warmup, seconds, due, came_now));
+        let mut summary = StageSummary::of(&stage.name, stage.warmup, seconds, due, came_now);
+        let within = |row: &&IntervalRow| row.second >= begin && row.second < begin + seconds;
+        summary.memory_growth_percent = memory_growth(execution.rows.iter().filter(within));
+        stages.push(summary);
         begin += seconds;
         if !stage.warmup {
             tally.add(due);
@@ -186,7 +190,8 @@ fn summarize(
             measured_seconds += seconds;
         }
     }
-    let measured = StageSummary::of("measured", false, measured_seconds, &tally, came);
+    let mut measured = StageSummary::of("measured", false, measured_seconds, &tally, came);
+    measured.memory_growth_percent = memory_growth(measured_rows(execution));
     let mode = match scenario.mode {
         Mode::Open => "open".to_owned(),
         Mode::Closed => {

@@ -161,6 +161,9 @@ pub(crate) struct StageSummary {
     pub(crate) operations: BTreeMap<String, Quantiles>,
     /// Lateness of the generator itself.
     pub(crate) lag: Quantiles,
+    /// From the first interval to the last, of servers that the harness started: by how much their resident memory grew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_growth_percent: Option<f64>,
 }
 
 /// What came while a stage lasted, whenever it was due.
@@ -220,7 +223,18 @@ impl StageSummary {
             service: Quantiles::of(&tally.service),
             operations: operations.collect(),
             lag: Quantiles::of(&tally.lag),
+            memory_growth_percent: None,
         }
+    }
+}
+
+/// By how much the resident memory of started servers grew in some intervals; `None` when it was not read twice.
+pub(crate) fn memory_growth<'a>(rows: impl Iterator<Item = &'a IntervalRow>) -> Option<f64> {
+    let readings: Vec<u64> =
+        rows.filter_map(|row| Some(row.server?.resident_bytes)).filter(|bytes| *bytes > 0).collect();
+    match readings.as_slice() {
+        [first, .., last] => Some((*last as f64 / *first as f64 - 1.0) * 100.0),
+        _ => None,
     }
 }
 

@@ -1,11 +1,14 @@
 //! Whether a run is good: conditions such as `p99<50ms,errors<0.1%,conservation`, and whether it says anything at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod conditions;
 
-use crate::error::Fault;
-use crate::scenario::{CheckLevel, Mode, Scenario};
+use std::collections::BTreeMap;
+
+pub(crate) use conditions::{Threshold, check, parse};
+
+use crate::protocol::NO_RETRY_AFTER;
+use crate::scenario::{Mode, Scenario};
 use crate::summary::{StageSummary, Summary, ThresholdResult, Verdict, percent};
-use crate::traffic::OPERATIONS;
 
 /// Everything that was required holds.
 pub const EXIT_PASS: u8 = 0;
@@ -20,189 +23,8 @@ pub const EXIT_CORRECTNESS: u8 = 98;
 /// A condition does not hold.
 pub const EXIT_THRESHOLD: u8 = 99;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Comparison {
-    Less,
-    LessOrEqual,
-    Greater,
-    GreaterOrEqual,
-}
-
-/// One condition.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Threshold {
-    text: String,
-    figure: String,
-    comparison: Comparison,
-    bound: f64,
-}
-
-/// What a figure counts, and so the units that its bound may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measure {
-    /// Milliseconds.
-    Time,
-    Percent,
-    /// Requests a second, bytes, or a plain number.
-    Number,
-    /// Of a figure that there is not: that is said when the scenario is known.
-    Any,
-}
-
-impl Measure {
-    fn of(figure: &str) -> Self {
-        let name = figure.strip_suffix("p99.9").or_else(|| figure.strip_suffix("p99.99")).map(|_| "p99");
-        let name = name.unwrap_or_else(|| figure.rsplit('.').next().unwrap_or(figure));
-        match name {
-            "errors" | "dropped" | "unknown" | "goodput_of_peak" | "memory_growth" => Self::Percent,
-            "recovery" | "server_cpu_ms_per_1000" => Self::Time,
-            _ if TIMES.contains(&name) || KINDS.iter().any(|kind| is_time(name, kind)) => Self::Time,
-            _ if COUNTS.contains(&name) || NUMBERS.contains(&name) => Self::Number,
-            _ => Self::Any,
-        }
-    }
-
-    fn units(self) -> &'static [(&'static str, f64)] {
-        match self {
-            Self::Time => &[("us", 0.001), ("µs", 0.001), ("ms", 1.0), ("s", 1_000.0), ("", 1.0)],
-            Self::Percent => &[("%", 1.0), ("", 1.0)],
-            Self::Number => &[("", 1.0)],
-            Self::Any => &[("us", 0.001), ("µs", 0.001), ("ms", 1.0), ("s", 1_000.0), ("%", 1.0), ("", 1.0)],
-        }
-    }
-}
-
-/// Times that every stage and every operation has, and what may stand before them.
-const TIMES: &[&str] = &["p50", "p90", "p99", "p99.9", "p99.99", "max", "mean"];
-const KINDS: &[&str] = &["service_", "lag_"];
-/// What every stage has beside them.
-const COUNTS: &[&str] = &["errors", "dropped", "unknown", "offered", "rate", "goodput", "no_retry_after"];
-/// Numbers of a whole run.
-const NUMBERS: &[&str] = &["violations", "peak", "bare_ratio", "connections", "server_bytes_per_connection"];
-
-fn is_time(name: &str, kind: &str) -> bool {
-    name.strip_prefix(kind).is_some_and(|rest| TIMES.contains(&rest))
-}
-
-/// Refuses conditions on figures that a run of this scenario cannot have: whoever waits for an hour should not learn then
-/// that a name was wrong. `is_started` and `has_bare`: whether the run starts its servers, and a bare one beside them.
-///
-/// # Errors
-/// The first such condition, with the figures that there are.
-pub(crate) fn check(
-    thresholds: &[Threshold],
-    scenario: &Scenario,
-    is_started: bool,
-    has_bare: bool,
-) -> Result<(), Fault> {
-    for threshold in thresholds {
-        if threshold.figure == "violations" && scenario.check.level == CheckLevel::None {
-            let why = "nothing is checked with check.level none; leave the condition out with --require";
-            return Err(Fault::usage(&threshold.text, why));
-        }
-        let known = names(scenario, is_started, has_bare);
-        if !known.contains(&threshold.figure) {
-            let known = known.into_iter().filter(|name| !name.contains('.') || name.starts_with("p99.9"));
-            let text = known.collect::<Vec<_>>().join(", ");
-            let why =
-                format!("this run has no such figure; it has {text}, and some with STAGE. or OPERATION. before them");
-            return Err(Fault::usage(&threshold.text, &why));
-        }
-    }
-    Ok(())
-}
-
-/// The names of all figures that a run of the scenario may have; see [`figures`].
-fn names(scenario: &Scenario, is_started: bool, has_bare: bool) -> BTreeSet<String> {
-    let replay = scenario.replay.as_ref().map(|_| "replay");
-    let stages = scenario.stages.iter().filter(|stage| !stage.warmup).map(|stage| stage.name.as_str());
-    let stages: Vec<&str> = replay.into_iter().chain(stages.filter(|_| replay.is_none())).collect();
-    let mut names = BTreeSet::new();
-    for prefix in std::iter::once(String::new()).chain(stages.iter().map(|stage| format!("{stage}."))) {
-        let mut put = |name: &str| {
-            names.insert(format!("{prefix}{name}"));
-        };
-        COUNTS.iter().for_each(|name| put(name));
-        for time in TIMES {
-            put(time);
-            KINDS.iter().for_each(|kind| put(&format!("{kind}{time}")));
-            OPERATIONS.iter().for_each(|operation| put(&format!("{}.{time}", operation.name())));
-        }
-        if is_started {
-            put("memory_growth");
-        }
-        if scenario.calibration.is_some() && !prefix.is_empty() {
-            put("goodput_of_peak");
-        }
-    }
-    let more = [
-        ("violations", scenario.check.level == CheckLevel::Full),
-        ("peak", scenario.calibration.is_some()),
-        ("recovery", stages.contains(&"overload")),
-        ("bare_ratio", has_bare),
-        ("connections", true),
-        ("server_bytes_per_connection", is_started),
-        ("server_cpu_ms_per_1000", is_started),
-    ];
-    names.extend(more.into_iter().filter(|(_, has)| *has).map(|(name, _)| name.to_owned()));
-    names
-}
-
-/// Reads a list of conditions.
-///
-/// # Errors
-/// One is not `FIGURE<NUMBER[unit]` with `<`, `<=`, `>` or `>=`, nor `conservation`.
-pub(crate) fn parse(text: &str) -> Result<Vec<Threshold>, Fault> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(parse_one).collect()
-}
-
-fn parse_one(part: &str) -> Result<Threshold, Fault> {
-    let wrong = || {
-        Fault::Usage(format!(
-            "`{part}` is no condition such as p99<50ms, errors<0.1%, goodput>1000, steady.p99<20ms or conservation"
-        ))
-    };
-    if part == "conservation" || part == "conservation==ok" {
-        let (figure, comparison) = ("violations".to_owned(), Comparison::Less);
-        return Ok(Threshold { text: part.to_owned(), figure, comparison, bound: 1.0 });
-    }
-    let at = part.find(['<', '>']).ok_or_else(wrong)?;
-    let (figure, rest) = part.split_at(at);
-    let (comparison, number) = match rest {
-        _ if rest.starts_with("<=") => (Comparison::LessOrEqual, &rest[2..]),
-        _ if rest.starts_with(">=") => (Comparison::GreaterOrEqual, &rest[2..]),
-        _ if rest.starts_with('<') => (Comparison::Less, &rest[1..]),
-        _ => (Comparison::Greater, &rest[1..]),
-    };
-    let figure = figure.trim();
-    let bound = parse_number(number.trim(), Measure::of(figure)).ok_or_else(wrong)?;
-    if figure.is_empty() {
-        return Err(wrong());
-    }
-    Ok(Threshold { text: part.to_owned(), figure: figure.to_owned(), comparison, bound })
-}
-
-/// Times become milliseconds; percentages stay what they are. No figure is below 0 but growth, which has no lower bound.
-#[allow(clippy::float_arithmetic, reason = "bounds of figures for people")]
-fn parse_number(text: &str, measure: Measure) -> Option<f64> {
-    let (number, factor) =
-        measure.units().iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
-    let number: f64 = number.trim().parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
-    Some(number * factor)
-}
-
-impl Threshold {
-    fn judge(&self, figures: &BTreeMap<String, f64>) -> ThresholdResult {
-        let found = figures.get(&self.figure).copied();
-        let holds = found.is_some_and(|found| match self.comparison {
-            Comparison::Less => found < self.bound,
-            Comparison::LessOrEqual => found <= self.bound,
-            Comparison::Greater => found > self.bound,
-            Comparison::GreaterOrEqual => found >= self.bound,
-        });
-        ThresholdResult { condition: self.text.clone(), found, holds }
-    }
-}
+/// A peak that is exceeded by more than this, in percent of itself, was none.
+const GOODPUT_OF_PEAK_MAX: f64 = 110.0;
 
 /// The figures that conditions can name: of all measured stages, and with a stage's name and a point before it, of one.
 #[allow(clippy::float_arithmetic, reason = "ratios for people")]
@@ -251,6 +73,10 @@ fn of_stage(figures: &mut BTreeMap<String, f64>, prefix: &str, stage: &StageSumm
         put(&format!("{kind}max"), milliseconds(quantiles.max_us));
         put(&format!("{kind}mean"), milliseconds(quantiles.mean_us));
     }
+    if let Some(growth) = stage.memory_growth_percent {
+        put("memory_growth", growth);
+    }
+    put("no_retry_after", stage.errors.get(NO_RETRY_AFTER).copied().unwrap_or(0) as f64);
     put("errors", stage.errors_percent);
     put("dropped", percent(stage.counts.dropped, stage.counts.scheduled));
     put("unknown", percent(stage.counts.unknown, stage.counts.scheduled));
@@ -283,11 +109,28 @@ pub(crate) fn invalid(scenario: &Scenario, summary: &Summary) -> Vec<String> {
             "{sent:.1} % of the schedule was sent, at least {least} % must be: connections or processor were not enough"
         ));
     }
+    reasons.extend(overloads(scenario, summary));
     if is_late(scenario, summary) {
         let (lag, most) = (measured.lag.p99_us, scenario.validity.lag_p99_us_max);
         reasons.push(format!("the generator itself was late: lag p99 {lag} µs, at most {most} µs; give it more processes or another machine"));
     }
     reasons
+}
+
+/// Stages above the peak that were none: what the server does in them is more than what was found to be its peak.
+#[allow(clippy::float_arithmetic, reason = "ratios for people")]
+fn overloads<'a>(scenario: &'a Scenario, summary: &'a Summary) -> impl Iterator<Item = String> + 'a {
+    let above =
+        |name: &str| scenario.stages.iter().any(|stage| stage.name == name && stage.percent_of_peak > Some(100));
+    let peak = summary.peak_per_second.filter(|peak| *peak > 0.0);
+    let stages = summary.stages.iter().filter(move |stage| above(&stage.name));
+    stages.filter_map(move |stage| {
+        let of_peak = stage.goodput_per_second * 100.0 / peak?;
+        let name = &stage.name;
+        (of_peak > GOODPUT_OF_PEAK_MAX).then(|| {
+            format!("{name} was no overload: its goodput is {of_peak:.0} % of the peak that the calibration found")
+        })
+    })
 }
 
 /// Whether the generator itself was later than the scenario allows. A closed loop has no schedule to be late for.
@@ -353,33 +196,6 @@ mod tests {
     use crate::protocol::Counts;
     use crate::summary::{ConnectionsSummary, Correctness, Environment, Generator, SCHEMA_VERSION};
 
-    #[test]
-    fn conditions_have_units() {
-        let figures =
-            BTreeMap::from([("p99".to_owned(), 49.0), ("errors".to_owned(), 0.05), ("violations".to_owned(), 0.0)]);
-        for (text, holds) in [
-            ("p99<50ms", true),
-            ("p99<49ms", false),
-            ("p99<=49ms", true),
-            ("p99<0.05s", true),
-            ("p99<50000us", true),
-            ("p99>50ms", false),
-            ("errors<0.1%", true),
-            ("errors>=0.05%", true),
-            ("conservation", true),
-            ("p77<1s", false),
-        ] {
-            let parsed = parse(text).unwrap();
-            assert_eq!(parsed[0].judge(&figures).holds, holds, "{text}");
-        }
-        assert_eq!(parse("p99 < 50 ms, errors<1%,").unwrap().len(), 2);
-        let wrong =
-            ["p99", "<5ms", "p99<fast", "p99<5kg", "p99<nan", "errors<50ms", "p99<500%", "p99<-1ms", "rate>5ms"];
-        for text in wrong.into_iter().chain(["lag_p99.9<1%", "steady.earn-points.p99.99<1%", "goodput>10%"]) {
-            assert!(parse(text).is_err(), "{text}");
-        }
-    }
-
     /// A good run of a profile: everything was sent in time on all connections.
     fn good(profile: &str) -> (Scenario, Summary) {
         let scenario = Scenario::load(profile).unwrap();
@@ -432,14 +248,14 @@ mod tests {
             (summary.measured.lag.p99_us, summary.measured.counts.sent, summary.connections.open) = (9_000, 1, 7);
         };
         for (profile, change, expected) in [
-            ("smoke", late as fn(&mut Scenario, &mut Summary), &["lag p99 1001 µs, at most 1000 µs"][..]),
-            ("smoke", unsent, &["98.9 % of the schedule was sent, at least 99 %"]),
-            ("smoke", unconnected, &["only 7 of 8 connections were made"]),
-            ("smoke", nothing_sent, &["nothing was sent"]),
+            ("mixed", late as fn(&mut Scenario, &mut Summary), &["lag p99 1001 µs, at most 1000 µs"][..]),
+            ("mixed", unsent, &["98.9 % of the schedule was sent, at least 99 %"]),
+            ("mixed", unconnected, &["only 7 of 8 connections were made"]),
+            ("mixed", nothing_sent, &["nothing was sent"]),
             ("cdnow", nothing_sent, &["nothing was sent"]),
-            ("smoke", silent, &[]),
-            ("smoke", in_a_closed_loop, &["only 7 of 8"]),
-            ("smoke", |_, summary| summary.measured.counts.sent = 990, &[]),
+            ("mixed", silent, &[]),
+            ("mixed", in_a_closed_loop, &["only 7 of 8"]),
+            ("mixed", |_, summary| summary.measured.counts.sent = 990, &[]),
         ] {
             let found = reasons(profile, change);
             assert_eq!(found.len(), expected.len(), "{profile}: {found:?}");
@@ -461,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_overload_has_figures_of_its_own() {
-        let (_, mut summary) = good("overload-2x");
+        let (scenario, mut summary) = good("overload-2x");
         let conditions = "overload.goodput_of_peak>=90%,recovery<2s";
         let holds = |summary: &Summary| -> Vec<bool> {
             let figures = figures(summary);
@@ -477,6 +293,10 @@ mod tests {
         summary.stages = vec![overload(36_000.0)];
         assert_eq!(figures(&summary)["overload.goodput_of_peak"], 90.0);
         assert_eq!(holds(&summary), [true, true]);
+        assert!(invalid(&scenario, &summary).is_empty());
+        summary.stages = vec![overload(44_001.0)];
+        let found = invalid(&scenario, &summary);
+        assert!(found[0].contains("overload was no overload: its goodput is 110 %"), "{found:?}");
         (summary.stages, summary.recovery_seconds) = (vec![overload(35_999.0)], Some(f64::from(u32::MAX)));
         assert_eq!(holds(&summary), [false, false]);
         summary.peak_per_second = Some(0.0);
@@ -513,37 +333,15 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_that_a_run_cannot_have_is_refused_before_it() {
-        let refused = |profile: &str, condition: &str, is_started| {
-            let scenario = Scenario::load(profile).unwrap();
-            check(&parse(condition).unwrap(), &scenario, is_started, false).err().map(|fault| fault.to_string())
-        };
-        for name in crate::scenario::PROFILES.iter().map(|(name, _)| *name) {
-            let own = Scenario::load(name).unwrap().require;
-            assert_eq!(refused(name, &own, true), None, "{name}");
-        }
-        for good in ["steady.redeem.p99.9<1s", "lag_p99.99<1s", "hold.mean<1s", "steady.service_p90<1s"] {
-            assert_eq!(refused("smoke", good, false), None, "{good}");
-        }
-        assert_eq!(refused("cdnow", "replay.pos.p90<1s", false), None);
-        for wrong in ["p9<1", "peak>1", "recovery<1s", "warm-up.p99<1s", "bare_ratio>0.4", "memory_growth<1%"] {
-            assert!(refused("smoke", wrong, false).unwrap().contains("p99.9, "), "{wrong}");
-        }
-        let mut unchecked = Scenario::load("smoke").unwrap();
-        unchecked.check.level = CheckLevel::None;
-        assert!(check(&parse("conservation").unwrap(), &unchecked, false, false).is_err());
-    }
-
-    #[test]
     fn operations_have_all_quantiles() {
         let (_, mut summary) = good("smoke");
         let quantiles = crate::summary::Quantiles { p90_us: 7_000, p999_us: 9_000, ..Default::default() };
         summary.measured.operations.insert("redeem".to_owned(), quantiles);
         let figures = figures(&summary);
         assert_eq!((figures["redeem.p90"], figures["redeem.p99.9"]), (7.0, 9.0));
-        let (scenario, known) = (&summary.scenario, names(&summary.scenario, true, true));
+        let (scenario, known) = (&summary.scenario, conditions::names(&summary.scenario, true, true));
         assert!(
-            scenario.check.level == CheckLevel::Full && figures.keys().all(|name| known.contains(name)),
+            scenario.check.level == crate::scenario::CheckLevel::Full && figures.keys().all(|name| known.contains(name)),
             "{figures:?}"
         );
     }

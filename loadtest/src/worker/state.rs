@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::answer::Answer;
 use crate::connections::{Breach, Event};
 use crate::machine;
-use crate::protocol::{Interval, Plan};
+use crate::protocol::{Interval, NO_RETRY_AFTER, Plan};
 use crate::scenario::CheckLevel;
 use crate::schedule::{Due, Random, Schedule};
 use crate::traffic::{Heads, Operation, Planned, Purchase, Traffic};
@@ -265,7 +265,7 @@ impl State {
         if let Judgement::Refused { kind: Refusal::Overloaded | Refusal::RateLimited, .. } = &judgement
             && answer.retry_after_seconds.is_none()
         {
-            *self.books.stage(flight.stage).errors.entry("no retry-after".to_owned()).or_default() += 1;
+            *self.books.stage(flight.stage).errors.entry(NO_RETRY_AFTER.to_owned()).or_default() += 1;
         }
         if retries_as.is_none_or(|kind| !self.retry(&flight, kind, now_ns)) {
             // A refusal for want of capacity is quick; counted with the others it would make the server look better.
