@@ -78,7 +78,8 @@ pub(crate) fn run(options: &Options) -> Result<Finished, Fault> {
         }
         (None, _) => None,
     };
-    let mut session = Session::open(&options.reach, options.authorization.as_deref())?;
+    let mut session =
+        Session::open(&options.reach, options.authorization.as_deref(), options.scenario.connections_max())?;
     let mut finished = run_in(options, &session, &mut live)?;
     finished.summary.environment.server_version = session.version();
     // What was measured was measured, however the server ends.
@@ -110,7 +111,7 @@ fn run_bare(options: &Options, command: &[String], layout: &Layout, live: &mut L
     scenario.accounts.opening_points = 0;
     scenario.program_file = None;
     let bare_options = Options { scenario, bare: None, ..options.clone() };
-    let mut session = Session::open(&Reach::Start(layout), None)?;
+    let mut session = Session::open(&Reach::Start(layout), None, options.scenario.connections_max())?;
     let finished = run_in(&bare_options, &session, live)?;
     session.close()?;
     let Summary { measured, peak_per_second, server, .. } = finished.summary;

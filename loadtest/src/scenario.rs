@@ -450,6 +450,11 @@ impl Scenario {
         (second..second.saturating_add(60_000)).find(ends).unwrap_or(second)
     }
 
+    /// Most connections at once: those of the load, or those of its calibration.
+    pub(crate) fn connections_max(&self) -> u32 {
+        self.connections.max(self.calibration.map_or(0, |calibration| calibration.connections))
+    }
+
     /// Length of all stages.
     pub(crate) fn seconds(&self) -> u64 {
         self.stages.iter().map(|stage| u64::from(stage.seconds)).sum()

@@ -112,7 +112,8 @@ pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str
     let tried = Scenario { stages: stages(search.from, search.seconds), replay: None, ..options.scenario.clone() };
     // Each try finds its servers there, and has none beside them.
     verdict::check(&options.thresholds, &tried, false, false)?;
-    let mut session = Session::open(&options.reach, options.authorization.as_deref())?;
+    let mut session =
+        Session::open(&options.reach, options.authorization.as_deref(), options.scenario.connections_max())?;
     let targets = session.targets().iter().map(ToString::to_string).collect();
     let reach = Reach::Targets(targets);
     let (mut tries, mut reasons) = (Vec::new(), Vec::new());

@@ -341,7 +341,8 @@ mod tests {
         assert_eq!((figures["redeem.p90"], figures["redeem.p99.9"]), (7.0, 9.0));
         let (scenario, known) = (&summary.scenario, conditions::names(&summary.scenario, true, true));
         assert!(
-            scenario.check.level == crate::scenario::CheckLevel::Full && figures.keys().all(|name| known.contains(name)),
+            scenario.check.level == crate::scenario::CheckLevel::Full
+                && figures.keys().all(|name| known.contains(name)),
             "{figures:?}"
         );
     }

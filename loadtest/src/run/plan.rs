@@ -13,6 +13,8 @@ use crate::traffic::Purchase;
 
 /// Files that a process needs beside its connections.
 const FILES_RESERVED: u64 = 64;
+/// The same of a server: its store, its journal, its listeners.
+const SERVER_FILES_RESERVED: u64 = 128;
 /// Requests a second that one process is trusted with: two thirds of what one does on a core of its own, at 5.3 µs each.
 const RATE_PER_PROCESS: u64 = 125_000;
 /// Most source addresses that are taken without being asked.
@@ -38,6 +40,25 @@ pub(crate) fn processes(connections: u32, slopes: &[Slope], peak: Option<u64>, f
     let rate = slopes.iter().map(|slope| slope.rate.max(slope.to_rate)).max().unwrap_or(0);
     let for_rate = rate.min(peak.unwrap_or(rate)).div_ceil(RATE_PER_PROCESS).min(u64::from(machine::cores()));
     u32::try_from(for_files.max(for_rate).max(1)).unwrap_or(u32::MAX).min(connections)
+}
+
+/// Whether servers that this program starts may open as many files as they get connections: they have its own limit.
+///
+/// # Errors
+/// They may not; with what to change.
+pub(crate) fn server_room(connections: u32, fronts: u32, files_max: u64) -> Result<(), Fault> {
+    let room = files_max.saturating_sub(SERVER_FILES_RESERVED);
+    let of_one = u64::from(connections.div_ceil(fronts.max(1)));
+    if of_one <= room {
+        return Ok(());
+    }
+    let fronts = u64::from(connections).div_ceil(room.max(1));
+    let more = if room > 0 { format!("--fronts {fronts}, or ") } else { String::new() };
+    Err(Fault::Usage(format!(
+        "the started server would get {of_one} connections, and a process may have {files_max} open files here, of which it \
+         needs {SERVER_FILES_RESERVED} for itself; {more}raise the limit: `ulimit -n`, LimitNOFILE= of the service, \
+         /etc/security/limits.conf"
+    )))
 }
 
 /// Connections of each process: equal parts, as far as each one's file limit goes.
@@ -223,6 +244,18 @@ mod tests {
         assert_eq!(shares(10, &[66, 1_000, 1_000]).unwrap(), [2, 4, 4]);
         let message = shares(100_000, &[1_024; 4]).unwrap_err().to_string();
         assert!(message.contains("ulimit -n") && message.contains("--processes"), "{message}");
+    }
+
+    #[test]
+    fn a_started_server_needs_a_file_for_each_connection() {
+        let refused = |connections, fronts, files| {
+            server_room(connections, fronts, files).err().map(|fault| fault.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refused(16_000, 0, 20_000), "");
+        assert_eq!(refused(100_000, 6, 20_000), "");
+        assert!(refused(100_000, 0, 20_000).contains("--fronts 6, or raise the limit: `ulimit -n`"));
+        let message = refused(500, 0, 100);
+        assert!(message.contains("500 connections") && !message.contains("--fronts"), "{message}");
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 
 use crate::error::Fault;
 use crate::http::{Client, Server};
+use crate::machine;
 use crate::node::{Layout, Servers};
+use crate::run::plan;
 
 /// Where servers come from.
 #[derive(Clone, Debug)]
@@ -23,8 +25,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Finds or starts the servers.
-    pub(crate) fn open(reach: &Reach, authorization: Option<&str>) -> Result<Self, Fault> {
+    /// Finds or starts the servers, which will get so many connections.
+    ///
+    /// # Errors
+    /// There are none under a name, or they cannot be started, or could not have so many connections.
+    pub(crate) fn open(reach: &Reach, authorization: Option<&str>, connections: u32) -> Result<Self, Fault> {
         let server = |address: SocketAddr, host: String| Server {
             address,
             host,
@@ -37,6 +42,8 @@ impl Session {
                 Ok(Self { servers: servers.collect::<Result<_, Fault>>()?, started: None })
             }
             Reach::Start(layout) => {
+                // What it starts inherits the limit as it is then.
+                plan::server_room(connections, layout.fronts, machine::raise_files_limit())?;
                 let started = Servers::start(layout)?;
                 let servers = started.targets.iter().map(|target| server(*target, target.to_string())).collect();
                 Ok(Self { servers, started: Some(started) })
