@@ -3,13 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
 
 use crate::output::table::microseconds;
 use crate::summary::IntervalRow;
 
-/// Plain lines come at most so often.
-const LINE_EVERY: Duration = Duration::from_secs(1);
+/// A plain line is of so many milliseconds at least: of several intervals, where they are shorter.
+const LINE_MS: u64 = 1_000;
 /// Rates that the small curve shows.
 const CURVE_POINTS: usize = 60;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -22,7 +21,8 @@ pub(crate) struct Live {
     title: String,
     seconds: u64,
     lines_drawn: usize,
-    last_line: Option<Instant>,
+    /// What the next plain line will be of, and how many intervals that is.
+    unsaid: Option<(IntervalRow, u64)>,
     rates: VecDeque<f64>,
     errors: BTreeMap<String, u64>,
 }
@@ -35,7 +35,7 @@ impl Live {
             title: String::new(),
             seconds: 0,
             lines_drawn: 0,
-            last_line: None,
+            unsaid: None,
             rates: VecDeque::new(),
             errors: BTreeMap::new(),
         }
@@ -55,7 +55,7 @@ impl Live {
         title.clone_into(&mut self.title);
         self.seconds = seconds;
         self.lines_drawn = 0;
-        self.last_line = None;
+        self.unsaid = None;
         self.rates.clear();
         self.errors.clear();
     }
@@ -65,7 +65,7 @@ impl Live {
         for (kind, count) in &row.tally.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
         }
-        let rate = row.tally.counts.completed as f64 * 1_000.0 / interval_ms as f64;
+        let rate = per_second(row, interval_ms);
         self.rates.push_back(rate);
         if self.rates.len() > CURVE_POINTS {
             self.rates.pop_front();
@@ -75,10 +75,31 @@ impl Live {
             let text = self.redraw(row, rate, interval_ms);
             // As above.
             let _ = std::io::stderr().write_all(text.as_bytes());
-        } else if self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
-            self.last_line = Some(Instant::now());
-            let _ = writeln!(std::io::stderr(), "{}", line(row, rate));
+        } else if let Some(text) = self.gather(row, interval_ms) {
+            let _ = writeln!(std::io::stderr(), "{text}");
         }
+    }
+
+    /// The load is over: what no line has told of yet.
+    pub(crate) fn end(&mut self, interval_ms: u64) {
+        if let Some((sum, count)) = self.unsaid.take() {
+            let _ = writeln!(std::io::stderr(), "{}", line(&sum, per_second(&sum, interval_ms * count)));
+        }
+    }
+
+    /// The next plain line, when enough intervals are together for one: none of them is left out.
+    fn gather(&mut self, row: &IntervalRow, interval_ms: u64) -> Option<String> {
+        let (mut sum, mut count) = self.unsaid.take().unwrap_or_default();
+        count += 1;
+        sum.tally.add(&row.tally);
+        sum.latency.add(&row.latency);
+        (sum.second, sum.is_warmup) = (row.second, row.is_warmup);
+        (sum.in_flight, sum.waiting, sum.open_connections) = (row.in_flight, row.waiting, row.open_connections);
+        if count * interval_ms < LINE_MS {
+            self.unsaid = Some((sum, count));
+            return None;
+        }
+        Some(line(&sum, per_second(&sum, interval_ms * count)))
     }
 
     /// The block, and before it what moves the cursor to the begin of the one before.
@@ -138,12 +159,17 @@ fn line(row: &IntervalRow, rate: f64) -> String {
     )
 }
 
+fn per_second(row: &IntervalRow, interval_ms: u64) -> f64 {
+    row.tally.counts.completed as f64 * 1_000.0 / interval_ms as f64
+}
+
 fn by_kind(errors: &BTreeMap<String, u64>) -> String {
     let kinds: Vec<String> = errors.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     kinds.join(", ")
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -173,6 +199,23 @@ mod tests {
         }
         let text = line(&row(3.0, &[]), 500.0);
         assert!(text.contains("errors     0  in flight") && !text.contains("warm-up"), "{text}");
+    }
+
+    #[test]
+    fn plain_lines_leave_no_interval_out() {
+        let mut live = Live::new(false);
+        live.begin("steady", 4);
+        // Four intervals of 300 ms make a line; a second is not a whole number of them.
+        let lines: Vec<Option<String>> =
+            (0..9).map(|number| live.gather(&row(f64::from(number) * 0.3, &[("timeout", 1)]), 300)).collect();
+        let told: Vec<usize> = (0..9).filter(|number| lines[*number].is_some()).collect();
+        assert_eq!(told, [3, 7]);
+        let text = lines[7].as_ref().unwrap();
+        assert!(text.contains("errors     4 (timeout 4)") && text.contains("833/s"), "{text}");
+        assert_eq!(live.unsaid.as_ref().map(|(sum, count)| (sum.tally.errors["timeout"], *count)), Some((1, 1)));
+        // An interval of a second or more is a line.
+        live.begin("steady", 4);
+        assert!(live.gather(&row(0.0, &[]), 1_000).is_some() && live.gather(&row(1.0, &[]), 10_000).is_some());
     }
 
     #[test]

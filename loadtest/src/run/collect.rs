@@ -52,6 +52,7 @@ impl<'a> Collector<'a> {
 
     /// Tallies of the stages, and the intervals in order.
     pub(crate) fn finish(self) -> (Vec<Tally>, Vec<IntervalRow>) {
+        self.live.end(self.interval_ms);
         let mut rows: Vec<IntervalRow> = self.rows.into_values().map(|(_, row)| row).collect();
         // The last interval is the rest after the schedule's end; often nothing is in it.
         rows.pop_if(|row| row.tally.counts.scheduled + row.tally.counts.completed + row.tally.counts.unknown == 0);
