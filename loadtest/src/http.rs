@@ -86,7 +86,7 @@ impl Client {
         let was_open = self.stream.is_some();
         let first = self.exchange(&request);
         let reply = if was_open && first.is_err() { self.exchange(&request) } else { first };
-        reply.map_err(|error| Fault::failed(format!("{method} http://{}{path}", self.server.host), error))
+        reply.map_err(|error| Fault::failed(format!("{method} http://{}{path}", self.server.host), said(&error)))
     }
 
     fn exchange(&mut self, request: &[u8]) -> std::io::Result<Reply> {
@@ -128,6 +128,15 @@ impl Client {
     }
 }
 
+/// An error in words: that a socket's time is over, the system calls a resource that is temporarily unavailable.
+fn said(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("timed out: no answer within {} s", TIMEOUT.as_secs()),
+        ErrorKind::UnexpectedEof => "the server closed the connection without an answer".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// Asks until the answer is none of 429, 503 and 504, or the patience is over; then the last answer is the result.
 pub(crate) fn patiently(patience: Duration, mut ask: impl FnMut() -> Result<Reply, Fault>) -> Result<Reply, Fault> {
     let deadline = Instant::now() + patience;
@@ -138,5 +147,31 @@ pub(crate) fn patiently(patience: Duration, mut ask: impl FnMut() -> Result<Repl
             return Ok(reply);
         }
         std::thread::sleep(reply.retry_after.unwrap_or(AGAIN).max(AGAIN).min(left));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16) -> Reply {
+        Reply { status, body: Vec::new(), retry_after: Some(Duration::ZERO) }
+    }
+
+    #[test]
+    fn a_server_without_capacity_is_asked_again_for_as_long_as_the_patience() {
+        let mut answers = [503, 429, 504, 200, 503].into_iter();
+        let last = patiently(Duration::from_secs(60), || Ok(reply(answers.next().unwrap()))).unwrap();
+        assert_eq!((last.status, answers.len()), (200, 1));
+        assert_eq!(patiently(Duration::ZERO, || Ok(reply(503))).unwrap().status, 503);
+        let mut answers = [401, 200].into_iter();
+        assert_eq!(patiently(Duration::from_secs(60), || Ok(reply(answers.next().unwrap()))).unwrap().status, 401);
+    }
+
+    #[test]
+    fn a_silent_server_has_timed_out() {
+        let error = std::io::Error::from_raw_os_error(rustix::io::Errno::AGAIN.raw_os_error());
+        assert_eq!(said(&error), "timed out: no answer within 30 s");
     }
 }
