@@ -4,7 +4,7 @@ use meed_schemas::time::days_from_civil;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
-use crate::scenario::Replay;
+use crate::scenario::{ACCOUNTS_MAX, Replay};
 use crate::schedule::Random;
 
 const CDNOW: &str = include_str!("../../../benches/data/cdnow-sample.txt");
@@ -39,6 +39,10 @@ pub(crate) fn purchases(replay: &Replay, seed: u64) -> Result<Vec<Purchase>, Fau
     for (index, line) in text.lines().enumerate() {
         let (account, day, amount_minor) = parse(line)
             .ok_or_else(|| Fault::Usage(format!("{}: line {} is no purchase: {line}", replay.file, index + 1)))?;
+        if account >= ACCOUNTS_MAX {
+            let (file, line) = (&replay.file, index + 1);
+            return Err(Fault::Usage(format!("{file}: line {line}: a customer's number must be below {ACCOUNTS_MAX}")));
+        }
         let due_ns = random.below(DAY_NS);
         purchases.push(Purchase { account, amount_minor, at_ms: day * DAY_MS + SALE_HOUR_MS, due_ns });
     }
@@ -67,6 +71,16 @@ fn parse(line: &str) -> Option<(u32, i64, u64)> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_customer_beyond_all_accounts_is_refused_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sales");
+        std::fs::write(&path, " 1 19999999 19970101 1 5.00\n 2 20000000 19970101 1 5.00\n").unwrap();
+        let replay = Replay { file: path.to_str().unwrap().into(), days_per_second: 1 };
+        let message = purchases(&replay, 1).unwrap_err().to_string();
+        assert!(message.contains("line 2") && message.contains("below 20000000"), "{message}");
+    }
 
     #[test]
     fn the_sample_is_whole_and_in_order() {
