@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use crate::fleet;
 use crate::interrupt;
 use crate::machine;
 use crate::node::Layout;
-use crate::output::table;
+use crate::output::{self, table};
 use crate::protocol::TOKEN_VARIABLE;
 use crate::run::{self, Options, Reach, parse_sources};
 use crate::scenario::{PROFILES, Scenario};
@@ -212,19 +213,19 @@ fn obey(verb: Verb) -> Result<u8, Fault> {
         }
         Verb::Compare { before, after, allow_different_environments, fail_on_regression, noise_percent } => {
             let compared = compare(&before, &after, allow_different_environments, noise_percent)?;
-            print!("{}", compared.text);
+            show(&compared.text);
             Ok(if fail_on_regression { compared.exit_code } else { EXIT_PASS })
         }
         Verb::Profiles => {
             for (name, _) in PROFILES {
-                println!("{name:<20} {}", Scenario::load(name)?.description);
+                show(&format!("{name:<20} {}\n", Scenario::load(name)?.description));
             }
             Ok(0)
         }
         Verb::Show { profile } => {
             let known = PROFILES.iter().find(|(name, _)| *name == profile);
             let (_, text) = known.ok_or_else(|| Fault::Usage(format!("`{profile}` is no profile")))?;
-            print!("{text}");
+            show(text);
             Ok(0)
         }
         Verb::Agent { coordinator, processes, sources } => {
@@ -235,19 +236,26 @@ fn obey(verb: Verb) -> Result<u8, Fault> {
     }
 }
 
+/// Writes to standard output. Nobody reads it: then it is not needed, and the run, its files and its exit code are.
+fn show(text: &str) {
+    let mut output = std::io::stdout().lock();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
 /// Runs once or several times; the exit code is the worst of all runs.
 fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
     let options = options(&arguments.scenario, &arguments.common, arguments.require.as_deref())?;
     let (is_started, has_bare) = (arguments.common.start_node, arguments.common.beside.is_some());
     verdict::check(&options.thresholds, &options.scenario, is_started, has_bare)?;
+    output::clear(&arguments.out)?;
     let mut codes = Vec::new();
     for number in 1..=arguments.repeat.max(1) {
         let finished = run::run(&options)?;
         let folder =
-            if arguments.repeat > 1 { arguments.out.join(format!("run-{number}")) } else { arguments.out.clone() };
+            if arguments.repeat > 1 { output::run_folder(&arguments.out, number) } else { arguments.out.clone() };
         finished.write(&folder)?;
-        print!("{}", table(&finished.summary));
-        println!("files in {}", folder.display());
+        show(&table(&finished.summary));
+        show(&format!("files in {}\n", folder.display()));
         codes.push(finished.summary.verdict.exit_code);
         if interrupt::is_asked() {
             break;
@@ -266,6 +274,7 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
     if from == 0 || to < from || seconds == 0 || confirm_seconds == 0 {
         return Err(Fault::Usage("--from must be at least 1 and at most --to; lengths at least 1".to_owned()));
     }
+    output::clear(&arguments.out)?;
     let found = search(&options, Search { from, to, seconds, confirm_seconds }, &mut |text| eprintln!("{text}"))?;
     if interrupt::is_asked() {
         return Err(Fault::Failed("ended by a signal: no rate was confirmed".to_owned()));
@@ -273,26 +282,26 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
     match found {
         Found::Stopped(finished) => {
             finished.write(&arguments.out)?;
-            print!("{}", table(&finished.summary));
-            println!("\nthe search ended here: whatever rate holds, this must not be");
+            show(&table(&finished.summary));
+            show("\nthe search ended here: whatever rate holds, this must not be\n");
             Ok(finished.summary.verdict.exit_code)
         }
         Found::Nothing { limit: None } => {
-            println!("no rate holds");
+            show("no rate holds\n");
             Ok(EXIT_THRESHOLD)
         }
         Found::Nothing { limit: Some(limit) } => {
-            println!("no rate is known to hold: {limit}");
+            show(&format!("no rate is known to hold: {limit}\n"));
             Ok(EXIT_INVALID)
         }
         Found::Rate { rate, confirmation, limit } => {
             confirmation.write(&arguments.out)?;
-            print!("{}", table(&confirmation.summary));
-            println!("\nhighest rate that holds: {rate}/s ({asked})");
+            show(&table(&confirmation.summary));
+            show(&format!("\nhighest rate that holds: {rate}/s ({asked})\n"));
             Ok(match limit {
                 None => EXIT_PASS,
                 Some(limit) => {
-                    println!("INVALID: that limit is the generator's and not the server's: {limit}");
+                    show(&format!("INVALID: that limit is the generator's and not the server's: {limit}\n"));
                     EXIT_INVALID
                 }
             })

@@ -6,6 +6,6 @@ mod live;
 mod svg;
 mod table;
 
-pub(crate) use files::{SUMMARY_FILE, write_files};
+pub(crate) use files::{SUMMARY_FILE, clear, run_folder, write_files};
 pub(crate) use live::Live;
 pub(crate) use table::{microseconds, table};

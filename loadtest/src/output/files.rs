@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::serialization::V2DeflateSerializer;
@@ -19,6 +19,37 @@ use crate::summary::{IntervalRow, Summary};
 pub(crate) const SUMMARY_FILE: &str = "summary.json";
 /// Half of what is left to 100 % is shown in so many steps, as HdrHistogram's own tools do.
 const TICKS_PER_HALF: u32 = 5;
+
+/// Names of all that a run writes.
+const FILES: &[&str] = &[SUMMARY_FILE, "intervals.csv", "latency.hgrm", "service.hgrm", "latency.hlog", "report.html"];
+/// What folders of repeated runs are named, before their number.
+const RUN: &str = "run-";
+
+/// The folder of a repeated run.
+pub(crate) fn run_folder(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("{RUN}{number}"))
+}
+
+/// Takes away what earlier runs wrote into a folder, so that nobody takes it for the result of this one; other files stay.
+pub(crate) fn clear(folder: &Path) -> Result<(), Fault> {
+    let remove = |folder: &Path| {
+        for path in FILES.iter().map(|name| folder.join(name)).filter(|path| path.is_file()) {
+            std::fs::remove_file(&path).map_err(|error| Fault::failed(path.display(), error))?;
+        }
+        Ok(())
+    };
+    remove(folder)?;
+    for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(RUN)).map(str::parse::<u32>);
+        if matches!(number, Some(Ok(_))) && entry.path().is_dir() {
+            remove(&entry.path())?;
+            // One that holds something else stays.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+    Ok(())
+}
 
 /// Writes everything into a folder, which is made. `tally` holds the measured stages.
 pub(crate) fn write_files(

@@ -265,6 +265,16 @@ fn several_runs_end_with_the_worst_code_of_all() {
         summary["verdict"]["exit_code"].as_u64().unwrap()
     };
     assert_eq!([code(1), code(2), code(3)], [0, 98, 0], "{}", ran.text);
+    // A single run into the same folder leaves none of them for `compare`, and what is not the program's own.
+    let out = ran.folder.path().join("out");
+    std::fs::write(out.join("run-3/notes"), "mine").unwrap();
+    let stub = Stub::start(Vice::None);
+    let output = crate::running(stub.address, &Setup { seconds: 1, ..Setup::default() }, &ran.folder).output().unwrap();
+    let again = crate::outcome(output, ran.folder);
+    assert_eq!((again.code, again.number("/verdict/exit_code")), (0, 0.0), "{}", again.text);
+    assert!(
+        !out.join("run-1").exists() && !out.join("run-3/summary.json").exists() && out.join("run-3/notes").exists()
+    );
 }
 
 /// A search against a server, from 12 to 24 requests a second over one connection.
@@ -381,6 +391,15 @@ fn what_is_no_http_is_an_error_with_an_unknown_outcome() {
     assert_eq!(ran.code, 99, "{}", ran.text);
     assert!(ran.number("/measured/errors/malformed") > 0.0, "{}", ran.text);
     assert_eq!(ran.number("/correctness/unknown_executed"), ran.number("/measured/errors/malformed"));
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_failure() {
+    let mut command = program();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.arg("profiles").stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
 #[test]
