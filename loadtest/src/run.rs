@@ -200,13 +200,11 @@ fn summarize(
         }
     };
     let started_ms = began.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    let coordinator = Machine::here();
     let mut recorded = options.scenario.clone();
     if let Some(seconds) = execution.ended_after_seconds {
         // So that nobody compares it with a run of the whole.
         plan::end_after(&mut recorded.stages, seconds);
     }
-    let same_host = session.servers.iter().all(|server| machine::is_here(server.address.ip()));
     let summary = Summary {
         schema_version: SCHEMA_VERSION,
         name: scenario.name.clone(),
@@ -214,19 +212,7 @@ fn summarize(
         started_at: meed_schemas::time::format(i64::try_from(started_ms).unwrap_or(0)),
         verdict: Verdict::default(),
         mode,
-        environment: Environment {
-            harness_version: env!("CARGO_PKG_VERSION").to_owned(),
-            server_version: String::new(),
-            targets: session.servers.iter().map(|server| server.address.to_string()).collect(),
-            same_host,
-            coordinator,
-            generators: execution.hosts.clone(),
-            server_processes: execution.server_processes,
-            node_flags: match &options.reach {
-                Reach::Start(layout) => layout.flags.clone(),
-                Reach::Targets(_) => Vec::new(),
-            },
-        },
+        environment: environment(options, session, execution),
         connections: execution.connections.clone(),
         generator: generator(execution, &measured),
         server: session.started.as_ref().map(|_| server_use(execution, &measured)),
@@ -242,6 +228,23 @@ fn summarize(
         scenario: recorded,
     };
     (summary, tally)
+}
+
+/// What the figures depend on; the version of the server is asked for later.
+fn environment(options: &Options, session: &Session, execution: &Execution) -> Environment {
+    Environment {
+        harness_version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_version: String::new(),
+        targets: session.servers.iter().map(|server| server.address.to_string()).collect(),
+        same_host: session.servers.iter().all(|server| machine::is_here(server.address.ip())),
+        coordinator: Machine::here(),
+        generators: execution.hosts.clone(),
+        server_processes: execution.server_processes,
+        node_flags: match &options.reach {
+            Reach::Start(layout) => layout.flags.clone(),
+            Reach::Targets(_) => Vec::new(),
+        },
+    }
 }
 
 fn measured_rows(execution: &Execution) -> impl Iterator<Item = &IntervalRow> {

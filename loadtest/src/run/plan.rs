@@ -14,7 +14,7 @@ use crate::traffic::Purchase;
 /// Files that a process needs beside its connections.
 const FILES_RESERVED: u64 = 64;
 /// The same of a server: its store, its journal, its listeners.
-const SERVER_FILES_RESERVED: u64 = 128;
+const SERVER_FILES_RESERVED: u64 = 64;
 /// Requests a second that one process is trusted with: two thirds of what one does on a core of its own, at 5.3 µs each.
 const RATE_PER_PROCESS: u64 = 125_000;
 /// Most source addresses that are taken without being asked.
@@ -255,7 +255,8 @@ mod tests {
         assert_eq!(refused(100_000, 6, 20_000), "");
         assert!(refused(100_000, 0, 20_000).contains("--fronts 6, or raise the limit: `ulimit -n`"));
         let message = refused(500, 0, 100);
-        assert!(message.contains("500 connections") && !message.contains("--fronts"), "{message}");
+        assert!(message.contains("500 connections") && message.contains("--fronts 14"), "{message}");
+        assert!(!refused(500, 0, 64).contains("--fronts"), "no number of them would do");
     }
 
     #[test]
