@@ -65,8 +65,10 @@ impl Servers {
         let folder = tempfile::Builder::new().prefix("loadtest-").tempdir_in(parent);
         let folder = folder.map_err(|error| Fault::failed(parent.display(), error))?;
         let mut servers = Self { children: Vec::new(), targets: Vec::new(), folder };
+        let is_bound = has_setpriv();
         for command in commands(layout, servers.folder.path()) {
-            let target = servers.launch(command)?;
+            let name = command.get_program().to_string_lossy().into_owned();
+            let target = servers.launch(&name, if is_bound { bound(command) } else { command })?;
             servers.targets.push(target);
         }
         // The owner serves the fronts; clients come to them.
@@ -76,8 +78,7 @@ impl Servers {
         Ok(servers)
     }
 
-    fn launch(&mut self, mut command: Command) -> Result<SocketAddr, Fault> {
-        let name = command.get_program().to_string_lossy().into_owned();
+    fn launch(&mut self, name: &str, mut command: Command) -> Result<SocketAddr, Fault> {
         let log = self.folder.path().join(format!("{}.log", self.children.len()));
         let errors = File::create(&log).map_err(|error| Fault::failed(log.display(), error))?;
         // Ctrl-C in a terminal is for this program, which stops its servers when the run is over.
@@ -203,6 +204,26 @@ fn commands(layout: &Layout, folder: &Path) -> Vec<Command> {
         commands.push(front);
     }
     commands
+}
+
+/// Without it servers outlive a harness that is killed.
+fn has_setpriv() -> bool {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The same, told to end by the system when this program is gone, however it went: the signal stays with the process when
+/// `setpriv`, of util-linux, becomes the server. It is that of the thread that starts it, which is the main one.
+fn bound(command: Command) -> Command {
+    let program = command.get_program();
+    // Of one that is not there the system's own error says more than that of `setpriv`.
+    if Path::new(program).components().count() > 1 && !Path::new(program).exists() {
+        return command;
+    }
+    let mut bound = Command::new("setpriv");
+    bound.args(["--pdeathsig", "TERM", "--"]).arg(program).args(command.get_args());
+    bound
 }
 
 /// A server with a handler for SIGTERM exits 0; one without ends by it.

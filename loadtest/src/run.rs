@@ -80,8 +80,10 @@ pub(crate) fn run(options: &Options) -> Result<Finished, Fault> {
     };
     let mut session =
         Session::open(&options.reach, options.authorization.as_deref(), options.scenario.connections_max())?;
+    // Of one that was just started, before it can go away.
+    let version = session.started.is_some().then(|| session.version());
     let mut finished = run_in(options, &session, &mut live)?;
-    finished.summary.environment.server_version = session.version();
+    finished.summary.environment.server_version = version.unwrap_or_else(|| session.version());
     // What was measured was measured, however the server ends.
     finished.summary.failures.extend(session.close().err().map(|fault| fault.to_string()));
     if let Some(mut bare) = bare {

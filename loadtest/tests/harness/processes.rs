@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -171,6 +171,33 @@ fn a_server_that_ends_badly_leaves_a_report_of_what_was_measured() {
     assert_eq!(ran.code, 1, "{}", ran.text);
     assert_eq!(ran.summary["correctness"]["conservation"], "holds");
     assert!(ran.summary["failures"][0].as_str().unwrap().contains("exit status: 3"), "{}", ran.text);
+}
+
+#[test]
+fn a_started_server_does_not_outlive_a_harness_that_is_killed() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = scenario(&Setup { seconds: 600, ..Setup::default() }, &folder);
+    let mut command = program();
+    command.arg("run").arg(path).args(["--start-node", "--node", &pretender(&stub, &folder, "exec sleep 600")]);
+    command.arg("--data-parent").arg(folder.path()).arg("--out").arg(folder.path().join("out"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    while stub.earns() == 0 {
+        pause(Duration::from_millis(5));
+    }
+    let started = children(&child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let runs = |pid: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    assert_eq!(started.len(), 2, "the server and a process that makes load");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while started.iter().any(runs) {
+        assert!(Instant::now() < deadline, "{started:?} still run; this test needs setpriv, of util-linux");
+        pause(Duration::from_millis(20));
+    }
 }
 
 #[test]
