@@ -1,6 +1,5 @@
 //! The machine that this runs on: limits, processor, kernel, memory, and what a process has used.
 
-use std::io::Read;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
@@ -113,8 +112,7 @@ fn kilobytes(text: &str, name: &str) -> u64 {
 /// So many random bytes in hexadecimal digits.
 pub(crate) fn random_hex(bytes: usize) -> Result<String, Fault> {
     let mut random = vec![0; bytes];
-    let mut source = std::fs::File::open("/dev/urandom").map_err(|error| Fault::failed("/dev/urandom", error))?;
-    source.read_exact(&mut random).map_err(|error| Fault::failed("/dev/urandom", error))?;
+    getrandom::fill(&mut random).map_err(|error| Fault::failed("random bytes", error))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
