@@ -26,7 +26,7 @@ use crate::worker;
 const AFTER_HELP: &str = "\
 Exit codes:
   0   everything that was required holds
-  1   the program could not do what it was told
+  1   the program could not do what it was told, or a server or a process went away before the books were read
   2   the command line or the scenario is wrong
   97  INVALID: the run says nothing about the server, and says why
   98  CORRECTNESS: points were created, lost or applied twice, or an answer was wrong
@@ -195,7 +195,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match obey(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(fault) => {
-            eprintln!("meed-loadtest: {fault}");
+            tell(&format!("meed-loadtest: {fault}"));
             ExitCode::from(if matches!(fault, Fault::Usage(_)) { EXIT_USAGE } else { EXIT_FAILED })
         }
     }
@@ -242,6 +242,11 @@ fn show(text: &str) {
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
+/// Writes a line to standard error, with the same right to be ignored.
+fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Runs once or several times; the exit code is the worst of all runs.
 fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
     let options = options(&arguments.scenario, &arguments.common, arguments.require.as_deref())?;
@@ -275,7 +280,7 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
         return Err(Fault::Usage("--from must be at least 1 and at most --to; lengths at least 1".to_owned()));
     }
     output::clear(&arguments.out)?;
-    let found = search(&options, Search { from, to, seconds, confirm_seconds }, &mut |text| eprintln!("{text}"))?;
+    let found = search(&options, Search { from, to, seconds, confirm_seconds }, &mut tell)?;
     if interrupt::is_asked() {
         return Err(Fault::Failed("ended by a signal: no rate was confirmed".to_owned()));
     }
@@ -375,10 +380,10 @@ fn invite(common: &CommonArguments, token: &str) -> Result<Option<Arc<TcpListene
     let Some(listen) = common.agents_listen.as_deref().filter(|_| common.agents > 0) else { return Ok(None) };
     let listener = fleet::listen(listen)?;
     let address = listener.local_addr().map_err(|error| Fault::failed(listen, error))?;
-    eprintln!(
+    tell(&format!(
         "waiting for {} processes of other machines; on each:\n  {TOKEN_VARIABLE}={token} meed-loadtest agent THIS_HOST:{}",
         common.agents,
         address.port()
-    );
+    ));
     Ok(Some(Arc::new(listener)))
 }

@@ -185,6 +185,9 @@ fn a_stream_that_may_not_be_read_is_no_server_without_a_stream() {
         assert!(ran.text.contains(&format!("the event stream cannot be read: {status}")), "{}", ran.text);
         assert!(ran.text.contains("no-events-here"), "{}", ran.text);
     }
+    let stranger = against(Vice::RefusesEvents(401), &setup(&[]));
+    assert!(stranger.code == 1 && stranger.text.contains("--token-file"), "{}", stranger.text);
+    assert!(!stranger.text.contains("events_max"), "leaving the stream out would not help: {}", stranger.text);
     let absent = against(Vice::RefusesEvents(404), &setup(&[]));
     assert_eq!(absent.code, 0, "{}", absent.text);
     assert_eq!(absent.summary["correctness"]["events"], "the server has no event stream");
@@ -400,6 +403,9 @@ fn output_that_nobody_reads_is_no_failure() {
     drop(reader);
     let output = command.arg("profiles").stdout(writer).output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(program().args(["run", "no-such-profile"]).stderr(writer).output().unwrap().status.code(), Some(2));
 }
 
 #[test]
