@@ -59,7 +59,7 @@ for _ in $(seq "$rounds"); do
     wait_for second $((SHARDS / 2))
 done
 kill -INT $load
-wait $load
+wait $load || true # the run was broken off, which its verdict may not like
 load=
 cat "$work/load"
 # From the logs: from when a shard that goes lets its commands wait until it has begun elsewhere.

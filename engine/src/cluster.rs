@@ -264,7 +264,12 @@ impl Work {
         let mut next_look = Instant::now();
         loop {
             let pause = next_look.saturating_duration_since(Instant::now());
-            let pause = if self.giving.is_some() { pause.min(GIVING_LOOK_INTERVAL) } else { pause };
+            let pause = match &self.giving {
+                // A look that is due waits too.
+                Some(_) if self.is_hurried() => GIVING_LOOK_INTERVAL,
+                Some(_) => pause.min(GIVING_LOOK_INTERVAL),
+                None => pause,
+            };
             match received.recv_timeout(pause) {
                 Ok(Event::Look) => self.told(),
                 Ok(Event::Quiet(shard)) => self.quiet(shard)?,
