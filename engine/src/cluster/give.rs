@@ -15,7 +15,7 @@ const GIVEN_ACCOUNTS_MAX: u64 = 64;
 /// The longest time for that.
 const GIVEN_CHECKPOINT_MAX: Duration = Duration::from_secs(2);
 
-/// How long the manager does nothing but wait for a shard whose commands wait.
+/// How long the manager does nothing but wait for a shard whose commands wait, and checkpoints of others wait too.
 const DRAIN_HURRY_MAX: Duration = Duration::from_millis(500);
 
 /// A shard on its way to another node.
@@ -43,9 +43,14 @@ impl Work {
         if drained.is_none() && (left <= GIVEN_ACCOUNTS_MAX || chosen.elapsed() >= GIVEN_CHECKPOINT_MAX) {
             *drained = Some((Instant::now(), left));
         }
+        let (shard, is_late) = (*shard, drained.is_some_and(|(since, _)| since.elapsed() >= DRAIN_HURRY_MAX));
         match drained {
-            Some(_) => self.parts.tell(*shard, Tenure::Drain),
-            None => self.parts.checkpoint(*shard),
+            Some(_) => self.parts.tell(shard, Tenure::Drain),
+            None => self.parts.checkpoint(shard),
+        }
+        if is_late {
+            // Something else than its checkpoint takes long, and those of others have waited enough.
+            self.parts.node.keeper().favour(None);
         }
     }
 
