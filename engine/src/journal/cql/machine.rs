@@ -259,7 +259,7 @@ impl Claim {
     pub fn begin(hint: i64, exists: bool, known_epoch: Option<i64>) -> (Self, Ask) {
         let walk = Walk::Looking;
         let mut claim = Self { first: hint, exists, bucket: hint, before: None, highest: 0, walk, steps: 0 };
-        let ask = match known_epoch.filter(|_| exists) {
+        let ask = match known_epoch.filter(|_| exists && !planted(Fault::ClaimWithoutRaise)) {
             Some(from) => claim.raise(from, false),
             None => Ask::Read { bucket: hint },
         };
