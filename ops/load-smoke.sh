@@ -55,6 +55,7 @@ check fronts smoke "${short[@]}" --fronts 2
 # 546 days of purchases.
 check replay cdnow --set replay.days_per_second=150
 # Long after the load has begun, and long before its end.
-by=(timeout --signal=INT --preserve-status 15)
+# To the run alone: a second signal, through its group, would end it at once.
+by=(timeout --foreground --signal=INT --preserve-status 15)
 check interrupted smoke --set stages.1.seconds=1800
 grep -qF 'ended early, after' "$folder/interrupted.out" || fail "interrupted: it does not say so"
