@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use meed_engine::clock::SystemTimes;
 use meed_engine::error::{Error, Result};
 use meed_engine::journal::cql::{
-    Cql, CqlConfig, CqlReader, Effect, History, ShardJournal, Statements, Trimmer, claim, open_keyspace,
+    Appends, Cql, CqlConfig, CqlReader, Effect, History, ShardJournal, Statements, Trimmer, claim, open_keyspace,
 };
 use meed_engine::journal::frame;
 use meed_engine::metrics::UpkeepMetrics;
@@ -101,7 +101,8 @@ impl Owner {
     }
 
     fn append_bytes(&mut self, cql: &Cql, sequence: u64, payload: &[u8]) -> Result<()> {
-        cql.block_on(self.journals[1].append(&frames(1, sequence, payload), sequence, 1))
+        let appends = Appends::new(1);
+        cql.block_on(self.journals[1].append(&appends, &frames(1, sequence, payload), sequence, 1))
     }
 
     fn removed(&self) -> u64 {
