@@ -190,19 +190,19 @@ fn read_round(
     next_shard: &mut usize,
     visit: &mut dyn FnMut(&Record),
 ) -> Result<Reached> {
-    let (shards, mut left) = (from.len(), ROUND_RECORDS);
-    for shard in (0..shards).map(|step| (*next_shard + step) % shards) {
+    let (shards, mut left, mut last) = (from.len(), ROUND_RECORDS, *next_shard);
+    for part in [*next_shard..shards, 0..*next_shard] {
         // Of the others everything counts as read.
-        let mut of_shard = vec![u64::MAX - 1; shards];
-        of_shard[shard] = from[shard];
-        let reached = read_on(records, &mut of_shard, left, &mut |record, _| {
+        let mut of_part = vec![u64::MAX - 1; shards];
+        of_part[part.clone()].copy_from_slice(&from[part.clone()]);
+        let reached = read_on(records, &mut of_part, left, &mut |record, _| {
             visit(record);
-            left -= 1;
+            (left, last) = (left - 1, usize::from(record.position.shard()));
             Ok(Next::More)
         });
-        from[shard] = of_shard[shard];
+        from[part.clone()].copy_from_slice(&of_part[part]);
         if reached? == Reached::Limit {
-            *next_shard = (shard + 1) % shards;
+            *next_shard = (last + 1) % shards;
             return Ok(Reached::Limit);
         }
     }

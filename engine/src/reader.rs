@@ -4,14 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use meed_schemas::codec;
 use meed_schemas::http::LIST_OFFSET_MAX;
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::record::{Record, RecordKind};
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
-use crate::journal::Records;
+use crate::journal::{self, Records};
 
 /// Reads that may wait when a page is asked for.
 pub const READS_MAX: usize = 65_536;
@@ -160,7 +159,7 @@ fn run(shared: &(Mutex<Shared>, Condvar), journal: &Records, on_fault: &(dyn Fn(
 /// Damage.
 pub fn read(journal: &Records, position: Position) -> Result<Option<Box<Record>>> {
     let Some(payload) = journal.read(position)? else { return Ok(None) };
-    decode(position, &payload).map(|record| Some(Box::new(record)))
+    journal::decode(position, &payload).map(|record| Some(Box::new(record)))
 }
 
 fn page(journal: &Records, query: &PageQuery) -> Result<Vec<Record>> {
@@ -192,18 +191,10 @@ fn page(journal: &Records, query: &PageQuery) -> Result<Vec<Record>> {
             continue;
         }
         for (found, payload) in rows {
-            (at, wanted) = take(decode(found, &payload)?);
+            (at, wanted) = take(journal::decode(found, &payload)?);
         }
     }
     Ok(records)
-}
-
-fn decode(position: Position, payload: &[u8]) -> Result<Record> {
-    codec::decode(position, payload).map_err(|error| Error::Damaged {
-        file: "journal".into(),
-        offset: 0,
-        detail: format!("record {position}: {error}"),
-    })
 }
 
 #[cfg(test)]

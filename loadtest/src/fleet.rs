@@ -83,12 +83,13 @@ pub(crate) trait Watch {
 impl Fleet {
     /// Starts local processes and waits for all to join.
     pub(crate) fn gather(sources: &Sources<'_>) -> Result<Self, Fault> {
-        let own = match sources.listener {
-            Some(_) => None,
-            None => Some(listen("127.0.0.1:0")?),
-        };
-        let Some(listener) = sources.listener.or(own.as_ref()) else {
-            return Err(Fault::Failed("there is nothing to listen on".to_owned()));
+        let own;
+        let listener = match sources.listener {
+            Some(listener) => listener,
+            None => {
+                own = listen("127.0.0.1:0")?;
+                &own
+            }
         };
         let address = listener.local_addr().map_err(|error| Fault::failed("the coordinator's listener", error))?;
         let (sender, messages) = channel();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{At, Work};
 use crate::error::{Error, Result};
 use crate::journal::cql::Changed;
-use crate::ownership::{Member, Seat};
+use crate::ownership::{LiveNode, Member, Seat};
 use crate::shard::Tenure;
 
 /// A shard that is to go is checkpointed while it still decides until no more accounts than this are left, because
@@ -28,15 +28,19 @@ pub(super) struct Giving {
     drained: Option<(Instant, u64)>,
 }
 
+/// Whether a node is there that can be given shards.
+fn can_take(live: &[LiveNode], to: &Member) -> bool {
+    live.iter().any(|node| node.member.incarnation == to.incarnation && !node.draining)
+}
+
 impl Work {
     /// Takes the shard that is to go a step further.
     pub(super) fn push_out(&mut self) {
         let Some(Giving { shard, to, chosen, drained }) = &mut self.giving else { return };
-        if drained.is_none()
-            && !self.live.iter().any(|node| node.member.incarnation == to.incarnation && !node.draining)
-        {
+        if drained.is_none() && !can_take(&self.live, to) {
             // It has left, or drains, since it was chosen.
-            self.end_giving();
+            self.giving = None;
+            self.parts.node.keeper().favour(None);
             return;
         }
         let left = self.parts.node.dirty_accounts_of(*shard);
@@ -61,11 +65,6 @@ impl Work {
         self.giving = Some(Giving { shard, to, chosen: Instant::now(), drained: None });
     }
 
-    fn end_giving(&mut self) {
-        self.giving = None;
-        self.parts.node.keeper().favour(None);
-    }
-
     /// Whether the commands of a shard wait while it is given away, and not for long. Nothing else is looked at then.
     pub(super) fn is_hurried(&self) -> bool {
         let drained = self.giving.as_ref().and_then(|giving| giving.drained);
@@ -75,24 +74,25 @@ impl Work {
     /// Nothing of a shard is under way any more: it goes.
     pub(super) fn quiet(&mut self, shard: u16) -> Result<()> {
         let Some(giving) = self.giving.take_if(|giving| giving.shard == shard) else { return Ok(()) };
-        self.end_giving();
+        self.parts.node.keeper().favour(None);
         let Giving { to, chosen, drained, .. } = giving;
         let (since, left_accounts) = drained.unwrap_or((chosen, 0));
         let quiet_ms = since.elapsed().as_millis();
         loop {
-            if self.change(shard, Seat { member: Arc::clone(&to), epoch: 0 })? == Changed::Done {
-                break;
+            match self.change(shard, Seat { member: Arc::clone(&to), epoch: 0 })? {
+                Changed::Done => break,
+                // Another change was quicker.
+                Changed::Lost => self.read_map()?,
+                Changed::Unknown => self.refresh()?,
             }
-            self.read_map()?;
             if self.map.is_owner(shard, to.incarnation) {
                 break;
             }
             if !self.map.is_owner(shard, self.own.incarnation) {
                 return Err(Error::Stopped(format!("another node owns shard {shard}")));
             }
-            let is_there = self.live.iter().any(|node| node.member.incarnation == to.incarnation && !node.draining);
             // The change that had no answer may still come: one more of the map makes it void.
-            if !is_there
+            if !can_take(&self.live, &to)
                 && let Some(own) = self.map.seats[usize::from(shard)].clone()
                 && self.change(shard, own)? == Changed::Done
             {

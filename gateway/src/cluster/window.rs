@@ -162,7 +162,7 @@ impl Window {
         }
     }
 
-    /// What has no answer yet and may be asked again: not before a later one of the same account that has one.
+    /// What has no answer yet and may be asked again: not before a later one of the same account that was decided now.
     fn open_requests(&mut self) -> Vec<usize> {
         if !self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Open(_))) {
             return Vec::new();
@@ -175,6 +175,7 @@ impl Window {
                     self.outcomes[index] = Outcome::Done(Err(*why));
                 }
                 Outcome::Open(_) => again.push(index),
+                Outcome::Done(Ok(Reply::Executed { replayed: true, .. } | Reply::RefusedBefore { .. })) => {}
                 Outcome::Done(_) => drop(answered.insert(&request.identity)),
             }
         }

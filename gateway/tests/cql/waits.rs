@@ -29,8 +29,8 @@ fn start(flags: &[String]) -> Node {
 }
 
 /// Sends batches to a node one after the other, each with an earn, the redemption of it, and another earn, on accounts
-/// of its own in all shards; so an item that overtakes another is refused. How many items were refused because their
-/// shard had no owner for longer than a request waits.
+/// of its own in all shards; so an item that overtakes another is refused. Each batch is sent once more. How many items
+/// were refused because their shard had no owner for longer than a request waits.
 fn batches(address: &str, client: usize, stop: &AtomicBool, done: &AtomicU64) -> u64 {
     let mut late = 0;
     let mut connection = super::node::Client::connect(address).unwrap();
@@ -46,15 +46,17 @@ fn batches(address: &str, client: usize, stop: &AtomicBool, done: &AtomicU64) ->
         let items: Vec<String> = (0..8)
             .flat_map(|account| [item(account, "earn", 5), item(account, "redeem", 5), item(account, "earn", 1)])
             .collect();
-        let begin = Instant::now();
-        let answer = connection.post("/api/v1/batch", None, &format!(r#"{{"items":[{}]}}"#, items.join(",")));
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, 207, "{answer:?}");
-        let took = begin.elapsed();
-        for (item, told) in items.iter().zip(answer.json()["results"].as_array().unwrap()) {
-            if told["status"] != 201 {
-                assert!(took >= OWNER_WAIT, "{item} after {took:?}: {told}");
-                late += 1;
+        let body = format!(r#"{{"items":[{}]}}"#, items.join(","));
+        for _ in 0..2 {
+            let begin = Instant::now();
+            let answer = connection.post("/api/v1/batch", None, &body).unwrap();
+            assert_eq!(answer.status, 207, "{answer:?}");
+            let took = begin.elapsed();
+            for (item, told) in items.iter().zip(answer.json()["results"].as_array().unwrap()) {
+                if told["status"] != 201 {
+                    assert!(took >= OWNER_WAIT, "{item} after {took:?}: {told}");
+                    late += 1;
+                }
             }
         }
         list(&mut connection, &format!("b-{client}-{}", round % 8));
@@ -78,7 +80,14 @@ fn list(connection: &mut super::node::Client, account: &str) {
 #[test]
 fn items_of_a_batch_wait_for_a_shard_on_its_way_and_keep_their_order() {
     let server = Server::new();
-    let a = server.start("batched", "a");
+    let start = |name| {
+        let mut flags = server.flags("batched", name);
+        // However slow the database is, a shard that has an owner decides: items wait for owners alone.
+        with(&mut flags, "--lease-ms", "12000");
+        with(&mut flags, "--cql-timeout-ms", "5000");
+        start(&flags)
+    };
+    let a = start("a");
     let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
     let wait_for = |more: u64| {
         let until = done.load(Ordering::Relaxed) + more;
@@ -96,10 +105,10 @@ fn items_of_a_batch_wait_for_a_shard_on_its_way_and_keep_their_order() {
         // Whatever fails here, the clients end.
         let moved = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_for(5);
-            let b = server.start("batched", "b");
+            let b = start("b");
             server.wait_for_status("batched", &["a up 2 2", "b up 2 2"]);
             wait_for(5);
-            let c = server.start("batched", "c");
+            let c = start("c");
             server.wait_for_status("batched", &["a up 2 2", "b up 1 1", "c up 1 1"]);
             wait_for(5);
             for node in [b, c] {
@@ -108,7 +117,7 @@ fn items_of_a_batch_wait_for_a_shard_on_its_way_and_keep_their_order() {
             }
             // What reaches a node that has nothing left goes on to whom has it.
             for _ in 0..4 {
-                let b = server.start("batched", "b");
+                let b = start("b");
                 server.wait_for_status("batched", &["a up 2 2", "b up 2 2"]);
                 b.stop();
                 wait_for(5);

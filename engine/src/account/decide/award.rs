@@ -9,8 +9,8 @@ use meed_schemas::time::{Millis, NEVER};
 use super::spend;
 use super::{Operation, Shown, check_status, check_time};
 use crate::account::apply::ExpiredBefore;
-use crate::account::session::{Session, Step};
-use crate::account::wallet::{LOTS_MAX, Moves, Wallet};
+use crate::account::session::{Session, Step, Stop};
+use crate::account::wallet::{LOTS_MAX, Wallet};
 use crate::account::{SPEND_MONTH_MAX, SPEND_MONTHS_MAX};
 use crate::program::{Version, award::award};
 
@@ -174,19 +174,12 @@ pub(super) fn sale(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     };
     check_status(session, redeem_points.is_some())?;
     check_time(session, occurred_at)?;
-    let (moves, wallet);
-    let award = match redeem_points {
-        None => {
-            moves = Moves::new();
-            plan(session, &session.account.wallet, Basis::Amount(amount), occurred_at, None, None)?
-        }
-        Some(points) => {
-            moves = spend::plan(session, points)?;
-            wallet = session.account.wallet.after(&moves);
-            plan(session, &wallet, Basis::Amount(amount), occurred_at, None, None)?
-        }
-    };
-    let redemption = redeem_points.map(|points| {
+    let spent = redeem_points.map(|points| Ok::<_, Stop>((points, spend::plan(session, points)?))).transpose()?;
+    let wallet = &session.account.wallet;
+    let redeemed = spent.as_ref().map(|(_, moves)| wallet.after(moves));
+    let wallet = redeemed.as_ref().unwrap_or(wallet);
+    let award = plan(session, wallet, Basis::Amount(amount), occurred_at, None, None)?;
+    let redemption = spent.map(|(points, moves)| {
         let mut record = session.draft(RecordKind::Redeem, occurred_at, award.version, Detail::Redeem { hold: None });
         record.points = -points;
         record.moves = moves;
