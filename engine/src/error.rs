@@ -74,6 +74,9 @@ pub enum Error {
         /// What the cluster or the driver said.
         detail: String,
     },
+    /// Events could not be published by a tool.
+    #[error("cannot publish events: {0}")]
+    Publish(String),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes: {0}")]
     NoRandomness(#[from] getrandom::Error),

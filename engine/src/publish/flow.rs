@@ -54,12 +54,21 @@ pub(crate) trait Topics {
 /// Why no more was handed over.
 #[derive(Debug)]
 pub(crate) enum Stuck {
-    /// The client takes no more for now.
-    Full,
     /// The client is of no use any more.
     Refused(String),
     /// The journal cannot be read.
     Journal(Error),
+}
+
+/// What became of a turn that did not end early.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// How far it has read.
+    pub(crate) reached: Reached,
+    /// Whether nothing more can be handed over before something is confirmed.
+    pub(crate) is_full: bool,
+    /// Whether a flush of balances has begun.
+    pub(crate) has_begun_flush: bool,
 }
 
 /// See the module.
@@ -101,7 +110,7 @@ impl Flow {
     }
 
     /// Whether more can be read and handed over.
-    pub(crate) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.waiting() < WINDOW && !self.balances.as_ref().is_some_and(Balances::is_full)
     }
 
@@ -145,20 +154,39 @@ impl Flow {
         (self.confirmed.len(), confirmed)
     }
 
-    /// Reads on and hands over.
+    /// Reads on and hands over, as far as there is room, then balances: also where so many accounts wait for a flush that
+    /// nothing is read. `may_send` is asked before whatever others may have sent since.
     ///
     /// # Errors
-    /// Why it ended before the end of what is durable, with everything before that handed over.
-    pub(crate) fn send_some(
+    /// The client is of no use any more, or the journal cannot be read; everything before that is handed over.
+    pub(crate) fn turn(
         &mut self,
         topics: &impl Topics,
         journal: &Records,
         programs: &dyn Fn() -> Arc<Programs>,
-    ) -> Result<Reached, Stuck> {
+        is_flush_due: bool,
+        may_send: &dyn Fn() -> bool,
+    ) -> Result<Turn, Stuck> {
+        let may_read = self.has_room() && may_send();
+        let reached = if may_read { self.send_some(topics, journal, programs)? } else { None };
+        let is_full = reached.is_none() || !self.has_room();
+        let reached = reached.unwrap_or(Reached::Limit);
+        let has_begun_flush = may_send() && self.flush_balances(topics, &programs(), is_flush_due, may_send);
+        Ok(Turn { reached, is_full, has_begun_flush })
+    }
+
+    /// Reads on and hands over; nothing when the client takes no more for now.
+    fn send_some(
+        &mut self,
+        topics: &impl Topics,
+        journal: &Records,
+        programs: &dyn Fn() -> Arc<Programs>,
+    ) -> Result<Option<Reached>, Stuck> {
         let mut rendering = Rendering::new(journal.journal_id(), programs);
         let Self { from, begin, outbox, balances, data, .. } = self;
         let room = WINDOW.saturating_sub(outbox.waiting()).clamp(1, READ_RECORDS_MAX);
-        let mut stuck = None;
+        // What the client said instead of taking a message.
+        let mut refused = None;
         let reached = read_on(journal, from, room, &mut |record, _| {
             if let Some(balances) = balances {
                 balances.note(record);
@@ -175,25 +203,24 @@ impl Flow {
             match sent {
                 None => outbox.passed(shard, sequence),
                 Some(Sent::Taken) => outbox.sent(shard, sequence, record.recorded_at),
-                Some(Sent::Full) => stuck = Some(Stuck::Full),
-                Some(Sent::Refused(detail)) => stuck = Some(Stuck::Refused(detail)),
-            }
-            if stuck.is_some() {
                 // Not read: it comes again.
-                return Err(Error::Stopped(String::new()));
+                Some(sent) => {
+                    refused = Some(sent);
+                    return Err(Error::Stopped(String::new()));
+                }
             }
             Ok(if balances.as_ref().is_some_and(Balances::is_full) { Next::Stop } else { Next::More })
         });
-        match (stuck, reached) {
-            (Some(stuck), _) => Err(stuck),
-            (None, Ok(reached)) => Ok(reached),
-            (None, Err(error)) => Err(Stuck::Journal(error)),
+        match (refused, reached) {
+            (Some(Sent::Refused(detail)), _) => Err(Stuck::Refused(detail)),
+            (Some(Sent::Full | Sent::Taken), _) => Ok(None),
+            (None, reached) => reached.map(Some).map_err(Stuck::Journal),
         }
     }
 
     /// Hands over balances of the flush that is under way, which may begin if `is_due`; returns whether one did. `may_send`
     /// is asked before each: whoever slept in between would hand over what is older than what another owner has sent.
-    pub(crate) fn flush_balances(
+    fn flush_balances(
         &mut self,
         topics: &impl Topics,
         programs: &Programs,
@@ -234,3 +261,7 @@ impl Flow {
         mark
     }
 }
+
+#[cfg(test)]
+#[path = "flow_tests.rs"]
+mod tests;

@@ -70,10 +70,10 @@ const FIXED_TOO: &[&str] = &[
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Trouble {
     /// No broker answers.
-    #[error("no broker answers: {0}; publishing goes on when one does")]
+    #[error("no broker answers: {0}")]
     Unreachable(String),
     /// The topic is not there.
-    #[error("the topic {0} does not exist; create it, and publishing goes on")]
+    #[error("the topic {0} does not exist; create it")]
     TopicMissing(String),
     /// The topic has another number of partitions than at the first publication.
     #[error(

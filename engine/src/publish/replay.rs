@@ -41,8 +41,8 @@ pub fn replay(data: &Path, options: &KafkaOptions, range: &Range) -> Result<u64>
     let programs = RwLock::new(stored_programs(data, &folder)?);
     let current = || Arc::new(programs.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone());
     let topic = TopicMark { name: options.events_topic.clone(), ..TopicMark::default() };
-    let stopped = |trouble: super::kafka::Trouble| Error::Stopped(trouble.to_string());
-    let link = Link::connect(options, &topic, &TopicMark::default(), None).map_err(stopped)?;
+    let failed = |trouble: super::kafka::Trouble| Error::Publish(trouble.to_string());
+    let link = Link::connect(options, &topic, &TopicMark::default(), None).map_err(failed)?;
     let mut from = journal.removed_sequence()?;
     let mut outbox = Outbox::new(&from);
     let (mut count, mut confirmed, mut value) = (0, Vec::new(), Vec::new());
@@ -77,7 +77,7 @@ pub fn replay(data: &Path, options: &KafkaOptions, range: &Range) -> Result<u64>
                     is_full = true;
                     return Err(Error::Stopped(String::new()));
                 }
-                Some(Sent::Refused(detail)) => return Err(Error::Stopped(detail)),
+                Some(Sent::Refused(detail)) => return Err(Error::Publish(detail)),
             }
             Ok(Next::More)
         });
@@ -91,7 +91,7 @@ pub fn replay(data: &Path, options: &KafkaOptions, range: &Range) -> Result<u64>
             outbox.confirmed(position.shard(), position.sequence());
         }
         if let Some(refused) = link.refused() {
-            return Err(Error::Stopped(format!("Kafka refused a message: {refused}")));
+            return Err(Error::Publish(format!("Kafka refused a message: {refused}")));
         }
         if reached == Reached::End && outbox.waiting() == 0 {
             return Ok(count);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use meed_schemas::time::Millis;
 
-use super::flow::{Flow, Stuck};
+use super::flow::{Flow, Stuck, Turn};
 use super::kafka::{Link, Trouble, check_properties};
 use super::mark::{Mark, Marks};
 use super::{CurrentPrograms, Fencing};
@@ -165,7 +165,7 @@ impl Run {
             let Err(trouble) = ended else { continue };
             self.metrics.failures.increment(1);
             if logged.as_ref().is_none_or(|(same, at)| *same != trouble || at.elapsed() >= LOG_INTERVAL) {
-                tracing::warn!(%trouble, "events are not published; the journal keeps them");
+                tracing::warn!(%trouble, "events are not published; the journal keeps them until they can be");
                 logged = Some((trouble, Instant::now()));
             }
             self.report(None);
@@ -224,19 +224,14 @@ impl Run {
             if self.taken.due() && flow.send_balances_again(&self.mark.balances.published) {
                 self.taken.again_at.fill(None);
             }
-            let may_send = flow.has_room() && self.holds();
-            let sent = match may_send {
-                true => flow.send_some(link, &self.journal, &*self.programs),
-                false => Ok(Reached::Limit),
-            };
-            let (reached, is_full) = match sent {
-                Ok(reached) => (reached, !flow.has_room() || !may_send),
-                Err(Stuck::Full) => (Reached::Limit, true),
+            let is_flush_due = flushed_at.elapsed() >= flush_interval || self.shared.until().is_some();
+            let turn = flow.turn(link, &self.journal, &*self.programs, is_flush_due, &|| self.holds());
+            let Turn { reached, is_full, has_begun_flush } = match turn {
+                Ok(turn) => turn,
                 Err(Stuck::Refused(detail)) => break Err(Trouble::Refused(detail)),
                 Err(Stuck::Journal(error)) => break Err(Trouble::Journal(error.to_string())),
             };
-            let is_flush_due = flushed_at.elapsed() >= flush_interval || self.shared.until().is_some();
-            if may_send && flow.flush_balances(link, &(self.programs)(), is_flush_due, &|| self.holds()) {
+            if has_begun_flush {
                 flushed_at = Instant::now();
             }
             if saved_at.elapsed() >= SAVE_INTERVAL {

@@ -17,7 +17,6 @@ use serde_json::Value;
 use super::node::DATA;
 use crate::disk::Disk;
 use crate::error::{Error, Result};
-use crate::feed::Reached;
 use crate::journal::Records;
 use crate::program::Programs;
 use crate::publish::flow::{Flow, Sent, Stuck, Topics};
@@ -339,18 +338,12 @@ impl Publisher {
         if self.broker.0.borrow().has_refused {
             return self.connect_again();
         }
-        let reached = match self.flow.has_room() {
-            true => self.flow.send_some(&self.broker, &self.journal, &|| Arc::clone(programs)),
-            false => Ok(Reached::Limit),
-        };
-        match reached {
-            Ok(_) | Err(Stuck::Full) => {}
-            Err(Stuck::Refused(detail)) if detail == REFUSAL => return self.connect_again(),
-            Err(Stuck::Refused(detail)) => return Err(Error::Stopped(detail)),
-            Err(Stuck::Journal(error)) => return Err(error),
+        match self.flow.turn(&self.broker, &self.journal, &|| Arc::clone(programs), flush, &|| true) {
+            Ok(_) => Ok(()),
+            Err(Stuck::Refused(detail)) if detail == REFUSAL => self.connect_again(),
+            Err(Stuck::Refused(detail)) => Err(Error::Stopped(detail)),
+            Err(Stuck::Journal(error)) => Err(error),
         }
-        self.flow.flush_balances(&self.broker, programs, flush, &|| true);
-        Ok(())
     }
 
     /// Saves how far it is. If that fails, it connects again.
