@@ -195,7 +195,11 @@ impl Tenancy {
             (Place::Elsewhere, Input::CheckpointAll) => node.note_absent(self.id),
             // What a tenure before this one had asked for.
             (Place::Elsewhere | Place::Coming(_), _) => {}
-            (Place::Going { waiting, .. }, input @ (Input::Command(_) | Input::Due(_))) => waiting.push(input),
+            // The keys that were spilled come piece by piece: another piece would be asked for behind what makes the store
+            // forget the shard, and remembered when the shard comes back.
+            (Place::Going { waiting, .. }, input @ (Input::Command(_) | Input::Due(_) | Input::SpilledKeys(..))) => {
+                waiting.push(input);
+            }
             (Place::Going { .. }, Input::Tick) => {}
             (Place::Going { shard, .. }, input) => {
                 shard.handle(input, world, lane, out)?;
@@ -302,5 +306,57 @@ impl Actor for Supervisor {
             node.fault(Error::Stopped(format!("a shard failed: {error}")));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::account::Totals;
+    use crate::clock::SystemTimes;
+    use crate::config::EngineConfig;
+    use crate::program::Programs;
+    use crate::secrets::Secrets;
+    use crate::shard::ShardStart;
+    use crate::store::KeyPlace;
+
+    #[test]
+    fn a_shard_that_is_to_go_asks_for_no_more_spilled_keys_until_it_stays() {
+        let (config, secrets) = (EngineConfig::new("unused"), Secrets::from_random(&[1; 96]));
+        let on_fault = Box::new(|_: &Error| {});
+        let times = SystemTimes::start();
+        let node = Node::new(config, 1, secrets, Vec::new(), Programs::default(), i64::MAX, times, on_fault, None);
+        let limits = ShardLimits {
+            resident_bytes: 1 << 20,
+            unbounded_loads_per_tick: 1,
+            filter_bytes: 1 << 10,
+            checkpoint_records: 1,
+            checkpoint_interval_ms: 1_000,
+            checkpoint_rows: 1,
+            checkpoint_step: 1,
+            pack_after_ms: 1_000,
+            settled_per_tick: 1,
+        };
+        let start = ShardStart {
+            id: 0,
+            last_sequence: 0,
+            last_recorded_at: 0,
+            totals: Totals::default(),
+            accounts: 0,
+            replayed: Vec::new(),
+            no_spilled_keys: false,
+            seed: 1,
+        };
+        let shard = Box::new(Shard::new(start, limits));
+        let place = Place::Going { shard, waiting: Vec::new(), was_told: true };
+        let mut tenancy = Tenancy { id: 0, place, limits };
+        let world = World { now: 0, settle_until: 0, elapsed_ms: 0, programs: Arc::default() };
+        let (mut lane, mut out) = (Lane::of_shard(0, 0, usize::MAX), Output::default());
+        let piece = Input::SpilledKeys(vec![7], Some(KeyPlace::FIRST));
+        tenancy.away(&node, piece, true, &world, &mut lane, &mut out).unwrap();
+        assert!(out.jobs.is_empty(), "its rows are forgotten before this is asked");
+        tenancy.change(&node, Tenure::Resume, true, &world, &mut lane, &mut out).unwrap();
+        assert_eq!(out.jobs.len(), 1);
     }
 }

@@ -292,6 +292,7 @@ impl Work {
                 next_look = Instant::now() + MAP_LOOK_INTERVAL;
             }
         }
+        self.stay();
         for thread in self.beginning {
             let _ = thread.join();
         }

@@ -12,11 +12,13 @@ use crate::shard::Tenure;
 /// A shard that is to go is checkpointed while it still decides until no more accounts than this are left, because
 /// commands wait while the rest is written.
 const GIVEN_ACCOUNTS_MAX: u64 = 64;
-/// The longest time for that.
+/// The longest time for that; checkpoints of other shards wait for it.
 const GIVEN_CHECKPOINT_MAX: Duration = Duration::from_secs(2);
 
 /// How long the manager does nothing but wait for a shard whose commands wait, and checkpoints of others wait too.
 const DRAIN_HURRY_MAX: Duration = Duration::from_millis(500);
+/// The part of a lease that this may be: who looked at no other node for a third of it would count anew.
+const DRAIN_HURRY_SHARE: u32 = 6;
 
 /// A shard on its way to another node.
 pub(super) struct Giving {
@@ -39,20 +41,18 @@ impl Work {
         let Some(Giving { shard, to, chosen, drained }) = &mut self.giving else { return };
         if drained.is_none() && !can_take(&self.live, to) {
             // It has left, or drains, since it was chosen.
-            self.giving = None;
-            self.parts.node.keeper().favour(None);
-            return;
+            return self.stay();
         }
         let left = self.parts.node.dirty_accounts_of(*shard);
         if drained.is_none() && (left <= GIVEN_ACCOUNTS_MAX || chosen.elapsed() >= GIVEN_CHECKPOINT_MAX) {
             *drained = Some((Instant::now(), left));
         }
-        let (shard, is_late) = (*shard, drained.is_some_and(|(since, _)| since.elapsed() >= DRAIN_HURRY_MAX));
+        let (shard, drained) = (*shard, drained.is_some());
         match drained {
-            Some(_) => self.parts.tell(shard, Tenure::Drain),
-            None => self.parts.checkpoint(shard),
+            true => self.parts.tell(shard, Tenure::Drain),
+            false => self.parts.checkpoint(shard),
         }
-        if is_late {
+        if drained && !self.is_hurried() {
             // Something else than its checkpoint takes long, and those of others have waited enough.
             self.parts.node.keeper().favour(None);
         }
@@ -65,10 +65,19 @@ impl Work {
         self.giving = Some(Giving { shard, to, chosen: Instant::now(), drained: None });
     }
 
+    /// The shard that is to go stays, so that the checkpoints of all go on and its commands are answered.
+    pub(super) fn stay(&mut self) {
+        if let Some(giving) = self.giving.take() {
+            self.parts.node.keeper().favour(None);
+            self.parts.tell(giving.shard, Tenure::Resume);
+        }
+    }
+
     /// Whether the commands of a shard wait while it is given away, and not for long. Nothing else is looked at then.
     pub(super) fn is_hurried(&self) -> bool {
         let drained = self.giving.as_ref().and_then(|giving| giving.drained);
-        drained.is_some_and(|(since, _)| since.elapsed() < DRAIN_HURRY_MAX)
+        let hurry_max = DRAIN_HURRY_MAX.min(self.parts.registry.lease() / DRAIN_HURRY_SHARE);
+        drained.is_some_and(|(since, _)| since.elapsed() < hurry_max)
     }
 
     /// Nothing of a shard is under way any more: it goes.
