@@ -189,13 +189,8 @@ fn open_folder(config: &EngineConfig) -> Result<Durable> {
             detail: "it is the journal of another node; put the folders of one node together".into(),
         });
     }
-    let secrets = match Secrets::load(&config.data, folder.journal_id)? {
+    let secrets = match Secrets::load_beside(&config.data, folder.journal_id, recovered.last_batch > 0)? {
         Some(secrets) => secrets,
-        // A journal whose keys were hashed with secrets that are gone would execute every retry again.
-        None if recovered.last_batch > 0 => {
-            let detail = "it has a journal but no secrets; restore that file from a copy".into();
-            return Err(Error::Mismatch { path: config.data.clone(), detail });
-        }
         None => Secrets::create(&config.data, folder.journal_id)?,
     };
     let store_half = MemoryShares::of(config.memory_bytes).store_half;

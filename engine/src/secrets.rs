@@ -146,6 +146,20 @@ impl Secrets {
         }
     }
 
+    /// As [`Secrets::load`], of a folder whose journal has records or not.
+    ///
+    /// # Errors
+    /// As there; and [`Error::Mismatch`] where there are records but no secrets: with others every retry would be executed
+    /// again.
+    pub fn load_beside(dir: &Path, journal_id: u128, has_records: bool) -> Result<Option<Self>> {
+        let secrets = Self::load(dir, journal_id)?;
+        if secrets.is_none() && has_records {
+            let detail = "it has a journal but no secrets; restore that file from a copy".into();
+            return Err(Error::Mismatch { path: dir.to_owned(), detail });
+        }
+        Ok(secrets)
+    }
+
     fn to_bytes(&self, journal_id: u128) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(FILE_BYTES);
         bytes.extend_from_slice(MAGIC);

@@ -117,9 +117,9 @@ pub fn verify(data: &Path, snapshot: Option<&Path>) -> Result<VerifyReport> {
     let disk = Disk::default();
     let folder = FolderIdentity::read(&disk, data)?;
     let _lock = disk.lock(data)?;
-    // Without them no key and no alias is found again.
-    Secrets::load(data, folder.journal_id)?;
     let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"))?;
+    // Without them no key and no alias is found again.
+    Secrets::load_beside(data, folder.journal_id, recovered.last_batch > 0)?;
     let cut = recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset));
     let state = data.join("state");
     let store = match state.exists() {

@@ -61,6 +61,8 @@ fn folders_of_two_nodes_do_not_mix() {
     fs::remove_file(mixed.join("secrets")).unwrap();
     let (code, message) = Node::refused(&mixed, SMALL);
     assert!(code == Some(1) && message.contains("restore that file"), "{message}");
+    let (code, _, message) = verify(&mixed);
+    assert!(code == Some(1) && message.contains("restore that file"), "{message}");
     let (code, message) = Node::refused(&one, &["--shards", "8"]);
     assert!(code == Some(1) && message.contains("has 4 shards and 8 were asked for"), "{message}");
 }

@@ -88,6 +88,11 @@ async fn make_keyspace(cql: &Cql, config: &CqlConfig) -> Result<()> {
     if !found.is_empty() {
         return Ok(());
     }
+    // One that lies in all of them would be refused for ever after.
+    let all = cql.datacenters();
+    if all.len() > 1 {
+        asked_datacenter(&all, config.datacenter.as_deref()).map_err(|detail| mismatch(config, detail))?;
+    }
     let (keyspace, replicas) = (&config.keyspace, config.replicas);
     let place = config.datacenter.as_deref().unwrap_or("replication_factor").replace('\'', "''");
     tracing::info!(keyspace, replicas, "creating the keyspace");
@@ -118,12 +123,7 @@ fn one_datacenter(
     replication: &BTreeMap<String, String>,
     asked: Option<&str>,
 ) -> std::result::Result<(), String> {
-    let Some(asked) = asked.filter(|asked| all.contains(*asked)) else {
-        let all = all.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(format!(
-            "the cluster has the datacenters {all}; say with --cql-datacenter in which the keyspace lies"
-        ));
-    };
+    let asked = asked_datacenter(all, asked)?;
     let is_elsewhere = |(name, replicas): (&String, &String)| name != "class" && name != asked && replicas != "0";
     if replication.iter().any(is_elsewhere) || !replication.contains_key(asked) {
         return Err(format!(
@@ -132,6 +132,14 @@ fn one_datacenter(
         ));
     }
     Ok(())
+}
+
+/// The datacenter of these in which the keyspace is to lie.
+fn asked_datacenter<'a>(all: &BTreeSet<String>, asked: Option<&'a str>) -> std::result::Result<&'a str, String> {
+    asked.filter(|asked| all.contains(*asked)).ok_or_else(|| {
+        let all = all.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        format!("the cluster has the datacenters {all}; say with --cql-datacenter in which the keyspace lies")
+    })
 }
 
 /// Compares the tables that are there with what they must be; returns those that are not there.

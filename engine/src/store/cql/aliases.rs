@@ -68,7 +68,8 @@ impl CqlAliases {
     }
 
     /// Gives an alias that nobody has. It is listed first, so that no alias is ever missing from its account's list;
-    /// what is listed and was not given is passed over. False when somebody has it: by [`CqlAliases::find`] it may be
+    /// what is listed and was not given is passed over. Once it is given it is listed anew: who took it at the same time
+    /// may unlist what was listed before. False when somebody has it: by [`CqlAliases::find`] it may be
     /// this account, by an earlier try whose answer was lost.
     ///
     /// # Errors
@@ -78,7 +79,11 @@ impl CqlAliases {
         self.cql.block_on(async {
             self.cql.write("list an alias", &self.put_listed, (account, alias, listed)).await?;
             let values = (alias, account, row.sealed.as_slice());
-            Ok(self.cql.conditional_resolved("give an alias", &self.give, values).await?.applied())
+            let is_given = self.cql.conditional_resolved("give an alias", &self.give, values).await?.applied();
+            if is_given {
+                self.cql.write("list an alias", &self.put_listed, (account, alias, listed)).await?;
+            }
+            Ok(is_given)
         })
     }
 
