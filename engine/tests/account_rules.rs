@@ -231,13 +231,15 @@ fn reversals_are_bounded_by_what_is_left() {
     assert!(matches!(all.detail, Detail::Reversal { shortfall_points: 5, reversed_points: 10, .. }));
     assert_eq!(all.points, -5);
     assert_eq!(w.ask(reverse(&all, Portion::Rest)).refused(), Refusal::NotReversible);
-    let nowhere = Command::Reverse {
-        original: Position::new(SHARD, 999),
-        portion: Portion::Rest,
-        occurred_at: None,
-        references: None,
-    };
-    assert_eq!(w.ask(nowhere).refused(), Refusal::UnknownTransaction);
+    for sequence in [999, 0] {
+        let nowhere = Command::Reverse {
+            original: Position::new(SHARD, sequence),
+            portion: Portion::Rest,
+            occurred_at: None,
+            references: None,
+        };
+        assert_eq!(w.ask(nowhere).refused(), Refusal::UnknownTransaction);
+    }
     // Another account's record is unknown here.
     let mut other = spent.clone();
     other.identity = Identity::member("p", "m-2");

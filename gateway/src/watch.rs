@@ -22,7 +22,7 @@ use crate::route::Endpoint;
 use meed_schemas::http::problem::{Kind, Problem};
 
 /// Most bytes that are read and thrown away for a client that still sends after its last answer.
-const LINGER_BYTES_MAX: usize = 1 << 20;
+const LINGER_BYTES_MAX: usize = 64 << 20;
 /// Longest answer that hyper itself makes for a head that it cannot read.
 const BARE_ANSWER_BYTES_MAX: usize = 256;
 
@@ -320,7 +320,7 @@ impl AsyncWrite for Stream {
             this.shut = true;
             this.state.enter(Phase::Lingering, this.context.clock.now_ms());
         }
-        let mut scratch = [0u8; 4096];
+        let mut scratch = [0u8; 16_384];
         while !this.ended && this.lingered_bytes < LINGER_BYTES_MAX {
             let mut buffer = ReadBuf::new(&mut scratch);
             match ready!(Pin::new(&mut this.inner).poll_read(cx, &mut buffer)) {

@@ -37,7 +37,7 @@ pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
 /// A leap second counts as the second after it. `None` when it is not one.
 pub fn parse(text: &str) -> Option<Millis> {
     let b = text.as_bytes();
-    if b.len() < 20 || b.len() > 64 || b[4] != b'-' || b[7] != b'-' || !matches!(b[10], b'T' | b't' | b' ') {
+    if b.len() < 20 || b[4] != b'-' || b[7] != b'-' || !matches!(b[10], b'T' | b't' | b' ') {
         return None;
     }
     if b[13] != b':' || b[16] != b':' {
@@ -125,6 +125,8 @@ mod tests {
         assert_eq!(parse("2026-11-21T01:02:03.004Z"), Some(1_795_222_923_004));
         assert_eq!(parse("2026-11-21T08:02:03.0049999+07:00"), Some(1_795_222_923_004));
         assert_eq!(format(1_795_222_923_004), "2026-11-21T01:02:03.004Z");
+        let long = format!("2026-11-21T01:02:03.004{}Z", "9".repeat(1_000));
+        assert_eq!(parse(&long), Some(1_795_222_923_004));
         assert_eq!(parse("2016-12-31T23:59:60Z"), parse("2017-01-01T00:00:00Z"));
         assert_eq!(format(parse("1969-12-31T23:59:59.9-00:00").unwrap_or(0)), "1969-12-31T23:59:59.900Z");
     }

@@ -356,7 +356,8 @@ pub(super) fn with_trace(
 
 /// A transaction of this account.
 pub(super) fn transaction<'a>(session: &Session<'a>, position: Position) -> Step<&'a Record> {
-    if position.shard() != session.shard || position.sequence() > session.account.applied {
+    let sequence = position.sequence();
+    if position.shard() != session.shard || sequence == 0 || sequence > session.account.applied {
         return Err(Refusal::UnknownTransaction.into());
     }
     match session.facts.record(position) {
