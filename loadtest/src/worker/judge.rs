@@ -59,6 +59,10 @@ pub(super) fn judge<'a>(planned: &Planned, answer: &'a Answer<'_>, is_first: boo
     if planned.operation == Operation::Batch && answer.status == 207 {
         return judge_batch(planned, &answer.body, is_first, rules);
     }
+    // No success of one operation tells what became of several.
+    if planned.operation == Operation::Batch && answer.status < 400 {
+        return Judgement::Wrong(format!("status {} where 207 is success", answer.status));
+    }
     judge_one(planned, planned.account, answer.status, &answer.body, is_first && answer.replayed, rules)
 }
 
@@ -248,6 +252,8 @@ mod tests {
         let Judgement::Batch(items) = judge(&planned(Operation::Batch), &answer, true, RULES) else { panic!() };
         assert!(matches!(items[0], Judgement::Acknowledged(_)));
         assert!(matches!(items[1], Judgement::Wrong(_)), "the second item was for p-4");
+        let alone = self::answer(201, &good);
+        assert!(matches!(judge(&planned(Operation::Batch), &alone, true, RULES), Judgement::Wrong(_)), "of one item");
         let short = self::answer(207, r#"{"results":[]}"#);
         assert!(matches!(judge(&planned(Operation::Batch), &short, true, RULES), Judgement::Wrong(_)));
     }

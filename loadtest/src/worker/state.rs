@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
@@ -277,39 +278,42 @@ impl State {
             }
             let (is_failed, is_unknown) = how(&judgement, flight.past.is_open);
             self.books.ended(flight.stage, &flight.planned, is_failed, is_unknown);
-            self.write_down(&flight, 0, judgement);
+            self.write_down(&flight, self.items(&flight.planned), judgement);
         }
         self.release(slot, now_ns);
     }
 
-    pub(super) fn write_down(&mut self, flight: &Flight, item: u32, judgement: Judgement<'_>) {
-        let (stage, planned) = (flight.stage, &flight.planned);
+    /// Enters what became of some items of a batch: of all of them, where it was answered as a whole, because each has a
+    /// key and an account of its own. Any other request is its only item.
+    fn write_down(&mut self, flight: &Flight, items: Range<u32>, judgement: Judgement<'_>) {
+        let (stage, planned, is_open) = (flight.stage, &flight.planned, flight.past.is_open);
         match judgement {
             // Of a server whose bodies are not read: as many operations as the other would have told of.
             Judgement::Acknowledged(None) if planned.operation == Operation::Batch => {
-                let items = u64::from(self.plan.scenario.mix.batch_items);
-                *self.books.stage(stage).acknowledged.entry(planned.operation).or_default() += items;
+                *self.books.stage(stage).acknowledged.entry(planned.operation).or_default() += items.len() as u64;
             }
             Judgement::Acknowledged(effect) => {
                 if let Some(effect) = &effect {
                     self.traffic.learn(planned, effect);
                 }
-                self.books.acknowledged(stage, planned, item, effect.as_ref());
+                self.books.acknowledged(stage, planned, items.start, effect.as_ref());
             }
-            Judgement::Batch(items) => {
-                (0..).zip(items).for_each(|(item, judgement)| self.write_down(flight, item, judgement));
+            Judgement::Batch(judgements) => {
+                let judged = items.zip(judgements);
+                judged.for_each(|(item, judgement)| self.write_down(flight, item..item + 1, judgement));
             }
             // What refuses a later attempt says nothing of an earlier one without an answer.
             Judgement::Refused { kind: Refusal::Business, problem, .. } => {
-                self.books.refused(stage, planned, item, problem, true, flight.past.is_open);
+                items.for_each(|item| self.books.refused(stage, planned, item, problem, true, is_open));
             }
             Judgement::Refused { problem, status, .. } => {
-                self.books.refused(stage, planned, item, &format!("{status} {problem}"), false, flight.past.is_open);
+                let problem = format!("{status} {problem}");
+                items.for_each(|item| self.books.refused(stage, planned, item, &problem, false, is_open));
             }
-            Judgement::Unknown(kind) => self.books.unknown(stage, planned, item, &kind),
+            Judgement::Unknown(kind) => items.for_each(|item| self.books.unknown(stage, planned, item, &kind)),
             Judgement::Wrong(what) => {
-                self.books.wrong(planned, item, what);
-                self.books.unknown(stage, planned, item, "wrong answer");
+                self.books.wrong(planned, items.start, what);
+                items.for_each(|item| self.books.unknown(stage, planned, item, "wrong answer"));
             }
         }
     }
@@ -328,11 +332,13 @@ impl State {
 
     /// The outcome is unknown; of a batch, that of every item.
     fn ask_later(&mut self, stage: u16, planned: &Planned, kind: &str) {
-        let is_batch = planned.operation == Operation::Batch;
         self.books.ended(stage, planned, true, true);
-        for item in 0..if is_batch { self.plan.scenario.mix.batch_items } else { 1 } {
-            self.books.unknown(stage, planned, item, kind);
-        }
+        self.items(planned).for_each(|item| self.books.unknown(stage, planned, item, kind));
+    }
+
+    /// The items of a request; of one that is no batch, itself.
+    fn items(&self, planned: &Planned) -> Range<u32> {
+        0..if planned.operation == Operation::Batch { self.plan.scenario.mix.batch_items } else { 1 }
     }
 
     /// Whether the request will be sent again.

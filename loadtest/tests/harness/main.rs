@@ -1,6 +1,7 @@
 //! The harness against servers that misbehave in one known way each: it must see it, and say what it is.
 #![allow(clippy::unwrap_used)]
 
+mod batches;
 mod comparing;
 mod files;
 mod processes;

@@ -1,5 +1,7 @@
 //! A small honest server that can be told to be dishonest in one way. It shares no code with the harness.
 
+mod batches;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// In which way it misbehaves. `u64`: with every so-manieth earn.
+/// In which way it misbehaves. `u64`: with every so-manieth earn; of batches, with every so-manieth batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vice {
     None,
@@ -63,6 +65,12 @@ pub(crate) enum Vice {
     Forgets,
     /// Executes and gives no answer, and has no capacity whenever that key comes again.
     DropsAndRefuses(u64),
+    /// Executes every second batch, and answers all of them as a whole with this status.
+    FailsBatches(u16),
+    /// Executes batches, and leaves a result out of the answer.
+    MiscountsBatches,
+    /// Applies twice, and says only once where its event stream stands: a second run cannot begin.
+    AppliesTwiceInOneRun(u64),
 }
 
 /// The account with which some vices are about: what its id ends with.
@@ -80,6 +88,8 @@ struct Transaction {
 struct State {
     accounts: HashMap<String, Vec<Transaction>>,
     earns: u64,
+    batches: u64,
+    streams: u64,
     shifted: i64,
     events: Vec<Value>,
     omits: Option<u64>,
@@ -190,11 +200,12 @@ fn serve(mut stream: TcpStream, vice: Vice, state: &Mutex<State>) -> Option<()> 
             }
             ("GET", ["livez"]) => Some((200, json!({}), "")),
             ("GET", ["api", "v1", "version"]) => Some((200, json!({"version": "stub"}), "")),
-            ("GET", ["api", "v1", "events"]) if let Vice::RefusesEvents(status) = vice => {
+            ("GET", ["api", "v1", "events"]) if let Some(status) = refuses_events(state, vice, query) => {
                 Some((status, json!({"type": "/problems/no-events-here"}), ""))
             }
             ("GET", ["api", "v1", "events"]) => Some((200, Value::String(events(&state.lock().unwrap(), query)), "")),
             ("POST", ["api", "v1", "points", account, "earn"]) => earn(state, vice, account, &request),
+            ("POST", ["api", "v1", "batch"]) => batches::batch(state, vice, &request),
             ("GET", ["api", "v1", "points", account, "balance"]) if vice == Vice::Forgets => {
                 let before = [Transaction { id: String::new(), points: 7, key: String::new(), body: Value::Null }];
                 let is_before = state.lock().unwrap().earns == 0;
@@ -224,6 +235,17 @@ fn is_busy(state: &Mutex<State>, vice: Vice) -> bool {
     let mut state = state.lock().unwrap();
     state.questions += 1;
     matches!(vice, Vice::Busy(first) if state.questions <= first)
+}
+
+/// The status with which a question for events is refused.
+fn refuses_events(state: &Mutex<State>, vice: Vice, query: &str) -> Option<u16> {
+    let mut state = state.lock().unwrap();
+    state.streams += u64::from(query.contains("after=now"));
+    match vice {
+        Vice::RefusesEvents(status) => Some(status),
+        Vice::AppliesTwiceInOneRun(_) if state.streams > 1 => Some(403),
+        _ => None,
+    }
 }
 
 /// A page of the stream; the cursor is a number of events.
@@ -288,7 +310,7 @@ fn earn(state: &Mutex<State>, vice: Vice, account: &str, request: &Request) -> O
             let mut headers = "";
             match vice {
                 Vice::AnswersWrongly(every) if is_turn(every) => told["points"] = json!(points + 1),
-                Vice::AppliesTwice(every) if is_turn(every) => {
+                Vice::AppliesTwice(every) | Vice::AppliesTwiceInOneRun(every) if is_turn(every) => {
                     apply(state, account, &request.key, number + 1_000_000, points);
                 }
                 Vice::Replays(every) if is_turn(every) => headers = "Idempotent-Replayed: true\r\n",
