@@ -130,6 +130,7 @@ fn differences(left: &[Summary], right: &[Summary]) -> Vec<String> {
             ("targets", one.targets.len().to_string(), other.targets.len().to_string()),
             ("harness", one.harness_version.clone(), other.harness_version.clone()),
             ("loop", first.mode.clone(), run.mode.clone()),
+            ("ended after", ended_after(first), ended_after(run)),
             ("scenario", comparable(first), comparable(run)),
         ];
         for (name, one, other) in pairs {
@@ -143,6 +144,11 @@ fn differences(left: &[Summary], right: &[Summary]) -> Vec<String> {
         }
     }
     found
+}
+
+/// Where the schedule of a run ended. A replay gets its only stage when it runs, so its scenario does not tell.
+fn ended_after(run: &Summary) -> String {
+    run.ended_after_seconds.map_or_else(|| "its last stage".to_owned(), |seconds| format!("{seconds} s"))
 }
 
 /// The scenario but for what does not change the load.

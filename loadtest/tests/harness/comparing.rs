@@ -89,3 +89,21 @@ fn only_differences_beyond_noise_count() {
     let (code, text) = compare("wrong", &["--fail-on-regression"]);
     assert!(code == 98 && text.contains("1 runs of") && text.contains("had wrong books"), "{text}");
 }
+
+#[test]
+fn a_run_that_was_ended_early_is_refused_beside_a_whole_one() {
+    let ran = run(Stub::start(Vice::None).address, &Setup { seconds: 1, ..Setup::default() });
+    let folder = tempfile::tempdir().unwrap();
+    let side = |name: &str| folder.path().join(name);
+    write_runs(&side("whole"), &ran.summary, &[10.0; 5], &|_| {});
+    // Of a replay the scenario has no stage that could be shorter.
+    write_runs(&side("ended"), &ran.summary, &[10.0; 5], &|summary| summary["ended_after_seconds"] = json!(1));
+    let compare = |one: &str, other: &str| -> (i32, String) {
+        let output = program().arg("compare").arg(side(one)).arg(side(other)).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = compare("whole", "ended");
+    assert!(code == 2 && text.contains("ended after: its last stage and 1 s"), "{text}");
+    let (code, text) = compare("ended", "ended");
+    assert_eq!(code, 0, "{text}");
+}
