@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::machine;
 use crate::node::Layout;
 use crate::output::{self, table};
 use crate::protocol::TOKEN_VARIABLE;
-use crate::run::{self, Options, Reach, parse_sources};
+use crate::run::{self, Finished, Options, Reach, parse_sources};
 use crate::scenario::{PROFILES, Scenario};
 use crate::search::{Found, Search, search};
 use crate::verdict::{self, EXIT_FAILED, EXIT_INVALID, EXIT_PASS, EXIT_THRESHOLD, EXIT_USAGE};
@@ -253,20 +253,45 @@ fn run_repeatedly(arguments: &RunArguments) -> Result<u8, Fault> {
     let (is_started, has_bare) = (arguments.common.start_node, arguments.common.beside.is_some());
     verdict::check(&options.thresholds, &options.scenario, is_started, has_bare)?;
     output::clear(&arguments.out)?;
-    let mut codes = Vec::new();
-    for number in 1..=arguments.repeat.max(1) {
-        let finished = run::run(&options)?;
-        let folder =
-            if arguments.repeat > 1 { output::run_folder(&arguments.out, number) } else { arguments.out.clone() };
-        finished.write(&folder)?;
-        show(&table(&finished.summary));
-        show(&format!("files in {}\n", folder.display()));
-        codes.push(finished.summary.verdict.exit_code);
+    let (mut codes, count) = (Vec::new(), arguments.repeat.max(1));
+    for number in 1..=count {
+        let finished = match run::run(&options) {
+            Ok(finished) => finished,
+            Err(fault) if codes.is_empty() => return Err(fault),
+            // What the runs before it showed stays.
+            Err(fault) => {
+                tell(&format!("meed-loadtest: run {number} of {count}: {fault}"));
+                codes.push(EXIT_FAILED);
+                break;
+            }
+        };
+        let folder = if count > 1 { output::run_folder(&arguments.out, number) } else { arguments.out.clone() };
+        codes.push(report(&finished, &folder));
         if interrupt::is_asked() {
+            break;
+        }
+        if options.agents > 0 && finished.has_lost_processes && number < count {
+            tell("meed-loadtest: processes of agents are gone, so no further run begins");
             break;
         }
     }
     Ok(verdict::worst(&codes))
+}
+
+/// Shows a run and writes its files. Its exit code; files that cannot be written do not hide wrong books.
+fn report(finished: &Finished, folder: &Path) -> u8 {
+    show(&table(&finished.summary));
+    let code = finished.summary.verdict.exit_code;
+    match finished.write(folder) {
+        Ok(()) => {
+            show(&format!("files in {}\n", folder.display()));
+            code
+        }
+        Err(fault) => {
+            tell(&format!("meed-loadtest: {fault}"));
+            verdict::worst(&[code, EXIT_FAILED])
+        }
+    }
 }
 
 fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
@@ -281,15 +306,15 @@ fn find_rate(arguments: &SearchArguments) -> Result<u8, Fault> {
     }
     output::clear(&arguments.out)?;
     let found = search(&options, Search { from, to, seconds, confirm_seconds }, &mut tell)?;
-    if interrupt::is_asked() {
-        return Err(Fault::Failed("ended by a signal: no rate was confirmed".to_owned()));
-    }
     match found {
+        // Wrong books are wrong, however short the run was.
         Found::Stopped(finished) => {
-            finished.write(&arguments.out)?;
-            show(&table(&finished.summary));
+            let code = report(&finished, &arguments.out);
             show("\nthe search ended here: whatever rate holds, this must not be\n");
-            Ok(finished.summary.verdict.exit_code)
+            Ok(code)
+        }
+        Found::Nothing { .. } | Found::Rate { .. } if interrupt::is_asked() => {
+            Err(Fault::Failed("ended by a signal: no rate was confirmed".to_owned()))
         }
         Found::Nothing { limit: None } => {
             show("no rate holds\n");

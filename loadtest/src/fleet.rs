@@ -57,6 +57,8 @@ pub(crate) struct Fleet {
     members: Vec<Member>,
     children: Vec<Child>,
     messages: Receiver<(usize, Option<FromWorker>)>,
+    /// Whether one of them did not say what it did.
+    pub(crate) has_lost: bool,
 }
 
 /// What a load came to.
@@ -93,7 +95,7 @@ impl Fleet {
         };
         let address = listener.local_addr().map_err(|error| Fault::failed("the coordinator's listener", error))?;
         let (sender, messages) = channel();
-        let mut fleet = Self { members: Vec::new(), children: Vec::new(), messages };
+        let mut fleet = Self { members: Vec::new(), children: Vec::new(), messages, has_lost: false };
         let program = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
         let local = format!("127.0.0.1:{}", address.port());
         let give_way = sources.give_way && has_chrt();
@@ -241,18 +243,24 @@ impl Fleet {
     }
 
     /// What every process did on these accounts.
+    ///
+    /// # Errors
+    /// One went away, or says something else.
     pub(crate) fn details(&mut self, accounts: &[u32]) -> Result<Vec<(usize, Logged)>, Fault> {
         let mut all = Vec::new();
         for worker in 0..self.members.len() {
-            self.send(worker, &ToWorker::Details(accounts.to_vec()))?;
-            match self.receive(SILENCE_MAX)? {
-                Some((_, FromWorker::Details(details))) => {
-                    all.extend(details.into_iter().map(|logged| (worker, logged)))
-                }
-                _ => return Err(Fault::Failed(format!("process {worker} does not say what it did"))),
-            }
+            let details = self.details_of(worker, accounts).inspect_err(|_| self.has_lost = true)?;
+            all.extend(details.into_iter().map(|logged| (worker, logged)));
         }
         Ok(all)
+    }
+
+    fn details_of(&mut self, worker: usize, accounts: &[u32]) -> Result<Vec<Logged>, Fault> {
+        self.send(worker, &ToWorker::Details(accounts.to_vec()))?;
+        match self.receive(SILENCE_MAX)? {
+            Some((_, FromWorker::Details(details))) => Ok(details),
+            _ => Err(Fault::Failed(format!("process {worker} does not say what it did"))),
+        }
     }
 
     /// Lets all processes end.
@@ -356,7 +364,7 @@ mod tests {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let (sender, messages) = channel();
-        let mut fleet = Fleet { members: Vec::new(), children: Vec::new(), messages };
+        let mut fleet = Fleet { members: Vec::new(), children: Vec::new(), messages, has_lost: false };
         let deadline = Instant::now() + Duration::from_millis(200);
         let fault = fleet.accept(&socket.into(), 1, "token", deadline, &sender).unwrap_err().to_string();
         assert!(fault.contains("the coordinator's listener"), "{fault}");

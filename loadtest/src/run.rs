@@ -56,6 +56,8 @@ pub(crate) struct Options {
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) summary: Summary,
+    /// Whether a process that made load went away before its end: one of an agent does not come again.
+    pub(crate) has_lost_processes: bool,
     tally: Tally,
     rows: Vec<IntervalRow>,
     began: SystemTime,
@@ -128,7 +130,8 @@ fn run_in(options: &Options, session: &Session, live: &mut Live) -> Result<Finis
     let began = SystemTime::now();
     let execution = execute(options, session, &options.scenario, peak, live)?;
     let (summary, tally) = summarize(options, session, &execution, peak, began);
-    Ok(Finished { summary, tally, rows: execution.rows, began })
+    let has_lost_processes = execution.has_lost_processes;
+    Ok(Finished { summary, has_lost_processes, tally, rows: execution.rows, began })
 }
 
 /// The rate of a closed loop on the same server, requests a second.

@@ -109,11 +109,12 @@ pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str
     if options.scenario.mode != Mode::Open {
         return Err(Fault::Usage("a closed loop has no rate to search for".to_owned()));
     }
-    let tried = Scenario { stages: stages(search.from, search.seconds), replay: None, ..options.scenario.clone() };
+    // Stages of a try have their rates: nothing is in percent of a peak.
+    let stages_first = stages(search.from, search.seconds);
+    let tried = Scenario { stages: stages_first, calibration: None, replay: None, ..options.scenario.clone() };
     // Each try finds its servers there, and has none beside them.
     verdict::check(&options.thresholds, &tried, false, false)?;
-    let mut session =
-        Session::open(&options.reach, options.authorization.as_deref(), options.scenario.connections_max())?;
+    let mut session = Session::open(&options.reach, options.authorization.as_deref(), tried.connections_max())?;
     let targets = session.targets().iter().map(ToString::to_string).collect();
     let reach = Reach::Targets(targets);
     let (mut tries, mut reasons) = (Vec::new(), Vec::new());
@@ -121,13 +122,12 @@ pub(crate) fn search(options: &Options, search: Search, say: &mut dyn FnMut(&str
         if tries.len() >= RUNS_MAX {
             return Err(Stop::Fault(Fault::Failed(format!("no rate was found in {RUNS_MAX} runs"))));
         }
-        let mut options = Options { reach: reach.clone(), bare: None, is_quiet: true, ..options.clone() };
-        options.scenario.stages = stages(rate, seconds);
+        let scenario = Scenario { stages: stages(rate, seconds), ..tried.clone() };
+        let mut options = Options { scenario, reach: reach.clone(), bare: None, is_quiet: true, ..options.clone() };
         if options.scenario.clone().checked().is_err() {
             // Intervals of the scenario's own stages may be too long for a try.
             options.scenario.interval_ms = INTERVAL_MS;
         }
-        options.scenario.replay = None;
         let finished = run::run(&options).map_err(Stop::Fault)?;
         say(&line(rate, seconds, &finished));
         let verdict = &finished.summary.verdict;

@@ -32,6 +32,8 @@ pub(super) struct Execution {
     pub(super) ended_after_seconds: Option<u32>,
     /// Why the load did not come to its end.
     pub(super) failure: Option<String>,
+    /// Whether a process went away, in the load or in the proof.
+    pub(super) has_lost_processes: bool,
     pub(super) tallies: Vec<Tally>,
     pub(super) rows: Vec<IntervalRow>,
     pub(super) connections: ConnectionsSummary,
@@ -95,6 +97,7 @@ pub(super) fn execute(
         Some(failure) => unproven(books, &common.scenario, failure),
         None => prove(books, &servers, &common.scenario, loaded.done, &mut fleet, live),
     };
+    let has_lost_processes = loaded.failure.is_some() || fleet.has_lost;
     // Of a load that failed, the processes that are left do not wait for orders.
     if loaded.failure.is_none() {
         fleet.finish();
@@ -103,6 +106,7 @@ pub(super) fn execute(
         run,
         ended_after_seconds,
         failure: loaded.failure,
+        has_lost_processes,
         tallies,
         connections,
         rows,

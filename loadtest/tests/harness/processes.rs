@@ -73,6 +73,49 @@ fn agents_bring_their_processes_load_after_load_when_they_know_the_token() {
 }
 
 #[test]
+fn a_load_that_failed_is_not_repeated_with_agents_that_are_gone() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--repeat", "2"].map(str::to_owned).to_vec();
+    let (mut child, token, address) =
+        coordinator(&stub, &folder, Setup { seconds: 600, arguments, ..Setup::default() }, "1");
+    let mut agent = agent(&address, &token, "1");
+    while stub.earns() == 0 {
+        pause(Duration::from_millis(5));
+    }
+    kill_process(children(&agent)[0], Signal::KILL).unwrap();
+    assert_eq!(agent.wait().unwrap().code(), Some(1));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        pause(Duration::from_millis(20));
+    }
+    // Of one that waits for agents it is the end; one that has ended has its own.
+    let _ = child.kill();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let out = folder.path().join("out");
+    assert!(out.join("run-1/summary.json").exists() && !out.join("run-2").exists());
+}
+
+#[test]
+fn a_search_that_was_interrupted_tells_of_wrong_books() {
+    let stub = Stub::start(Vice::AppliesTwice(20));
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.arg("search").arg(scenario(&Setup { connections: 1, ..Setup::default() }, &folder));
+    command.args(["--target", &stub.address.to_string(), "--from", "12", "--to", "24", "--seconds", "600"]);
+    command.args(["--set", "arrivals=\"uniform\"", "--out"]).arg(folder.path().join("out"));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while stub.earns() < 24 {
+        pause(Duration::from_millis(5));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ran = outcome(child.wait_with_output().unwrap(), folder);
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert_eq!(ran.summary["verdict"]["result"], "correctness", "{}", ran.text);
+    assert!(ran.number("/ended_after_seconds") > 1.0 && ran.text.contains("the search ended here"), "{}", ran.text);
+}
+
+#[test]
 fn an_agent_that_loses_its_coordinator_in_the_middle_says_so() {
     let stub = Stub::start(Vice::None);
     let folder = tempfile::tempdir().unwrap();
@@ -123,10 +166,12 @@ fn a_signal_ends_the_schedule_and_the_books_are_read() {
     assert!(ran.text.contains("ended early, after"), "{}", ran.text);
 }
 
-/// Processes that this one has started.
+/// Processes that this one has started, whichever of its threads did.
 fn children(child: &Child) -> Vec<Pid> {
-    let path = format!("/proc/{0}/task/{0}/children", child.id());
-    let found = std::fs::read_to_string(path).unwrap();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
+    // A thread may end meanwhile.
+    let found = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("children")));
+    let found: String = found.filter_map(Result::ok).collect();
     found.split_whitespace().map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap()).collect()
 }
 

@@ -280,6 +280,20 @@ fn several_runs_end_with_the_worst_code_of_all() {
     );
 }
 
+#[test]
+fn wrong_books_of_a_run_outweigh_the_next_that_cannot_begin() {
+    let arguments = ["--repeat", "3"].map(str::to_owned).to_vec();
+    let setup = Setup { seconds: 1, arguments, ..Setup::default() };
+    let ran = against(Vice::AppliesTwiceInOneRun(100), &setup);
+    assert_eq!(ran.code, 98, "{}", ran.text);
+    assert!(ran.text.contains("run 2 of 3") && ran.text.contains("the event stream cannot be read"), "{}", ran.text);
+    let out = ran.folder.path().join("out");
+    assert!(out.join("run-1/summary.json").exists() && !out.join("run-2").exists() && !ran.text.contains("run 3 of 3"));
+    // Of nothing but good runs and one that could not begin, the program could not do what it was told.
+    let ran = against(Vice::AppliesTwiceInOneRun(u64::MAX), &setup);
+    assert_eq!(ran.code, 1, "{}", ran.text);
+}
+
 /// A search against a server, from 12 to 24 requests a second over one connection.
 fn searching(vice: Vice, more: &[&str]) -> Ran {
     let stub = Stub::start(vice);
@@ -295,8 +309,10 @@ fn searching(vice: Vice, more: &[&str]) -> Ran {
 #[test]
 fn a_search_ends_below_what_the_server_can_do_and_confirms_it() {
     // One connection and 50 ms an answer are 20 a second; at 24 the last of three seconds wait for more than 600 ms.
-    let ran = searching(Vice::Slow(Duration::from_millis(50)), &[]);
+    let calibrated = ["--set", "calibration.seconds=1", "--set", "calibration.connections=1"];
+    let ran = searching(Vice::Slow(Duration::from_millis(50)), &calibrated);
     assert_eq!(ran.code, 0, "{}", ran.text);
+    assert!(ran.summary["peak_per_second"].is_null(), "no stage of a try is in percent of a peak: {}", ran.text);
     let (_, found) = ran.text.split_once("highest rate that holds: ").unwrap();
     let rate: f64 = found.split_once("/s").unwrap().0.parse().unwrap();
     assert!(rate < 24.0, "{}", ran.text);
