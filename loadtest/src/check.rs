@@ -4,6 +4,8 @@
 //! balances and histories are read and compared with the ledger of all processes.
 
 mod audit;
+#[cfg(test)]
+mod canned;
 mod diagnose;
 mod events;
 mod opening;

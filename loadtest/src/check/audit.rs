@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::check::{AskDetails, Books, diagnose, in_parallel, is_of_the_server};
+use crate::check::{AskDetails, Books, Opening, diagnose, in_parallel, is_of_the_server};
 use crate::error::Fault;
 use crate::http::{Client, Server};
-use crate::ledger::{Entry, digest};
+use crate::ledger::Entry;
 use crate::scenario::Check;
 use crate::schedule::Random;
 use crate::summary::Violation;
@@ -78,8 +78,8 @@ struct Audited {
 /// Audits every account that anything was tried on; up to `walk_accounts_max` of them row by row.
 ///
 /// # Errors
-/// The server does not answer, has no capacity for longer than the check's patience, or does not allow it; violations that
-/// were found before are in the books. What it answers wrongly is a violation.
+/// The server does not answer, has no capacity for longer than the check's patience, or does not allow it, or a process of
+/// the load does not say what it did; violations that were found all the same are in the books. What it answers wrongly is a violation.
 pub(crate) fn audit(
     books: &mut Books,
     servers: &[Server],
@@ -98,12 +98,10 @@ pub(crate) fn audit(
     // Where one account cannot be read, the next could not either, each after the same patience.
     let gives_up = AtomicBool::new(false);
     let audited = in_parallel(servers, check.connections, &chosen, |client, (account, walks)| {
-        let unread = |why: String| Audited { account: *account, unread: Some(why), ..Audited::default() };
         if gives_up.load(Ordering::Relaxed) {
-            return Ok(unread(String::new()));
+            return Ok(Audited { account: *account, unread: Some(String::new()), ..Audited::default() });
         }
-        let one =
-            audit_account(books, client, *account, *walks, check).unwrap_or_else(|fault| unread(fault.to_string()));
+        let one = audit_account(books, client, *account, *walks, check);
         gives_up.fetch_or(one.unread.is_some(), Ordering::Relaxed);
         Ok(one)
     })?;
@@ -111,12 +109,17 @@ pub(crate) fn audit(
     let why = audited.iter().filter_map(|one| one.unread.clone()).find(|why| !why.is_empty());
     let differing: Vec<u32> = audited.iter().filter(|a| a.differing.is_some()).map(|a| a.account).collect();
     let explained = &differing[..differing.len().min(EXPLAINED_MAX)];
-    let details = if explained.is_empty() { Vec::new() } else { ask_details(explained)? };
+    let asked = if explained.is_empty() { Ok(Vec::new()) } else { ask_details(explained) };
+    // Differences that nobody explains are differences all the same.
+    let (explained, details, silence) = match asked {
+        Ok(details) => (explained, details, None),
+        Err(fault) => (&[][..], Vec::new(), Some(fault)),
+    };
     for one in audited {
         books.result.accounts_balanced += u64::from(one.unread.is_none());
         books.result.accounts_walked += u64::from(one.is_walked);
         books.result.transactions_read += one.rows;
-        books.result.expired_points += one.expired_points;
+        books.result.expired_points = books.result.expired_points.saturating_add(one.expired_points);
         for (kind, detail) in one.violations {
             let account = books.account(one.account);
             books.violate(Violation { kind: kind.to_owned(), account, detail, operations: Vec::new() });
@@ -127,76 +130,90 @@ pub(crate) fn audit(
     }
     let entries = books.entries.values();
     books.result.acknowledged_transactions = entries.clone().map(|entry| u64::from(entry.effects)).sum();
-    books.result.acknowledged_points = entries.map(|entry| entry.points).sum();
+    books.result.acknowledged_points = entries.fold(0, |sum, entry| sum.saturating_add(entry.points));
     books.result.seconds = started.elapsed().as_secs_f64();
     match why {
         Some(why) => Err(Fault::failed(format!("the books of {unread} of {total} accounts were not read"), why)),
-        None => Ok(()),
+        None => silence.map_or(Ok(()), Err),
     }
 }
 
-fn audit_account(
-    books: &Books,
-    client: &mut Client,
-    account: u32,
-    walks: bool,
-    check: Check,
-) -> Result<Audited, Fault> {
-    let floor = check.floor;
+fn audit_account(books: &Books, client: &mut Client, account: u32, walks: bool, check: Check) -> Audited {
     let entry = books.entries.get(&account).copied().unwrap_or_default();
     let opening = books.openings.get(&account).copied().unwrap_or_default();
     let name = books.account(account);
     let mut audited = Audited { account, ..Audited::default() };
     for _ in 0..READS_MAX {
-        audited = Audited { account, ..Audited::default() };
-        let reply = client.get_patiently(&format!("/api/v1/points/{name}/balance"), check.patience())?;
-        let balance: Balance = match (reply.status, serde_json::from_slice(&reply.body)) {
-            (200, Ok(balance)) => balance,
-            (404, _) if opening.sequence > 0 => {
-                let before = format!("{} points at sequence {}", opening.points, opening.sequence);
-                audited.violations.push(("lost", format!("the account had {before} before the load, and is gone")));
-                return Ok(audited);
-            }
-            (404, _) if entry.effects == 0 => return Ok(audited),
-            (404, _) => {
-                audited.differing = Some(Vec::new());
-                return Ok(audited);
-            }
-            (200, _) => {
-                audited.violations.push(("balance", format!("the balance has not its members: {}", reply.text())));
-                return Ok(audited);
-            }
-            (status, _) => {
-                audited.unread = Some(format!("the balance of {name} cannot be read: {status} {}", reply.text()));
-                return Ok(audited);
-            }
-        };
-        if balance.available_points < floor {
-            let available = balance.available_points;
-            audited.violations.push(("below-floor", format!("{available} available points, below the floor {floor}")));
+        let Some(balance) = read_balance(client, &name, opening, entry, check, &mut audited) else { return audited };
+        audited.violations = balance.contradictions(check.floor);
+        let change = i128::from(balance.total_points) + i128::from(balance.pending_points) - i128::from(opening.points);
+        let held = i128::from(balance.held_points) - i128::from(opening.held);
+        if !walks && change == i128::from(entry.points) && held == i128::from(entry.held) {
+            return audited;
         }
-        if balance.available_points != balance.total_points - balance.held_points {
-            let Balance { total_points, available_points, held_points, .. } = balance;
-            let text =
-                format!("{available_points} available points, of {total_points} of which {held_points} are held");
-            audited.violations.push(("balance", text));
-        }
-        let change = balance.total_points + balance.pending_points - opening.points;
-        let held = balance.held_points - opening.held;
-        if !walks && change == entry.points && held == entry.held {
-            return Ok(audited);
-        }
-        let Some(rows) = read_rows(client, &name, opening.sequence, check, &mut audited)? else { return Ok(audited) };
+        let Some(rows) = read_rows(client, &name, opening.sequence, check, &mut audited) else { return audited };
         // Something happened between the two reads: read both again.
         if rows.first().map_or(opening.sequence, |row| row.sequence) > balance.sequence {
             continue;
         }
         compare_held(&mut audited, &rows, entry, held);
         compare(&mut audited, rows, entry, change, balance.sequence, opening.sequence);
-        return Ok(audited);
+        return audited;
     }
     audited.violations.push(("sequence", format!("it changed {READS_MAX} times while it was read")));
-    Ok(audited)
+    audited
+}
+
+impl Balance {
+    /// What is wrong with it, whatever happened before.
+    fn contradictions(&self, floor: i64) -> Vec<(&'static str, String)> {
+        let Self { total_points, available_points, held_points, .. } = *self;
+        let mut found = Vec::new();
+        if available_points < floor {
+            found.push(("below-floor", format!("{available_points} available points, below the floor {floor}")));
+        }
+        if i128::from(available_points) != i128::from(total_points) - i128::from(held_points) {
+            let text =
+                format!("{available_points} available points, of {total_points} of which {held_points} are held");
+            found.push(("balance", text));
+        }
+        found
+    }
+}
+
+/// The balance of an account; `None` when there is none, or it cannot be read, or not understood, as `audited` then says
+/// beside what it said before.
+fn read_balance(
+    client: &mut Client,
+    name: &str,
+    opening: Opening,
+    entry: Entry,
+    check: Check,
+    audited: &mut Audited,
+) -> Option<Balance> {
+    let reply = match client.get_patiently(&format!("/api/v1/points/{name}/balance"), check.patience()) {
+        Ok(reply) => reply,
+        Err(fault) => {
+            audited.unread = Some(fault.to_string());
+            return None;
+        }
+    };
+    match (reply.status, serde_json::from_slice(&reply.body)) {
+        (200, Ok(balance)) => return Some(balance),
+        (404, _) if opening.sequence > 0 => {
+            let before = format!("{} points at sequence {}", opening.points, opening.sequence);
+            audited.violations.push(("lost", format!("the account had {before} before the load, and is gone")));
+        }
+        (404, _) if entry.effects == 0 => {}
+        (404, _) => audited.differing = Some(Vec::new()),
+        (200, _) => {
+            audited.violations.push(("balance", format!("the balance has not its members: {}", reply.text())));
+        }
+        (status, _) => {
+            audited.unread = Some(format!("the balance of {name} cannot be read: {status} {}", reply.text()));
+        }
+    }
+    None
 }
 
 /// The rows above the opening, newest first; `None` when the history cannot be read, or not understood, as `audited` then
@@ -207,66 +224,93 @@ fn read_rows(
     opening_sequence: u64,
     check: Check,
     audited: &mut Audited,
-) -> Result<Option<Vec<Row>>, Fault> {
-    let mut rows: Vec<Row> = Vec::new();
+) -> Option<Vec<Row>> {
+    let (mut rows, mut lowest) = (Vec::new(), None);
     let mut query = format!("limit={PAGE}");
     loop {
-        let reply = client.get_patiently(&format!("/api/v1/points/{name}/transactions?{query}"), check.patience())?;
-        let page: Page = match (reply.status, serde_json::from_slice(&reply.body)) {
-            (200, Ok(page)) => page,
-            (200, _) => {
-                let text = format!("the history has not its members: {}", reply.text());
-                audited.violations.push(("sequence", text));
-                return Ok(None);
+        let path = format!("/api/v1/points/{name}/transactions?{query}");
+        let page: Page = match client.get_patiently(&path, check.patience()) {
+            Err(fault) => {
+                audited.unread = Some(fault.to_string());
+                return None;
             }
-            (status, _) => {
-                audited.unread = Some(format!("the history of {name} cannot be read: {status} {}", reply.text()));
-                return Ok(None);
-            }
+            Ok(reply) => match (reply.status, serde_json::from_slice(&reply.body)) {
+                (200, Ok(page)) => page,
+                (200, _) => {
+                    let text = format!("the history has not its members: {}", reply.text());
+                    audited.violations.push(("sequence", text));
+                    return None;
+                }
+                (status, _) => {
+                    audited.unread = Some(format!("the history of {name} cannot be read: {status} {}", reply.text()));
+                    return None;
+                }
+            },
         };
         let is_enough = page.transactions.iter().any(|row| row.sequence <= opening_sequence);
-        rows.extend(page.transactions.into_iter().filter(|row| row.sequence > opening_sequence));
-        match page.next {
-            Some(next) if !is_enough => query = format!("limit={PAGE}&cursor={next}"),
-            _ => return Ok(Some(rows)),
+        let Some(next) = page.next.clone().filter(|_| !is_enough) else {
+            rows.extend(page.transactions.into_iter().filter(|row| row.sequence > opening_sequence));
+            return Some(rows);
+        };
+        // Else it might have no end.
+        let Some(last) = page.falls_below(lowest) else {
+            let text = format!("a page of the history, of which {next} is the next, has no sequences that fall");
+            audited.violations.push(("sequence", text));
+            return None;
+        };
+        lowest = Some(last);
+        rows.extend(page.transactions);
+        query = format!("limit={PAGE}&cursor={next}");
+    }
+}
+
+impl Page {
+    /// The last of its sequences, when it has rows and they fall, from below `bound` on.
+    fn falls_below(&self, bound: Option<u64>) -> Option<u64> {
+        let mut bound = bound;
+        for row in &self.transactions {
+            if bound.is_some_and(|bound| row.sequence >= bound) {
+                return None;
+            }
+            bound = Some(row.sequence);
         }
+        bound.filter(|_| !self.transactions.is_empty())
     }
 }
 
 /// What is held now must be what acknowledged operations say, less the holds whose time was over.
-fn compare_held(audited: &mut Audited, rows: &[Row], entry: Entry, held: i64) {
+fn compare_held(audited: &mut Audited, rows: &[Row], entry: Entry, held: i128) {
     let timed_out = rows.iter().filter(|row| row.kind == "VOID" && is_of_the_server(&row.kind, row.reason.as_deref()));
-    let expected = entry.held - timed_out.map(|row| row.released_points).sum::<i64>();
+    let expected = i128::from(entry.held) - timed_out.map(|row| i128::from(row.released_points)).sum::<i128>();
     if held != expected {
         let text = format!("its held points changed by {held}, its holds say {expected}");
         audited.violations.push(("balance", text));
     }
 }
 
-fn compare(audited: &mut Audited, rows: Vec<Row>, entry: Entry, change: i64, sequence: u64, opening_sequence: u64) {
+fn compare(audited: &mut Audited, rows: Vec<Row>, entry: Entry, change: i128, sequence: u64, opening_sequence: u64) {
     audited.is_walked = true;
     audited.rows = rows.len() as u64;
     let mut found = Entry { touched: entry.touched, held: entry.held, ..Entry::default() };
-    let (mut sum, mut expected_sequence) = (0i64, sequence);
+    let (mut sum, mut expected_sequence) = (0i128, sequence);
     for row in &rows {
         if row.sequence != expected_sequence {
             let text = format!("sequence {} where {expected_sequence} should be", row.sequence);
             audited.violations.push(("sequence", text));
         }
         expected_sequence = row.sequence.saturating_sub(1);
-        sum = sum.saturating_add(row.points);
+        sum += i128::from(row.points);
         if is_of_the_server(&row.kind, row.reason.as_deref()) {
-            audited.expired_points += if row.kind == "EXPIRE" { row.points } else { 0 };
+            let expired = if row.kind == "EXPIRE" { row.points } else { 0 };
+            audited.expired_points = audited.expired_points.saturating_add(expired);
         } else {
-            found.effects += 1;
-            found.points += row.points;
-            found.digest = found.digest.wrapping_add(digest(&row.transaction_id, row.points));
+            found.add_effect(&row.transaction_id, row.points, 0);
         }
     }
+    found.touched = entry.touched;
     if expected_sequence != opening_sequence {
-        let text =
-            format!("the history ends at sequence {} instead of {}", expected_sequence + 1, opening_sequence + 1);
-        audited.violations.push(("sequence", text));
+        let [ends, should] = [expected_sequence, opening_sequence].map(|sequence| sequence.saturating_add(1));
+        audited.violations.push(("sequence", format!("the history ends at sequence {ends} instead of {should}")));
     }
     if sum != change {
         audited.violations.push(("balance", format!("it changed by {change} points, its transactions say {sum}")));
@@ -277,28 +321,4 @@ fn compare(audited: &mut Audited, rows: Vec<Row>, entry: Entry, change: i64, seq
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn held_points_are_those_of_holds_that_are_neither_ended_nor_timed_out() {
-        let row = |reason: &str, released_points| Row {
-            transaction_id: String::new(),
-            kind: "VOID".to_owned(),
-            points: 0,
-            sequence: 1,
-            reference_id: None,
-            pos_transaction_id: None,
-            reason: Some(reason.to_owned()),
-            released_points,
-        };
-        // Holds of 40 were acknowledged and not ended; one of 10 was over by itself. A void that was asked for is in the 40.
-        let rows = [row("expired", 10), row("requested", 7)];
-        let found = |held| {
-            let mut audited = Audited::default();
-            compare_held(&mut audited, &rows, Entry { held: 40, ..Entry::default() }, held);
-            audited.violations.len()
-        };
-        assert_eq!((found(30), found(40), found(23)), (0, 1, 1));
-    }
-}
+mod tests;

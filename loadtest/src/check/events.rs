@@ -75,6 +75,7 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, c
     }
     let mut client = Client::new(server.clone());
     let (mut cursor, mut seen, mut found) = (cursor.to_owned(), HashSet::new(), HashMap::<u32, Entry>::new());
+    let mut cursors = HashSet::from([cursor.clone()]);
     loop {
         let path = format!("/api/v1/events?after={cursor}&limit={PAGE}&follow=false");
         let reply = client.get_patiently(&path, check.patience())?;
@@ -98,6 +99,15 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, c
             }
         }
         match next {
+            // It would go round for ever.
+            Some(next) if count > 0 && !cursors.insert(next.clone()) => {
+                differ(
+                    books,
+                    String::new(),
+                    format!("the stream does not come to an end: the cursor {next} comes again"),
+                );
+                return Ok(());
+            }
             Some(next) if count > 0 => cursor = next,
             Some(_) => break,
             None => {
@@ -128,4 +138,41 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, c
 fn differ(books: &mut Books, account: String, detail: String) {
     books.result.events = "differ from what was acknowledged".to_owned();
     books.violate(Violation { kind: "events".to_owned(), account, detail, operations: Vec::new() });
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::check::canned::serve;
+    use crate::scenario::Scenario;
+
+    const EVENT: &str = r#"{"id":"1","data":{"account_id":"p-0","transaction_id":"t","type":"EARN","points":5}}"#;
+
+    /// What comes of a stream that tells of one event at a cursor; `next` is the cursor that follows one.
+    fn compared(next: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'static) -> Books {
+        let mut books = Books { prefix: "p-".to_owned(), ..Books::default() };
+        books.entries.entry(0).or_default().add_effect("t", 5, 0);
+        let server = serve(move |path| {
+            let (_, rest) = path.split_once("after=").unwrap();
+            let cursor = rest.split_once('&').unwrap().0;
+            Some(match next(cursor) {
+                Some(next) => format!("{EVENT}\n{{\"cursor\":\"{next}\"}}"),
+                None => format!("{{\"cursor\":\"{cursor}\"}}"),
+            })
+        });
+        let check = Scenario::load("smoke").unwrap().check;
+        compare_events(&mut books, &server, "a", check).unwrap();
+        books
+    }
+
+    #[test]
+    fn a_stream_that_does_not_come_to_an_end_is_a_violation() {
+        for books in [compared(|_| Some("a")), compared(|cursor| Some(if cursor == "a" { "b" } else { "a" }))] {
+            assert_eq!(books.result.violations[0].kind, "events");
+            assert!(books.result.violations[0].detail.contains("does not come to an end"), "{:?}", books.result);
+        }
+        let books = compared(|cursor| (cursor == "a").then_some("b"));
+        assert_eq!((books.result.violation_count, books.result.events.as_str()), (0, "1 events, as acknowledged"));
+    }
 }
