@@ -1,6 +1,8 @@
 //! What a run does, as a person writes it down (TOML): connections, stages of load, accounts, the mix of operations,
 //! and what the result must be. `profiles/` holds the scenarios that the program knows by name.
 
+mod checked;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Fault;
@@ -15,6 +17,10 @@ pub(crate) const STAGES_MAX: usize = 64;
 pub(crate) const RATE_MAX: u64 = 100_000_000;
 /// Longest stage.
 pub(crate) const STAGE_SECONDS_MAX: u32 = 7 * 86_400;
+/// Longest pause of a connection between an answer and its next request: a stage's longest.
+pub(crate) const THINK_MS_MAX: u64 = STAGE_SECONDS_MAX as u64 * 1_000;
+/// Longest wait before a first further attempt, an hour.
+pub(crate) const BACKOFF_MS_MAX: u64 = 3_600_000;
 
 /// The profiles that ship with the program: name and text.
 pub(crate) const PROFILES: &[(&str, &str)] = &[
@@ -373,74 +379,6 @@ impl Scenario {
         }
         let changed: Self = document.try_into().map_err(|error| wrong(&changes.join(" "), format!("{error}")))?;
         changed.checked()
-    }
-
-    /// The same scenario when it can be run.
-    pub(crate) fn checked(self) -> Result<Self, Fault> {
-        let wrong = |what: &str| Err(Fault::Usage(format!("the scenario {}: {what}", self.name)));
-        let mix = &self.mix;
-        let weights = [mix.earn_points, mix.earn_amount, mix.redeem, mix.balance, mix.hold, mix.capture, mix.void];
-        let others = [mix.reverse, mix.pos, mix.batch];
-        let operations: u64 = weights.iter().chain(&others).map(|weight| u64::from(*weight)).sum();
-        let rates = self.stages.iter().flat_map(|stage| [stage.rate, stage.to_rate]).flatten();
-        if !(1..=CONNECTIONS_MAX).contains(&self.connections) {
-            return wrong(&format!("`connections` must be from 1 to {CONNECTIONS_MAX}"));
-        }
-        if !(1..=ACCOUNTS_MAX).contains(&self.accounts.count) {
-            return wrong(&format!("`accounts.count` must be from 1 to {ACCOUNTS_MAX}"));
-        }
-        if self.stages.len() > STAGES_MAX || (self.stages.is_empty() && self.replay.is_none()) {
-            return wrong(&format!("there must be from 1 to {STAGES_MAX} `[[stages]]`, or a `[replay]`"));
-        }
-        if !self.stages.is_empty() && self.stages.iter().all(|stage| stage.warmup) {
-            return wrong("every stage is warm-up, so nothing would be measured");
-        }
-        if rates.max().is_some_and(|rate| rate > RATE_MAX) {
-            return wrong(&format!("a rate is at most {RATE_MAX} a second"));
-        }
-        if self.stages.iter().any(|stage| !(1..=STAGE_SECONDS_MAX).contains(&stage.seconds)) {
-            return wrong(&format!("`seconds` of a stage must be from 1 to {STAGE_SECONDS_MAX}"));
-        }
-        if operations == 0 && self.replay.is_none() && self.stages.iter().any(|stage| stage.rate != Some(0)) {
-            return wrong("`[mix]` gives no operation any weight");
-        }
-        if self.mode == Mode::Open && self.stages.iter().any(|s| s.rate.is_none() && s.percent_of_peak.is_none()) {
-            return wrong("a stage of an open loop needs `rate` or `percent_of_peak`");
-        }
-        if self.calibration.is_none() && self.stages.iter().any(|stage| stage.percent_of_peak.is_some()) {
-            return wrong("`percent_of_peak` needs a `[calibration]`");
-        }
-        if !(0.0..3.0).contains(&self.accounts.theta) {
-            return wrong("`accounts.theta` must be at least 0 and below 3");
-        }
-        if self.accounts.hot_count == 0 || self.accounts.hot_count > self.accounts.count {
-            return wrong("`accounts.hot_count` must be from 1 to `accounts.count`");
-        }
-        if self.accounts.hot_percent > 100 || self.validity.sent_percent_min > 100 {
-            return wrong("a percentage is at most 100");
-        }
-        if !(1..=10_000).contains(&mix.batch_items) {
-            return wrong("`mix.batch_items` must be from 1 to 10000");
-        }
-        if !(10..=3_600_000).contains(&self.timeout_ms) || !(10..=60_000).contains(&self.interval_ms) {
-            return wrong("`timeout_ms` must be from 10 to 3600000 and `interval_ms` from 10 to 60000");
-        }
-        if self.stages.iter().any(|stage| (u64::from(stage.seconds) * 1_000) % self.interval_ms != 0) {
-            return wrong("every stage must be a multiple of `interval_ms` long: an interval belongs to one stage");
-        }
-        if mix.batch > 0 && self.accounts.count < mix.batch_items {
-            return wrong("`accounts.count` must be at least `mix.batch_items`");
-        }
-        if self.think.max_ms < self.think.min_ms || self.connections_per_second == 0 || self.check.connections == 0 {
-            return wrong("`think.max_ms` must be at least `think.min_ms`; speeds and connections at least 1");
-        }
-        if self.replay.as_ref().is_some_and(|replay| replay.days_per_second == 0) {
-            return wrong("`replay.days_per_second` must be at least 1");
-        }
-        if self.retry.on.iter().any(|on| !["overloaded", "rate-limited", "unknown"].contains(&on.as_str())) {
-            return wrong("`retry.on` may hold overloaded, rate-limited and unknown");
-        }
-        Ok(self)
     }
 
     /// The first second at or after this one at which an interval ends.

@@ -15,6 +15,13 @@ fn every_profile_can_be_run() {
 }
 
 #[test]
+fn the_longest_pauses_are_no_more_than_times_can_hold() {
+    let most_ns = (u128::from(BACKOFF_MS_MAX) << 16).max(u128::from(THINK_MS_MAX)) * 1_000_000;
+    let longest_ns = STAGES_MAX as u128 * u128::from(STAGE_SECONDS_MAX) * 1_000_000_000;
+    assert!(most_ns + 2 * longest_ns < u128::from(u64::MAX), "a pause that begins at the end of the longest run");
+}
+
+#[test]
 fn what_cannot_be_run_is_refused_with_the_member() {
     let good = Scenario::load("smoke").unwrap();
     let wrong = |change: fn(&mut Scenario), part: &str| {
@@ -35,6 +42,11 @@ fn what_cannot_be_run_is_refused_with_the_member() {
     wrong(|s| s.retry.on = vec!["always".into()], "retry.on");
     wrong(|s| s.timeout_ms = 0, "timeout_ms");
     wrong(|s| s.interval_ms = 1_500, "a multiple of `interval_ms`");
+    wrong(|s| s.think.max_ms = 9_000_000_000_000_000_000, "think.max_ms");
+    wrong(|s| s.retry.backoff_ms = 9_000_000_000_000_000_000, "retry.backoff_ms");
+    wrong(|s| s.stages[1].name = s.stages[0].name.clone(), "two stages have the name warm-up");
+    wrong(|s| s.stages[0].name.clear(), "needs a name");
+    wrong(|s| s.stages[0].name = "steady.redeem".into(), "without a point");
     assert!(Scenario::load("no-such-profile").unwrap_err().to_string().contains("headline-100k-50k"));
     assert!(toml::from_str::<Scenario>("name='a'\nconnections=1\nconections_per_second=2").is_err());
 }

@@ -69,7 +69,7 @@ impl Traffic {
             number: 0,
             holds: VecDeque::new(),
             earns: VecDeque::new(),
-            keeps_holds: mix.capture + mix.void > 0,
+            keeps_holds: mix.capture > 0 || mix.void > 0,
             keeps_earns: mix.reverse > 0,
         }
     }
@@ -199,6 +199,9 @@ mod tests {
                 traffic.learn(&planned, &effect);
             }
         }
+        // The heaviest weights are weights as well.
+        (scenario.mix.capture, scenario.mix.void) = (u32::MAX, u32::MAX);
+        assert!(Traffic::new(&scenario, 0).keeps_holds);
         // 15 of 104 weights redeem and 3 capture.
         assert!((6_700..7_700).contains(&redeems), "{redeems}");
         assert!((1_200..1_700).contains(&captures), "{captures}");

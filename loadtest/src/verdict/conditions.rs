@@ -71,17 +71,23 @@ fn is_time(name: &str, kind: &str) -> bool {
     name.strip_prefix(kind).is_some_and(|rest| TIMES.contains(&rest))
 }
 
-/// Refuses conditions on figures that a run of this scenario cannot have: whoever waits for an hour should not learn then
+/// Refuses conditions on figures that a run of this scenario cannot have, and stages whose figures would be those of an
+/// operation: whoever waits for an hour should not learn then
 /// that a name was wrong. `is_started` and `has_bare`: whether the run starts its servers, and a bare one beside them.
 ///
 /// # Errors
-/// The first such condition, with the figures that there are.
+/// The first such stage or condition, with the figures that there are.
 pub(crate) fn check(
     thresholds: &[Threshold],
     scenario: &Scenario,
     is_started: bool,
     has_bare: bool,
 ) -> Result<(), Fault> {
+    let is_operation = |name: &str| OPERATIONS.iter().any(|operation| operation.name() == name);
+    if let Some(stage) = scenario.stages.iter().find(|stage| is_operation(&stage.name)) {
+        let why = "it has the name of an operation, and their figures could not be told apart";
+        return Err(Fault::usage(format!("the stage {}", stage.name), why));
+    }
     for threshold in thresholds {
         if threshold.figure == "violations" && scenario.check.level == CheckLevel::None {
             let why = "nothing is checked with check.level none; leave the condition out with --require";
@@ -240,6 +246,10 @@ mod tests {
         for wrong in ["p9<1", "peak>1", "recovery<1s", "warm-up.p99<1s", "bare_ratio>0.4", "memory_growth<1%"] {
             assert!(refused("smoke", wrong, false).unwrap().contains("p99.9, "), "{wrong}");
         }
+        let mut twice = Scenario::load("smoke").unwrap();
+        twice.stages[1].name = "redeem".to_owned();
+        let fault = check(&[], &twice, false, false).unwrap_err().to_string();
+        assert!(fault.contains("the stage redeem: it has the name of an operation"), "{fault}");
         let mut unchecked = Scenario::load("smoke").unwrap();
         unchecked.check.level = CheckLevel::None;
         assert!(check(&parse("conservation").unwrap(), &unchecked, false, false).is_err());
