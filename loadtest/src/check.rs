@@ -5,7 +5,7 @@
 
 mod audit;
 #[cfg(test)]
-mod canned;
+pub(crate) mod canned;
 mod diagnose;
 mod events;
 mod opening;

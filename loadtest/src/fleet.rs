@@ -276,6 +276,15 @@ impl Fleet {
     }
 }
 
+#[cfg(test)]
+impl Fleet {
+    /// Without any process.
+    pub(crate) fn of_nobody() -> Self {
+        let (_, messages) = channel();
+        Self { members: Vec::new(), children: Vec::new(), messages, has_lost: false }
+    }
+}
+
 impl Drop for Fleet {
     fn drop(&mut self) {
         for child in &mut self.children {

@@ -14,7 +14,7 @@ use crate::schedule::Slope;
 use crate::traffic::{Operation, Purchase};
 
 /// Version of these messages: machines that run another version are refused.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 /// The variable that carries the token to processes that make load; flags are seen by everybody.
 pub(crate) const TOKEN_VARIABLE: &str = "MEED_LOADTEST_TOKEN";
 /// The error under which refusals for want of capacity are counted that do not say when to come back.
@@ -170,8 +170,9 @@ impl Tally {
         self.acknowledged.values().sum()
     }
 
+    /// Without [`NO_RETRY_AFTER`], which is said of refusals that are counted themselves.
     pub(crate) fn errors_in_all(&self) -> u64 {
-        self.errors.values().sum()
+        self.errors.iter().filter(|(kind, _)| *kind != NO_RETRY_AFTER).map(|(_, count)| count).sum()
     }
 }
 
@@ -212,6 +213,8 @@ pub(crate) struct Done {
     /// Acknowledged effects by account.
     pub(crate) entries: Vec<(u32, Entry)>,
     pub(crate) unknown: Vec<Open>,
+    /// Further unknown outcomes, which are too many to be asked for: without them nothing is proven.
+    pub(crate) unasked: u64,
     /// Answers that are wrong by themselves, at most [`VIOLATIONS_MAX`] of them.
     pub(crate) wrong: Vec<Wrong>,
     pub(crate) wrong_count: u64,
@@ -255,6 +258,8 @@ mod tests {
         tally.acknowledged.insert(Operation::EarnPoints, 2);
         tally.latency.entry(Operation::EarnPoints).or_default().record(700);
         tally.errors.insert("timeout".into(), 1);
+        // Which is said of a refusal that is counted itself, or whose retry was none.
+        tally.errors.insert(NO_RETRY_AFTER.to_owned(), 1);
         let mut bytes = Vec::new();
         send(
             &mut bytes,

@@ -79,7 +79,8 @@ struct Audited {
 ///
 /// # Errors
 /// The server does not answer, has no capacity for longer than the check's patience, or does not allow it, or a process of
-/// the load does not say what it did; violations that were found all the same are in the books. What it answers wrongly is a violation.
+/// the load does not say what it did; violations that were found all the same are in the books. What it
+/// answers wrongly is a violation.
 pub(crate) fn audit(
     books: &mut Books,
     servers: &[Server],

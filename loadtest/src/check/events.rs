@@ -117,10 +117,16 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, c
             }
         }
     }
+    books.result.events = format!("{} events, as acknowledged", seen.len());
+    compare_accounts(books, &found);
+    Ok(())
+}
+
+/// Whether the stream told of the same on every account.
+fn compare_accounts(books: &mut Books, found: &HashMap<u32, Entry>) {
     let mut accounts: Vec<u32> = books.entries.keys().chain(found.keys()).copied().collect();
     accounts.sort_unstable();
     accounts.dedup();
-    books.result.events = format!("{} events, as acknowledged", seen.len());
     for account in accounts {
         let expected = Entry { touched: true, held: 0, ..books.entries.get(&account).copied().unwrap_or_default() };
         let told = Entry { touched: true, ..found.get(&account).copied().unwrap_or_default() };
@@ -132,7 +138,6 @@ pub(crate) fn compare_events(books: &mut Books, server: &Server, cursor: &str, c
             differ(books, books.account(account), text);
         }
     }
-    Ok(())
 }
 
 fn differ(books: &mut Books, account: String, detail: String) {

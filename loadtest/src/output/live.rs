@@ -147,8 +147,8 @@ impl Live {
 /// An interval as a plain line.
 fn line(row: &IntervalRow, rate: f64) -> String {
     let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|quantile| microseconds(row.latency.quantile_us(quantile)));
-    let errors: u64 = row.tally.errors.values().sum();
-    let kinds = if errors == 0 { String::new() } else { format!(" ({})", by_kind(&row.tally.errors)) };
+    let errors = row.tally.errors_in_all();
+    let kinds = if row.tally.errors.is_empty() { String::new() } else { format!(" ({})", by_kind(&row.tally.errors)) };
     format!(
         "{:>6.1} s  {rate:>8.0}/s  p50 {p50:>8}  p99 {p99:>8}  p99.9 {p999:>8}  max {:>8}  errors {errors:>5}{kinds}  in flight {:>6}  waiting {:>6}{}",
         row.second,
@@ -197,6 +197,10 @@ mod tests {
         ] {
             assert!(text.contains(part), "no {part} in {text}");
         }
+        let text = line(&row(3.0, &[("503 overloaded", 2), ("no retry-after", 2)]), 500.0);
+        assert!(text.contains("errors     2 (503 overloaded 2, no retry-after 2)"), "{text}");
+        let text = line(&row(3.0, &[("no retry-after", 2)]), 500.0);
+        assert!(text.contains("errors     0 (no retry-after 2)"), "the retry was none: {text}");
         let text = line(&row(3.0, &[]), 500.0);
         assert!(text.contains("errors     0  in flight") && !text.contains("warm-up"), "{text}");
     }

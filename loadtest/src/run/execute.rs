@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::check::{self, Books};
 use crate::error::Fault;
-use crate::fleet::{Fleet, Sources};
+use crate::fleet::{Fleet, Loaded, Sources};
 use crate::http::{Client, Server, patiently};
 use crate::machine;
 use crate::node::{Servers, Use};
@@ -81,12 +81,7 @@ pub(super) fn execute(
     let mut collector = Collector::new(&stages, scenario.interval_ms, processes, session.started.as_ref(), live);
     let loaded = fleet.run(&common.scenario, &mut collector)?;
     let (tallies, rows) = collector.finish();
-    let ended = match &loaded.failure {
-        // The last interval may be one of some processes only.
-        Some(_) => Some(rows.last().map_or(0, |row| common.scenario.full_second(row.second as u32))),
-        None => loaded.ended,
-    };
-    let ended_after_seconds = ended.filter(|seconds| u64::from(*seconds) < common.scenario.seconds());
+    let ended_after_seconds = ended_after(&loaded, &rows, &common.scenario);
     if let Some(seconds) = ended_after_seconds {
         plan::end_after(&mut common.scenario.stages, seconds);
     }
@@ -118,6 +113,16 @@ pub(super) fn execute(
         server_use: [before, connected, end],
         scenario: common.scenario,
     })
+}
+
+/// After how many seconds the schedule ended, if before its last stage did.
+fn ended_after(loaded: &Loaded, rows: &[IntervalRow], scenario: &Scenario) -> Option<u32> {
+    let ended = match &loaded.failure {
+        // The last interval may be one of some processes only.
+        Some(_) => Some(rows.last().map_or(0, |row| scenario.full_second(row.second as u32))),
+        None => loaded.ended,
+    };
+    ended.filter(|seconds| u64::from(*seconds) < scenario.seconds())
 }
 
 /// Plans the parts of all processes and makes the connections.
@@ -291,12 +296,13 @@ fn compare(
     live: &mut Live,
 ) -> Result<(), Fault> {
     let ended = Instant::now();
-    let mut unknown = Vec::new();
+    let (mut unknown, mut unasked) = (Vec::new(), 0u64);
     for (worker, done) in (0..).zip(done) {
         for (account, entry) in done.entries {
             books.entries.entry(account).or_default().add(entry);
         }
         unknown.extend(done.unknown);
+        unasked += done.unasked;
         // Beyond those that are named.
         books.result.violation_count += done.wrong_count - done.wrong.len() as u64;
         for wrong in done.wrong {
@@ -314,6 +320,11 @@ fn compare(
         std::thread::sleep(Duration::from_millis(scenario.check.resolve_after_ms).saturating_sub(ended.elapsed()));
         check::resolve(books, servers, scenario.check, &unknown)?;
     }
+    if unasked > 0 {
+        // What was executed of them would seem to be nobody's.
+        let why = "more than are asked for, so they are neither acknowledged nor refused";
+        return Err(Fault::failed(format!("{unasked} outcomes beside {} are unknown", unknown.len()), why));
+    }
     live.say(&format!("reading the books of {} accounts", books.entries.len()));
     check::audit(books, servers, scenario.check, scenario.seed, &mut |accounts| fleet.details(accounts))?;
     match books.events_from.take() {
@@ -322,4 +333,34 @@ fn compare(
         None => "the server has no event stream".clone_into(&mut books.result.events),
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::check::canned::serve;
+    use crate::ledger::Entry;
+
+    #[test]
+    fn books_with_outcomes_that_were_not_asked_for_are_not_proven() {
+        // Something was executed that nobody knows of.
+        let servers = [serve(|path| {
+            let row = r#"{"transaction_id":"t","type":"EARN","points":5,"sequence":1}"#;
+            let balance = r#"{"total_points":5,"pending_points":0,"available_points":5,"held_points":0,"sequence":1}"#;
+            let history = format!(r#"{{"transactions":[{row}],"next":null}}"#);
+            Some(if path.ends_with("/balance") { balance.to_owned() } else { history })
+        })];
+        let scenario = Scenario::load("smoke").unwrap();
+        let conservation = |unasked| {
+            let entries = vec![(0, Entry { touched: true, ..Entry::default() })];
+            let done = Done { entries, unasked, ..Done::default() };
+            let (mut fleet, mut live) = (Fleet::of_nobody(), Live::new(true));
+            prove(Books::default(), &servers, &scenario, vec![done], &mut fleet, &mut live)
+        };
+        assert_eq!(conservation(0).conservation, "violated");
+        let unproven = conservation(3);
+        assert_eq!((unproven.conservation.as_str(), unproven.violation_count), ("not proven", 0));
+        assert!(unproven.reason.unwrap().contains("3 outcomes beside 0 are unknown"));
+    }
 }

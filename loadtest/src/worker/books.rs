@@ -8,6 +8,7 @@ use crate::protocol::{Counts, Done, Open, Tally, VIOLATIONS_MAX, Wrong};
 use crate::traffic::{Operation, Planned};
 
 /// Most requests whose outcome is asked for at the end, per process; more than a minute of time-outs of a fast server.
+/// With more of them nothing is proven.
 const UNKNOWN_MAX: usize = 1_000_000;
 
 /// Books of one process.
@@ -17,12 +18,13 @@ pub(super) struct Books {
     tallies: Vec<Tally>,
     pub(super) ledger: Ledger,
     done: Done,
+    unknown_max: usize,
 }
 
 impl Books {
     pub(super) fn new(worker: u32, stages: usize, accounts: u32) -> Self {
         let tallies = std::iter::repeat_with(Tally::default).take(stages).collect();
-        Self { worker, tallies, ledger: Ledger::new(accounts), done: Done::default() }
+        Self { worker, tallies, ledger: Ledger::new(accounts), done: Done::default(), unknown_max: UNKNOWN_MAX }
     }
 
     /// The tally of the requests that were due in a stage.
@@ -98,9 +100,11 @@ impl Books {
         }
         let (account, number) = (planned.account + item, planned.number + u64::from(item));
         self.ledger.unknown(account, number, planned.operation);
-        if self.done.unknown.len() < UNKNOWN_MAX {
+        if self.done.unknown.len() < self.unknown_max {
             let (worker, operation, points) = (self.worker, planned.operation, planned.points);
             self.done.unknown.push(Open { worker, account, number, operation, points });
+        } else {
+            self.done.unasked += 1;
         }
     }
 
@@ -144,5 +148,18 @@ mod tests {
         assert_eq!(tallies.keys().collect::<Vec<_>>(), [&1]);
         assert_eq!((tallies[&1].errors_in_all(), tallies[&1].latencies().count()), (1, 1));
         assert!(books.take_tallies().is_empty());
+    }
+
+    #[test]
+    fn unknown_outcomes_beyond_the_bound_are_counted() {
+        let mut books = Books::new(0, 1, 1);
+        books.unknown_max = 2;
+        let (operation, account) = (Operation::Redeem, 0);
+        for number in 0..5 {
+            let planned = Planned { operation, account, number, points: 1, amount_minor: 0, at_ms: 0, about: None };
+            books.unknown(0, &planned, 0, "timeout");
+        }
+        let (done, _) = books.finish();
+        assert_eq!((done.unknown.len(), done.unasked), (2, 3));
     }
 }
