@@ -95,7 +95,7 @@ mod tests {
         // All of one below all of the other: 2 / C(m + n, m).
         close(mann_whitney(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 0.1);
         close(mann_whitney(&[1.0, 2.0, 3.0, 4.0, 5.0], &[6.0, 7.0, 8.0, 9.0, 10.0]), 2.0 / 252.0);
-        // U = 2 of 5 and 5: 4 of 252 orders or fewer on each side.
+        // U = 3 of 5 and 5: 7 of 252 orders on each side are as far from the middle, or further.
         close(mann_whitney(&[1.0, 2.0, 3.0, 5.0, 7.0], &[4.0, 6.0, 8.0, 9.0, 10.0]), 2.0 * 7.0 / 252.0);
         close(mann_whitney(&[1.0, 4.0], &[2.0, 3.0]), 1.0);
         // All of one tie below all of the other: as without ties, where the approximation says 0.047.
