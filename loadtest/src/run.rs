@@ -89,10 +89,8 @@ pub(crate) fn run(options: &Options) -> Result<Finished, Fault> {
     // What was measured was measured, however the server ends.
     finished.summary.failures.extend(session.close().err().map(|fault| fault.to_string()));
     if let Some(mut bare) = bare {
-        let summary = &finished.summary;
         // Refusals are quick, and no work done.
-        let (own, other) = (summary.measured.goodput_per_second, bare.measured.goodput_per_second);
-        bare.ratio = if other > 0.0 { own / other } else { 0.0 };
+        bare.compare(finished.summary.measured.goodput_per_second);
         finished.summary.bare = Some(bare);
     }
     settle(options, &mut finished.summary);
@@ -118,8 +116,15 @@ fn run_bare(options: &Options, command: &[String], layout: &Layout, live: &mut L
     let mut session = Session::open(&Reach::Start(layout), None, options.scenario.connections_max())?;
     let finished = run_in(&bare_options, &session, live)?;
     session.close()?;
-    let Summary { measured, peak_per_second, server, .. } = finished.summary;
-    Ok(Bare { command: command.join(" "), measured, peak_per_second, server, ratio: 0.0 })
+    let Summary { measured, peak_per_second, server, failures, .. } = finished.summary;
+    if options.agents > 0 && finished.has_lost_processes {
+        // The load itself would wait for them.
+        return Err(Fault::failed(
+            "processes of agents are gone after the run of the bare server",
+            failures.join("; "),
+        ));
+    }
+    Ok(Bare { command: command.join(" "), measured, peak_per_second, server, failures, ratio: None })
 }
 
 fn run_in(options: &Options, session: &Session, live: &mut Live) -> Result<Finished, Fault> {

@@ -279,8 +279,30 @@ pub(crate) struct Bare {
     pub(crate) peak_per_second: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) server: Option<ServerUse>,
-    /// The goodput of the node as a part of the bare server's.
-    pub(crate) ratio: f64,
+    /// What kept its run from coming to its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failures: Vec<String>,
+    /// The goodput of the node as a part of the bare server's. There is none when the bare server's run did not come to its
+    /// end, or nothing was acknowledged in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ratio: Option<f64>,
+}
+
+impl Bare {
+    /// Compares it with the goodput of the node.
+    pub(crate) fn compare(&mut self, goodput_per_second: f64) {
+        let other = self.measured.goodput_per_second;
+        self.ratio = (self.failures.is_empty() && other > 0.0).then(|| goodput_per_second / other);
+    }
+
+    /// The ratio for people, or why there is none.
+    pub(crate) fn ratio_text(&self) -> String {
+        match (self.ratio, self.failures.first()) {
+            (Some(ratio), _) => format!("the goodput of the node is {ratio:.2} of its"),
+            (None, Some(failure)) => format!("there is no ratio, because its run failed: {failure}"),
+            (None, None) => "there is no ratio, because nothing was acknowledged".to_owned(),
+        }
+    }
 }
 
 /// The books.

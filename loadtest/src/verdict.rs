@@ -48,7 +48,7 @@ pub(crate) fn figures(summary: &Summary) -> BTreeMap<String, f64> {
     put("violations", is_proven.then_some(summary.correctness.violation_count as f64));
     put("peak", summary.peak_per_second);
     put("recovery", summary.recovery_seconds.map(|seconds| seconds * 1_000.0));
-    put("bare_ratio", summary.bare.as_ref().map(|bare| bare.ratio));
+    put("bare_ratio", summary.bare.as_ref().and_then(|bare| bare.ratio));
     put("connections", Some(f64::from(summary.connections.open)));
     put("server_bytes_per_connection", summary.server.as_ref().map(|server| server.resident_bytes_per_connection));
     put("server_cpu_ms_per_1000", summary.server.as_ref().map(|server| server.cpu_ms_per_1000_requests));

@@ -354,10 +354,10 @@ fn used(rows: &mut Vec<(&'static str, String)>, summary: &Summary) {
         rows.push((
             "bare server",
             format!(
-                "{:.0} a second, p99 {}; the node answered {:.2} of that",
+                "{:.0} a second, p99 {}; {}",
                 bare.measured.completed_per_second,
                 microseconds(bare.measured.latency.p99_us),
-                bare.ratio
+                bare.ratio_text()
             ),
         ));
     }

@@ -136,12 +136,12 @@ fn servers(text: &mut String, summary: &Summary) {
     if let Some(bare) = &summary.bare {
         let _ = writeln!(
             text,
-            "bare server in the same layout: answered {:.0}/s of {:.0}/s, p50 {}, p99 {}; the goodput of the node is {:.2} of its",
+            "bare server in the same layout: answered {:.0}/s of {:.0}/s, p50 {}, p99 {}; {}",
             bare.measured.completed_per_second,
             bare.measured.offered_per_second,
             microseconds(bare.measured.latency.p50_us),
             microseconds(bare.measured.latency.p99_us),
-            bare.ratio
+            bare.ratio_text()
         );
     }
 }

@@ -205,6 +205,31 @@ pub(crate) fn pretender(stub: &Stub, folder: &tempfile::TempDir, then: &str) -> 
 }
 
 #[test]
+fn a_bare_run_that_lost_a_process_gives_no_ratio() {
+    let stub = Stub::start(Vice::None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = scenario(&Setup { seconds: 3, require: "conservation,bare_ratio>0.01", ..Setup::default() }, &folder);
+    let node = pretender(&stub, &folder, "trap 'exit 0' TERM\nsleep 60 &\nwait");
+    let mut command = program();
+    command.arg("run").arg(path).args(["--start-node", "--node", &node, "--beside", &node, "--data-parent"]);
+    command.arg(folder.path()).arg("--out").arg(folder.path().join("out"));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Half of the load, so that there is a goodput.
+    while stub.earns() < 450 {
+        pause(Duration::from_millis(5));
+    }
+    let name = |pid: &Pid| std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero())).unwrap();
+    let makes_load = |pid: &Pid| name(pid).trim() == "meed-loadtest";
+    kill_process(children(&child).into_iter().find(makes_load).unwrap(), Signal::KILL).unwrap();
+    let ran = outcome(child.wait_with_output().unwrap(), folder);
+    assert_eq!(ran.code, 99, "{}", ran.text);
+    assert!(ran.number("/bare/measured/goodput_per_second") > 0.0, "{}", ran.text);
+    assert!(ran.summary["bare"]["ratio"].is_null() && ran.text.contains("there is no ratio"), "{}", ran.text);
+    assert!(ran.summary["bare"]["failures"][0].as_str().unwrap().contains("went away"), "{}", ran.text);
+    assert!(ran.text.contains("bare_ratio>0.01 names no figure of this run"), "{}", ran.text);
+}
+
+#[test]
 fn a_server_that_ends_badly_leaves_a_report_of_what_was_measured() {
     let stub = Stub::start(Vice::None);
     let folder = tempfile::tempdir().unwrap();
