@@ -100,3 +100,22 @@ pub(crate) fn read_openings(books: &mut Books, servers: &[Server], check: Check,
     books.openings = openings.into_iter().flatten().collect();
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::check::canned::serve;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn what_accounts_have_may_be_more_than_there_can_be() {
+        let servers = [serve(|_| {
+            let most = i64::MAX;
+            Some(format!(r#"{{"total_points":{most},"pending_points":{most},"held_points":0,"sequence":1}}"#))
+        })];
+        let mut books = Books::default();
+        read_openings(&mut books, &servers, Scenario::load("smoke").unwrap().check, 1).unwrap();
+        assert_eq!(books.openings[&0], Opening { points: i64::MAX, held: 0, sequence: 1 });
+    }
+}

@@ -1,5 +1,6 @@
 //! What became of requests without an answer: asked by their keys, once the server can no longer be at work on them.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -42,10 +43,20 @@ enum Resolution {
 /// Asks for every unknown outcome and enters it in the books.
 ///
 /// # Errors
-/// The server does not answer, has no capacity for longer than the check's patience, or does not allow it.
+/// The server does not answer, has no capacity for longer than the check's patience, or does not allow it; violations that
+/// were found before are in the books.
 pub(crate) fn resolve(books: &mut Books, servers: &[Server], check: Check, open: &[Open]) -> Result<(), Fault> {
     let patience = check.patience();
-    let resolutions = in_parallel(servers, check.connections, open, |client, open| ask(books, client, open, patience))?;
+    // Where one outcome cannot be had, the next could not either, each after the same patience.
+    let silence: Mutex<Option<Fault>> = Mutex::new(None);
+    let is_silent = || silence.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    let resolutions = in_parallel(servers, check.connections, open, |client, open| {
+        if is_silent() {
+            return Ok(None);
+        }
+        let asked = ask(books, client, open, patience);
+        Ok(asked.map_err(|fault| *silence.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault)).ok())
+    })?;
     for (open, resolution) in open.iter().zip(resolutions) {
         let key = books.key(open.worker, open.number);
         books.result.unknown_outcomes += 1;
@@ -55,6 +66,7 @@ pub(crate) fn resolve(books: &mut Books, servers: &[Server], check: Check, open:
             detail,
             operations: vec![key.clone()],
         };
+        let Some(resolution) = resolution else { continue };
         match resolution {
             Resolution::Executed { transaction_id, points, held } => {
                 books.result.unknown_executed += 1;
@@ -75,7 +87,7 @@ pub(crate) fn resolve(books: &mut Books, servers: &[Server], check: Check, open:
             }
         }
     }
-    Ok(())
+    silence.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 fn ask(books: &Books, client: &mut Client, open: &Open, patience: Duration) -> Result<Resolution, Fault> {
@@ -119,4 +131,32 @@ fn read(body: &[u8], open: &Open, account: &str) -> Option<Resolution> {
     }
     let (transaction_id, points, held) = (effect.transaction_id.to_owned(), effect.points, planned.held());
     Some(Resolution::Executed { transaction_id, points, held })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::check::canned::serve;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn a_wrong_outcome_stays_one_when_the_server_goes_away_after_it() {
+        // The first is of other points than were asked for; the connection ends when the next is asked for.
+        let servers = [serve(|path| {
+            let effect = r#"{"transaction_id":"t","account_id":"p-0","type":"EARN","points":6,"available_points":6}"#;
+            path.contains("/p-0/").then(|| format!(r#"{{"status":201,"body":{effect}}}"#))
+        })];
+        let mut check = Scenario::load("smoke").unwrap().check;
+        check.connections = 1;
+        let mut books = Books { prefix: "p-".to_owned(), ..Books::default() };
+        let operation = Operation::EarnPoints;
+        let open: Vec<Open> = (0..3)
+            .map(|account| Open { worker: 0, account, number: u64::from(account), operation, points: 5 })
+            .collect();
+        let fault = resolve(&mut books, &servers, check, &open).unwrap_err().to_string();
+        assert!(fault.contains("without an answer"), "{fault}");
+        let kinds: Vec<&str> = books.result.violations.iter().map(|one| one.kind.as_str()).collect();
+        assert_eq!((kinds, books.result.unknown_outcomes), (vec!["wrong-answer"], 3));
+    }
 }
