@@ -33,7 +33,7 @@ token=${MEED_CASSANDRA_TOKEN:+initial_token: $MEED_CASSANDRA_TOKEN}
 # A node that joins ends when its seed has not answered within twice this.
 ring_delay_ms=100
 [[ $seed == "$address" ]] || ring_delay_ms=20000
-START_SECONDS=120
+START_SECONDS=300
 EXIT_UNAVAILABLE=69
 
 say() { echo "cassandra: $*"; }

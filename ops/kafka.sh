@@ -8,7 +8,7 @@
 #   ops/kafka.sh available              exit 0 when this machine can run one: Java 17 or newer, Maven, the jars or a network
 #
 # DIR is ./meed-kafka by default. Every command may be repeated. start returns when the broker answers.
-# Environment: KAFKA_HEAP (512m), KAFKA_START_TIMEOUT in seconds (60), KAFKA_PROPS: further server properties, one a line,
+# Environment: KAFKA_HEAP (512m), KAFKA_START_TIMEOUT in seconds (180), KAFKA_PROPS: further server properties, one a line,
 # KAFKA_JARS: folder of the jars (ops/kafka/lib), EVENTS_TOPIC and BALANCES_TOPIC for `topics`.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/kafka" && pwd)
@@ -72,7 +72,7 @@ start() {
         -Dorg.slf4j.simpleLogger.showDateTime=true -cp "$jars/*" kafka.Kafka "$data/server.properties" \
         >"$data/console.log" 2>&1 </dev/null 7>&- 8>&- 9>&- &
     echo $! >"$data/pid"
-    local deadline=$((SECONDS + ${KAFKA_START_TIMEOUT:-60}))
+    local deadline=$((SECONDS + ${KAFKA_START_TIMEOUT:-180}))
     until ready 2>/dev/null; do
         if ! kill -0 "$(cat "$data/pid")" 2>/dev/null; then
             say "kafka ended:"

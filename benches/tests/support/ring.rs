@@ -10,7 +10,7 @@ use super::stage::variable;
 use super::wait::eventually;
 
 /// Time for three servers that run to find each other.
-const SETTLED_MAX: Duration = Duration::from_secs(120);
+const SETTLED_MAX: Duration = Duration::from_secs(300);
 
 /// Three servers, of which each row is on all three.
 pub(crate) struct Ring {
