@@ -62,6 +62,7 @@ pub(crate) enum Stuck {
 
 /// What became of a turn that did not end early.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "the simulator takes its turns without a clock"))]
 pub(crate) struct Turn {
     /// How far it has read.
     pub(crate) reached: Reached,
