@@ -8,11 +8,11 @@ fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/fixtures").join(file)
 }
 
-/// The bytes of a fixture, which must be `written`. `MEED_WRITE_FIXTURES=1` makes a file where there is none; one that
+/// The bytes of a fixture, which must be `written`. `UPDATE_FIXTURES=1` makes a file where there is none; one that
 /// is there stays as it is.
 pub(crate) fn whole(file: &str, written: &[u8]) -> Vec<u8> {
     let path = path(file);
-    if std::env::var_os("MEED_WRITE_FIXTURES").is_some() && !path.exists() {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() && !path.exists() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, written).unwrap();
     }

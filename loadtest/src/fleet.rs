@@ -83,6 +83,11 @@ pub(crate) trait Watch {
 }
 
 impl Fleet {
+    /// Without any process, for those that will send these messages.
+    pub(crate) fn of_nobody(messages: Receiver<(usize, Option<FromWorker>)>) -> Self {
+        Self { members: Vec::new(), children: Vec::new(), messages, has_lost: false }
+    }
+
     /// Starts local processes and waits for all to join.
     pub(crate) fn gather(sources: &Sources<'_>) -> Result<Self, Fault> {
         let own;
@@ -95,7 +100,7 @@ impl Fleet {
         };
         let address = listener.local_addr().map_err(|error| Fault::failed("the coordinator's listener", error))?;
         let (sender, messages) = channel();
-        let mut fleet = Self { members: Vec::new(), children: Vec::new(), messages, has_lost: false };
+        let mut fleet = Self::of_nobody(messages);
         let program = std::env::current_exe().map_err(|error| Fault::failed("this program's own path", error))?;
         let local = format!("127.0.0.1:{}", address.port());
         let give_way = sources.give_way && has_chrt();
@@ -276,15 +281,6 @@ impl Fleet {
     }
 }
 
-#[cfg(test)]
-impl Fleet {
-    /// Without any process.
-    pub(crate) fn of_nobody() -> Self {
-        let (_, messages) = channel();
-        Self { members: Vec::new(), children: Vec::new(), messages, has_lost: false }
-    }
-}
-
 impl Drop for Fleet {
     fn drop(&mut self) {
         for child in &mut self.children {
@@ -373,7 +369,7 @@ mod tests {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         let (sender, messages) = channel();
-        let mut fleet = Fleet { members: Vec::new(), children: Vec::new(), messages, has_lost: false };
+        let mut fleet = Fleet::of_nobody(messages);
         let deadline = Instant::now() + Duration::from_millis(200);
         let fault = fleet.accept(&socket.into(), 1, "token", deadline, &sender).unwrap_err().to_string();
         assert!(fault.contains("the coordinator's listener"), "{fault}");

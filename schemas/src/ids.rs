@@ -243,6 +243,11 @@ impl Position {
         self.0 & Self::SEQUENCE_MAX
     }
 
+    /// Whether it is that of a record of this shard, whose newest has `last_sequence`.
+    pub fn is_in(self, shard: u16, last_sequence: u64) -> bool {
+        self.shard() == shard && (1..=last_sequence).contains(&self.sequence())
+    }
+
     /// Parses the text of [`Position`]'s `Display` (a `transaction_id` or `hold_id`); only the canonical
     /// form is one.
     pub fn parse(text: &str) -> Option<Self> {

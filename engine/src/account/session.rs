@@ -356,8 +356,7 @@ pub(super) fn with_trace(
 
 /// A transaction of this account.
 pub(super) fn transaction<'a>(session: &Session<'a>, position: Position) -> Step<&'a Record> {
-    let sequence = position.sequence();
-    if position.shard() != session.shard || sequence == 0 || sequence > session.account.applied {
+    if !position.is_in(session.shard, session.account.applied) {
         return Err(Refusal::UnknownTransaction.into());
     }
     match session.facts.record(position) {

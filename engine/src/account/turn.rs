@@ -59,7 +59,7 @@ pub fn needs(account: &Account, request: &Request, shard: u16) -> Fetches {
     }
     match &request.command {
         Command::Reverse { original, .. } | Command::Transaction { position: original }
-            if original.shard() == shard && (1..=account.applied()).contains(&original.sequence()) =>
+            if original.is_in(shard, account.applied()) =>
         {
             fetches.push(Fetch::Record(*original));
             if account.reversed_of(original.sequence(), &facts) == Found::Unknown {

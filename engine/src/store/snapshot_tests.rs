@@ -68,12 +68,12 @@ fn read(bytes: &[u8]) -> Result<(SnapshotHeader, Vec<SnapshotRow>)> {
     Ok((reader.header().clone(), rows))
 }
 
-/// Snapshots are kept for years: version 2 is written and read as these bytes for ever. `MEED_WRITE_FIXTURES=1`
+/// Snapshots are kept for years: version 2 is written and read as these bytes for ever. `UPDATE_FIXTURES=1`
 /// makes the file where there is none.
 #[test]
 fn format_is_pinned() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/fixtures/snapshot/v2.snapshot");
-    if std::env::var_os("MEED_WRITE_FIXTURES").is_some() && !path.exists() {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() && !path.exists() {
         std::fs::write(&path, written(&rows())).unwrap();
     }
     let fixture = std::fs::read(path).unwrap();

@@ -167,16 +167,16 @@ impl Window {
         if !self.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Open(_))) {
             return Vec::new();
         }
-        let mut answered: HashSet<&Identity> = HashSet::new();
+        let mut decided: HashSet<&Identity> = HashSet::new();
         let mut again = Vec::new();
         for (index, request) in self.requests.iter().enumerate().rev() {
             match &self.outcomes[index] {
-                Outcome::Open(why) if answered.contains(&request.identity) => {
+                Outcome::Open(why) if decided.contains(&request.identity) => {
                     self.outcomes[index] = Outcome::Done(Err(*why));
                 }
                 Outcome::Open(_) => again.push(index),
                 Outcome::Done(Ok(Reply::Executed { replayed: true, .. } | Reply::RefusedBefore { .. })) => {}
-                Outcome::Done(_) => drop(answered.insert(&request.identity)),
+                Outcome::Done(_) => drop(decided.insert(&request.identity)),
             }
         }
         again.reverse();

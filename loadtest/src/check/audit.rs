@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::check::{AskDetails, Books, Opening, diagnose, in_parallel, is_of_the_server};
 use crate::error::Fault;
-use crate::http::{Client, Server};
+use crate::http::{Client, Reply, Server};
 use crate::ledger::Entry;
 use crate::scenario::Check;
 use crate::schedule::Random;
@@ -79,8 +79,8 @@ struct Audited {
 ///
 /// # Errors
 /// The server does not answer, has no capacity for longer than the check's patience, or does not allow it, or a process of
-/// the load does not say what it did; violations that were found all the same are in the books. What it
-/// answers wrongly is a violation.
+/// the load does not say what it did; violations that were found all the same are in the books. What it answers wrongly
+/// is a violation.
 pub(crate) fn audit(
     books: &mut Books,
     servers: &[Server],
@@ -182,6 +182,11 @@ impl Balance {
     }
 }
 
+/// An answer; `None` when there is none, as `audited` then says.
+fn get(client: &mut Client, path: &str, check: Check, audited: &mut Audited) -> Option<Reply> {
+    client.get_patiently(path, check.patience()).map_err(|fault| audited.unread = Some(fault.to_string())).ok()
+}
+
 /// The balance of an account; `None` when there is none, or it cannot be read, or not understood, as `audited` then says
 /// beside what it said before.
 fn read_balance(
@@ -192,13 +197,7 @@ fn read_balance(
     check: Check,
     audited: &mut Audited,
 ) -> Option<Balance> {
-    let reply = match client.get_patiently(&format!("/api/v1/points/{name}/balance"), check.patience()) {
-        Ok(reply) => reply,
-        Err(fault) => {
-            audited.unread = Some(fault.to_string());
-            return None;
-        }
-    };
+    let reply = get(client, &format!("/api/v1/points/{name}/balance"), check, audited)?;
     match (reply.status, serde_json::from_slice(&reply.body)) {
         (200, Ok(balance)) => return Some(balance),
         (404, _) if opening.sequence > 0 => {
@@ -230,23 +229,18 @@ fn read_rows(
     let mut query = format!("limit={PAGE}");
     loop {
         let path = format!("/api/v1/points/{name}/transactions?{query}");
-        let page: Page = match client.get_patiently(&path, check.patience()) {
-            Err(fault) => {
-                audited.unread = Some(fault.to_string());
+        let reply = get(client, &path, check, audited)?;
+        let page: Page = match (reply.status, serde_json::from_slice(&reply.body)) {
+            (200, Ok(page)) => page,
+            (200, _) => {
+                let text = format!("the history has not its members: {}", reply.text());
+                audited.violations.push(("sequence", text));
                 return None;
             }
-            Ok(reply) => match (reply.status, serde_json::from_slice(&reply.body)) {
-                (200, Ok(page)) => page,
-                (200, _) => {
-                    let text = format!("the history has not its members: {}", reply.text());
-                    audited.violations.push(("sequence", text));
-                    return None;
-                }
-                (status, _) => {
-                    audited.unread = Some(format!("the history of {name} cannot be read: {status} {}", reply.text()));
-                    return None;
-                }
-            },
+            (status, _) => {
+                audited.unread = Some(format!("the history of {name} cannot be read: {status} {}", reply.text()));
+                return None;
+            }
         };
         let is_enough = page.transactions.iter().any(|row| row.sequence <= opening_sequence);
         let Some(next) = page.next.clone().filter(|_| !is_enough) else {
@@ -292,7 +286,7 @@ fn compare_held(audited: &mut Audited, rows: &[Row], entry: Entry, held: i128) {
 fn compare(audited: &mut Audited, rows: Vec<Row>, entry: Entry, change: i128, sequence: u64, opening_sequence: u64) {
     audited.is_walked = true;
     audited.rows = rows.len() as u64;
-    let mut found = Entry { touched: entry.touched, held: entry.held, ..Entry::default() };
+    let mut found = Entry { held: entry.held, ..Entry::default() };
     let (mut sum, mut expected_sequence) = (0i128, sequence);
     for row in &rows {
         if row.sequence != expected_sequence {

@@ -1,6 +1,6 @@
 //! What became of requests without an answer: asked by their keys, once the server can no longer be at work on them.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -48,14 +48,12 @@ enum Resolution {
 pub(crate) fn resolve(books: &mut Books, servers: &[Server], check: Check, open: &[Open]) -> Result<(), Fault> {
     let patience = check.patience();
     // Where one outcome cannot be had, the next could not either, each after the same patience.
-    let silence: Mutex<Option<Fault>> = Mutex::new(None);
-    let is_silent = || silence.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    let silence = OnceLock::new();
     let resolutions = in_parallel(servers, check.connections, open, |client, open| {
-        if is_silent() {
+        if silence.get().is_some() {
             return Ok(None);
         }
-        let asked = ask(books, client, open, patience);
-        Ok(asked.map_err(|fault| *silence.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault)).ok())
+        Ok(ask(books, client, open, patience).map_err(|fault| silence.set(fault)).ok())
     })?;
     for (open, resolution) in open.iter().zip(resolutions) {
         let key = books.key(open.worker, open.number);
@@ -87,7 +85,7 @@ pub(crate) fn resolve(books: &mut Books, servers: &[Server], check: Check, open:
             }
         }
     }
-    silence.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    silence.into_inner().map_or(Ok(()), Err)
 }
 
 fn ask(books: &Books, client: &mut Client, open: &Open, patience: Duration) -> Result<Resolution, Fault> {

@@ -355,7 +355,7 @@ mod tests {
         let conservation = |unasked| {
             let entries = vec![(0, Entry { touched: true, ..Entry::default() })];
             let done = Done { entries, unasked, ..Done::default() };
-            let (mut fleet, mut live) = (Fleet::of_nobody(), Live::new(true));
+            let (mut fleet, mut live) = (Fleet::of_nobody(std::sync::mpsc::channel().1), Live::new(true));
             prove(Books::default(), &servers, &scenario, vec![done], &mut fleet, &mut live)
         };
         assert_eq!(conservation(0).conservation, "violated");

@@ -72,8 +72,8 @@ fn is_time(name: &str, kind: &str) -> bool {
 }
 
 /// Refuses conditions on figures that a run of this scenario cannot have, and stages whose figures would be those of an
-/// operation: whoever waits for an hour should not learn then
-/// that a name was wrong. `is_started` and `has_bare`: whether the run starts its servers, and a bare one beside them.
+/// operation: whoever waits for an hour should not learn then that a name was wrong. `is_started` and `has_bare`: whether
+/// the run starts its servers, and a bare one beside them.
 ///
 /// # Errors
 /// The first such stage or condition, with the figures that there are.

@@ -9,7 +9,7 @@ use meed_schemas::time::{Millis, NEVER};
 use super::spend;
 use super::{Operation, Shown, check_status, check_time};
 use crate::account::apply::ExpiredBefore;
-use crate::account::session::{Session, Step, Stop};
+use crate::account::session::{Session, Step};
 use crate::account::wallet::{LOTS_MAX, Wallet};
 use crate::account::{SPEND_MONTH_MAX, SPEND_MONTHS_MAX};
 use crate::program::{Version, award::award};
@@ -174,7 +174,10 @@ pub(super) fn sale(session: &mut Session<'_>, operation: &mut Operation<'_>) -> 
     };
     check_status(session, redeem_points.is_some())?;
     check_time(session, occurred_at)?;
-    let spent = redeem_points.map(|points| Ok::<_, Stop>((points, spend::plan(session, points)?))).transpose()?;
+    let spent = match redeem_points {
+        Some(points) => Some((points, spend::plan(session, points)?)),
+        None => None,
+    };
     let wallet = &session.account.wallet;
     let redeemed = spent.as_ref().map(|(_, moves)| wallet.after(moves));
     let wallet = redeemed.as_ref().unwrap_or(wallet);

@@ -74,8 +74,7 @@ fn put(account: &Account, document: &str, now: Millis) -> Result<Option<u32>, Re
 
 fn transaction(request: &Request, position: Position, facts: &Facts, context: &Context<'_>) -> Verdict {
     let own = |record: &&Record| record.identity == request.identity && record.kind.is_effect();
-    let sequence = position.sequence();
-    if position.shard() != context.shard || sequence == 0 || sequence >= context.next_sequence {
+    if !position.is_in(context.shard, context.next_sequence - 1) {
         return Verdict::Reply(Reply::Refused(Refusal::UnknownTransaction));
     }
     match facts.record(position) {

@@ -43,13 +43,13 @@ fn write_fixture(dir: &Path) -> Vec<u64> {
     last
 }
 
-/// The files of version 1 are opened, read and continued. `MEED_WRITE_FIXTURES=1` makes them anew: only for
+/// The files of version 1 are opened, read and continued. `UPDATE_FIXTURES=1` makes them anew: only for
 /// a new version of the format, under a new folder's name; the old folders stay as they are.
 #[test]
 fn version_1_is_read_and_written_as_ever() {
     let fresh = tempfile::tempdir().unwrap();
     let last = write_fixture(fresh.path());
-    if std::env::var_os("MEED_WRITE_FIXTURES").is_some() && !fixture_dir().exists() {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() && !fixture_dir().exists() {
         std::fs::create_dir_all(fixture_dir()).unwrap();
         copy_folder(fresh.path(), &fixture_dir());
     }

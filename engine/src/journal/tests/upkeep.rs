@@ -328,10 +328,10 @@ fn fixture_dir() -> PathBuf {
 }
 
 /// What version 1 of the packed form wrote can be read for ever; which bytes a compressor makes of a block is not
-/// part of the form. `MEED_WRITE_FIXTURES=1` makes the folder where there is none.
+/// part of the form. `UPDATE_FIXTURES=1` makes the folder where there is none.
 #[test]
 fn version_1_of_packed_segments_is_read() {
-    if std::env::var_os("MEED_WRITE_FIXTURES").is_some() && !fixture_dir().exists() {
+    if std::env::var_os("UPDATE_FIXTURES").is_some() && !fixture_dir().exists() {
         let (dir, _) = filled(1, 14);
         let (journal, ..) = open(dir.path()).unwrap();
         assert!(pack_all(&mut journal.upkeep()).unwrap() > 0);
