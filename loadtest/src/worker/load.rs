@@ -67,6 +67,7 @@ impl Load {
             in_flight: 0,
             free: VecDeque::new(),
             absent: (0..plan.connections).collect(),
+            unmade: VecDeque::new(),
             to_greet: Vec::new(),
             connecting: 0,
             failed_connects: 0,
@@ -286,6 +287,26 @@ mod tests {
             pauses.insert(end_ns / MS - 1_000);
         }
         assert_eq!(pauses.into_iter().collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_connection_that_cannot_be_made_again_is_tried_after_a_pause() {
+        let mut state = load(0, 0).state;
+        state.absent.clear();
+        let fail = |state: &mut State| {
+            state.slots[1] = Slot::Opening;
+            state.connecting += 1;
+            state.broken(1, Breach::Closed);
+        };
+        fail(&mut state);
+        assert_eq!(state.absent.pop_front(), Some(1), "the load has not begun");
+        state.has_begun = true;
+        fail(&mut state);
+        let (due_ns, _) = state.unmade[0];
+        state.wake(due_ns - 1);
+        assert!(state.absent.is_empty(), "not a moment too early");
+        state.wake(due_ns);
+        assert_eq!(state.absent, [1]);
     }
 
     #[test]

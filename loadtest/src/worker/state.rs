@@ -22,6 +22,9 @@ pub(super) const TURN_MAX: Duration = Duration::from_millis(10);
 /// Longest sleep while no connection is free: with each request that comes due one would take the processor from a server
 /// on the same machine, and nothing could be sent.
 const NO_CONNECTION_SLEEP_NS: u64 = 500_000;
+/// Time until a connection that could not be made again is tried once more: a server that is away should not find the
+/// processors taken by it.
+const RECONNECT_PAUSE_NS: u64 = 100_000_000;
 
 /// A request under way.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ pub(super) struct State {
     pub(super) in_flight: u32,
     pub(super) free: VecDeque<u32>,
     pub(super) absent: VecDeque<u32>,
+    /// Those that could not be made again, and from when on they are absent: in order of time.
+    pub(super) unmade: VecDeque<(u64, u32)>,
     pub(super) to_greet: Vec<u32>,
     pub(super) connecting: usize,
     pub(super) failed_connects: u32,
@@ -120,6 +125,9 @@ impl State {
 
     /// Connections whose pause is over.
     pub(super) fn wake(&mut self, now_ns: u64) {
+        while let Some((_, slot)) = self.unmade.pop_front_if(|unmade| unmade.0 <= now_ns) {
+            self.absent.push_back(slot);
+        }
         while let Some(Reverse((_, slot))) = self.resting.peek().filter(|rest| rest.0.0 <= now_ns) {
             self.free.push_back(*slot);
             self.resting.pop();
@@ -219,8 +227,10 @@ impl State {
                 if self.has_begun && self.begin <= Instant::now() {
                     let stage = self.stage_at(self.now_ns());
                     *self.books.stage(stage).errors.entry("connect".to_owned()).or_default() += 1;
+                    self.unmade.push_back((self.now_ns() + RECONNECT_PAUSE_NS, slot));
+                } else {
+                    self.absent.push_back(slot);
                 }
-                self.absent.push_back(slot);
             }
             Slot::Free => self.lose(slot),
             Slot::Flight(flight) => {
@@ -417,7 +427,8 @@ impl State {
         let timeout_ns = self.timeout_ns();
         let deadline = self.deadlines.front().map(|(sent_ns, _)| sent_ns + timeout_ns);
         let resting = self.resting.peek().map(|rest| rest.0.0);
-        let times = [next_due, deadline, resting, self.queue.next_later_ns(), Some(interval_end_ns)];
+        let unmade = self.unmade.front().map(|unmade| unmade.0);
+        let times = [next_due, deadline, resting, unmade, self.queue.next_later_ns(), Some(interval_end_ns)];
         let next_ns = times.into_iter().flatten().min().unwrap_or(0);
         Duration::from_nanos(next_ns.saturating_sub(now_ns)).min(TURN_MAX)
     }
