@@ -195,8 +195,8 @@ impl Tenancy {
             (Place::Elsewhere, Input::CheckpointAll) => node.note_absent(self.id),
             // What a tenure before this one had asked for.
             (Place::Elsewhere | Place::Coming(_), _) => {}
-            // The keys that were spilled come piece by piece: another piece would be asked for behind what makes the store
-            // forget the shard, and remembered when the shard comes back.
+            // The keys that were spilled come piece by piece: another piece would be asked for behind what makes the
+            // store forget the shard, and remembered when the shard comes back.
             (Place::Going { waiting, .. }, input @ (Input::Command(_) | Input::Due(_) | Input::SpilledKeys(..))) => {
                 waiting.push(input);
             }

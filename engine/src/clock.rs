@@ -7,9 +7,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Turns readings of the wall clock and the monotonic clock into instants that never go backwards.
 ///
-/// A wall clock that moves by more than `jump_ms` against the monotonic one, which runs while the machine sleeps, is not
-/// followed: time then goes on from the last good reading at the pace of the monotonic clock, so that a leap of years
-/// does not expire points that would not come back.
+/// A wall clock that moves by more than `jump_ms` against the monotonic one, which runs while the machine sleeps, is
+/// not followed: time then goes on from the last good reading at the pace of the monotonic clock, so that a leap of
+/// years does not expire points that would not come back.
 #[derive(Debug, Clone)]
 pub struct Clock {
     base_wall: Millis,

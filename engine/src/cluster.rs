@@ -4,8 +4,8 @@
 //! One thread looks at the map of owners and at the nodes' leases and does what [`plan`] says. A change of the map is
 //! one conditional write that names the version that it was made from. A shard is given away in this order: its actor
 //! lets commands wait and ends what is under way, the map names the new owner, the commands that waited are told. The
-//! new owner claims the epochs of the shard's journal, replays what its last checkpoint lacks, and begins. Whatever goes
-//! wrong between, the map says who is to begin, and the epochs say who may write.
+//! new owner claims the epochs of the shard's journal, replays what its last checkpoint lacks, and begins. Whatever
+//! goes wrong between, the map says who is to begin, and the epochs say who may write.
 
 mod announce;
 mod begin;
@@ -84,8 +84,8 @@ enum Event {
     Stop,
 }
 
-/// Hands events over before the manager runs. What waits here is at most one look per version of the map, and two events
-/// per shard.
+/// Hands events over before the manager runs. What waits here is at most one look per version of the map, and two
+/// events per shard.
 pub struct Events(Sender<Event>, Receiver<Event>);
 
 impl Default for Events {

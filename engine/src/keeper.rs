@@ -1,8 +1,8 @@
 //! The node's store thread: the only one that calls the state store.
 //!
 //! Questions go before checkpoints, and are answered while a checkpoint waits for a flush, so that a cold account does
-//! not wait for a batch. That order is safe: a shard forgets what a checkpoint covers only when it hears that it is done,
-//! which it hears after the answers to all questions that were asked of the store before.
+//! not wait for a batch. That order is safe: a shard forgets what a checkpoint covers only when it hears that it is
+//! done, which it hears after the answers to all questions that were asked of the store before.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -183,8 +183,8 @@ impl Keeper {
         self.wake(&mut shared);
     }
 
-    /// A shard is about to go, and its commands wait for its last checkpoint: those of others wait until `None` is said, or
-    /// the thread is to end.
+    /// A shard is about to go, and its commands wait for its last checkpoint: those of others wait until `None` is
+    /// said, or the thread is to end.
     pub fn favour(&self, shard: Option<u16>) {
         let mut shared = self.lock();
         shared.tasks.favour(shard);

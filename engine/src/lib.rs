@@ -1,8 +1,8 @@
 //! The transaction core of meed.
 //!
-//! A request comes to a [`worker`], which hands it to the [`actor`] of its [`shard`]; that lets the [`account`] decide and
-//! puts the records into a [`commit`] pipeline; the [`committer`] writes them to the [`journal`], and [`release`] lets the
-//! answer go. A module uses only modules declared below it.
+//! A request comes to a [`worker`], which hands it to the [`actor`] of its [`shard`]; that lets the [`account`] decide
+//! and puts the records into a [`commit`] pipeline; the [`committer`] writes them to the [`journal`], and [`release`]
+//! lets the answer go. A module uses only modules declared below it.
 
 // The simulator, and tools over a whole folder.
 pub mod torture;

@@ -40,7 +40,8 @@ pub struct Ownership {
     until_ms: AtomicI64,
     /// Per shard, whether the outcome of its last batch is unknown.
     unresolved: Vec<AtomicBool>,
-    /// Per shard that comes to this node and has not begun, since when by [`crate::clock::boot_ms`]; else [`NOT_COMING`].
+    /// Per shard that comes to this node and has not begun, since when by [`crate::clock::boot_ms`]; else
+    /// [`NOT_COMING`].
     coming_since_ms: Vec<AtomicI64>,
     /// Whether the node has had its share of the shards once, all begun.
     has_joined: AtomicBool,
@@ -201,11 +202,12 @@ pub struct LeaseRow {
 }
 
 /// Part of a lease for which who looks at others may have seen nothing. A look that comes later knows only that it was
-/// blind: where nobody reaches the cluster nobody can renew, and whoever reaches it first would take all others for dead.
+/// blind: where nobody reaches the cluster nobody can renew, and whoever reaches it first would take all others for
+/// dead.
 const BLIND_SHARE: i64 = 3;
 /// Longest pause of the CQL driver between two tries to connect. Its pauses double while a cluster is away, so that a
-/// node may come back later than the first one by about as long as the cluster was away, up to this. After an outage too
-/// short for [`BLIND_SHARE`] that is well within a lease.
+/// node may come back later than the first one by about as long as the cluster was away, up to this. After an outage
+/// too short for [`BLIND_SHARE`] that is well within a lease.
 pub(crate) const RECONNECT_PAUSE_MAX_MS: i64 = 10_000;
 /// What the chance in those pauses can add: the time that others are given to connect is so many times as long as who
 /// looks was blind.
@@ -228,8 +230,8 @@ struct Look {
 }
 
 /// Who looks at other nodes' leases: one is dead when its row has not changed for as long as it runs, by the looking
-/// node's own clock and as seen by looks that were never a third of a lease apart. After looks that were, the time of all
-/// others begins when they must have had a connection again.
+/// node's own clock and as seen by looks that were never a third of a lease apart. After looks that were, the time of
+/// all others begins when they must have had a connection again.
 #[derive(Debug, Default)]
 pub struct Watcher {
     seen: HashMap<Box<str>, Watched>,
@@ -239,15 +241,16 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Begins a look whose rows were asked for at `asked_ms` and had come by `came_ms` (both by [`crate::clock::boot_ms`]).
+    /// Begins a look whose rows were asked for at `asked_ms` and had come by `came_ms` (both by
+    /// [`crate::clock::boot_ms`]).
     pub fn look(&mut self, asked_ms: i64, came_ms: i64) {
         let came_ms = came_ms.max(asked_ms);
         let blind_ms = self.look.map_or(0, |before| came_ms.saturating_sub(before.came_ms));
         self.look = Some(Look { asked_ms, came_ms, blind_ms });
     }
 
-    /// Whether the lease in this row of the newest look has run out. Who acts on it must make sure that the row is still
-    /// the same.
+    /// Whether the lease in this row of the newest look has run out. Who acts on it must make sure that the row is
+    /// still the same.
     pub fn is_dead(&mut self, name: &str, row: LeaseRow) -> bool {
         let Look { asked_ms, came_ms, blind_ms } = self.look.unwrap_or_default();
         let was_blind = blind_ms >= row.lease_ms / BLIND_SHARE;

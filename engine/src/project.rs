@@ -182,8 +182,9 @@ impl Run {
     }
 }
 
-/// Visits the records of one round and moves `from` on past them. It begins with another shard each time it could not read
-/// all: under more load than the history can follow, those behind the first busy one would get nothing for as long.
+/// Visits the records of one round and moves `from` on past them. It begins with another shard each time it could not
+/// read all: under more load than the history can follow, those behind the first busy one would get nothing for as
+/// long.
 fn read_round(
     records: &Records,
     from: &mut [u64],

@@ -56,7 +56,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts `threads` threads of this name. `on_fault` is called when a record that exists cannot be read: that is damage.
+    /// Starts `threads` threads of this name. `on_fault` is called when a record that exists cannot be read: that is
+    /// damage.
     ///
     /// # Errors
     /// The system gives no thread.

@@ -297,7 +297,8 @@ pub fn recover_shard(
     for start in recovered.iter_mut().map(|recovery| &mut recovery.start) {
         start.seed = seed;
         // The owner before, if it has slept, may yet finish a checkpoint and take away what the due index has of these
-        // accounts now. So their next checkpoints write it anew, whatever is there; what is there besides is passed over.
+        // accounts now. So their next checkpoints write it anew, whatever is there; what is there besides is passed
+        // over.
         if !planted(Fault::TrustFoundDue) {
             start.replayed.iter_mut().for_each(|(_, live)| live.due_in_store = None);
         }

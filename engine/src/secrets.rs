@@ -149,8 +149,8 @@ impl Secrets {
     /// As [`Secrets::load`], of a folder whose journal has records or not.
     ///
     /// # Errors
-    /// As there; and [`Error::Mismatch`] where there are records but no secrets: with others every retry would be executed
-    /// again.
+    /// As there; and [`Error::Mismatch`] where there are records but no secrets: with others every retry would be
+    /// executed again.
     pub fn load_beside(dir: &Path, journal_id: u128, has_records: bool) -> Result<Option<Self>> {
         let secrets = Self::load(dir, journal_id)?;
         if secrets.is_none() && has_records {

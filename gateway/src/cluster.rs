@@ -1,5 +1,5 @@
-//! The accounts of a cluster: those of this process's own shards, if it has any, and those of other nodes over a link to
-//! each.
+//! The accounts of a cluster: those of this process's own shards, if it has any, and those of other nodes over a link
+//! to each.
 //!
 //! A request goes to the owner that the map names. A node that does not own the shard refuses before it decides, and
 //! tells its map before that; then the request is asked once more, of the owner that the newest map names. While a
@@ -260,8 +260,8 @@ impl Cluster {
         }
     }
 
-    /// Asks the owner of a shard, and who owns it then when it is the owner no more or does not answer. What is asked is
-    /// told what time is left.
+    /// Asks the owner of a shard, and who owns it then when it is the owner no more or does not answer. What is asked
+    /// is told what time is left.
     async fn at_owner<T>(
         &self,
         identity: &Identity,

@@ -400,8 +400,8 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
 }
 
 /// A node without credentials listens on loopback only, metrics too: they show what a program owes and how busy it is,
-/// to whoever reaches them. Where credentials are declared somebody has thought of who may reach the node; scrapers need
-/// none.
+/// to whoever reaches them. Where credentials are declared somebody has thought of who may reach the node; scrapers
+/// need none.
 fn check_open(settings: &Settings) -> Result<(), SettingError> {
     if !settings.credentials.is_empty() {
         return Ok(());

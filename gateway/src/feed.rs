@@ -20,8 +20,8 @@ const CHUNK_RECORDS_MAX: usize = 8_192;
 const POLL: Duration = Duration::from_millis(20);
 /// In a cluster, the pace of looks at the journals of other nodes while somebody reads events.
 const REFRESH: Duration = Duration::from_millis(250);
-/// Looks at the journals of other nodes, when each time a shard has come or gone meanwhile, before a reader is told to come
-/// again.
+/// Looks at the journals of other nodes, when each time a shard has come or gone meanwhile, before a reader is told to
+/// come again.
 const LOOKS_MAX: usize = 16;
 /// Nodes with at most so many shards put a cursor to every event; others to every chunk.
 const CURSOR_SHARDS_MAX: u16 = 64;
@@ -105,8 +105,8 @@ pub(crate) async fn begin(node: &Arc<Node>, start: &Start) -> Result<Vec<u64>, N
     }
 }
 
-/// By shard, how far the journals of all nodes are; `None` when they cannot be looked at. A shard that goes to another node
-/// while those of the others are looked at is looked at there.
+/// By shard, how far the journals of all nodes are; `None` when they cannot be looked at. A shard that goes to another
+/// node while those of the others are looked at is looked at there.
 async fn ends(journal: &Records) -> Option<Vec<u64>> {
     for _ in 0..LOOKS_MAX {
         let epochs = journal.epochs();

@@ -139,8 +139,8 @@ pub fn open(
     Ok(threads)
 }
 
-/// Waits for the first link that stands, of this worker; its way to the accounts if the owner is one by itself, and what
-/// runs the links.
+/// Waits for the first link that stands, of this worker; its way to the accounts if the owner is one by itself, and
+/// what runs the links.
 ///
 /// # Errors
 /// None can ever stand.

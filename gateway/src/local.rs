@@ -94,8 +94,8 @@ impl Local {
         self.of_aliases(left, Unanswered::Unknown, self.aliases.put(program, alias, account)).await
     }
 
-    /// Takes an alias from an account. Where the store fails it may be done nevertheless: an alias is gone with its key,
-    /// which is durable before the rest of the deletion.
+    /// Takes an alias from an account. Where the store fails it may be done nevertheless: an alias is gone with its
+    /// key, which is durable before the rest of the deletion.
     pub(crate) async fn delete_alias(
         &self,
         program: &str,
@@ -106,8 +106,8 @@ impl Local {
         self.of_aliases(left, Unanswered::Unknown, self.aliases.delete(program, account, alias)).await
     }
 
-    /// An answer of the alias store, which is waited for as by [`Self::within`]. A store that has stopped takes the node
-    /// with it, since nothing can be promised any more; then `failed` is the answer.
+    /// An answer of the alias store, which is waited for as by [`Self::within`]. A store that has stopped takes the
+    /// node with it, since nothing can be promised any more; then `failed` is the answer.
     async fn of_aliases<T>(
         &self,
         left: Duration,

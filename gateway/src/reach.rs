@@ -113,8 +113,8 @@ impl Backend {
         }
     }
 
-    /// Sends one request. `bytes` is what its permit counts; `wait` how long it may wait for one; `left` what is left of
-    /// the time for the request.
+    /// Sends one request. `bytes` is what its permit counts; `wait` how long it may wait for one; `left` what is left
+    /// of the time for the request.
     pub fn ask(&self, request: Request, bytes: u32, wait: Duration, left: Duration) -> Asked {
         match self {
             Self::Local(local) => {

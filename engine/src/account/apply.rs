@@ -54,8 +54,8 @@ impl Account {
             self.count(record, at);
         }
         let (mut tier_due, mut expired_before) = (None, ExpiredBefore::new());
-        // Both are as a session wrote them, with no case for what cannot be read: bytes come here only from a session or
-        // from below a checksum, and other bytes would need other tags.
+        // Both are as a session wrote them, with no case for what cannot be read: bytes come here only from a session
+        // or from below a checksum, and other bytes would need other tags.
         for (tag, bytes) in &record.extensions {
             match *tag {
                 extension::TIER_DUE => {

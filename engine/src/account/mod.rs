@@ -43,8 +43,8 @@ pub const EXPIRED_RESIDENT: usize = 12;
 pub const CLOSED_HOLDS_RESIDENT: usize = 32;
 /// Most open holds of an account.
 pub const OPEN_HOLDS_MAX: usize = 1_024;
-/// Lots that the open holds of an account may pin, each counted as often as it is pinned: they may all be released in one
-/// decision, which has to fit into a batch of the smallest journal.
+/// Lots that the open holds of an account may pin, each counted as often as it is pinned: they may all be released in
+/// one decision, which has to fit into a batch of the smallest journal.
 pub const PINS_MAX: usize = 16_384;
 /// Tiers set by hand before the present one that an account remembers, for operations that come late.
 const MANUALS_BEFORE: usize = 16;
@@ -207,7 +207,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Reads from every cache line of the state itself that a turn will read, for `Table::warm`; the value means nothing.
+    /// Reads from every cache line of the state itself that a turn will read, for `Table::warm`; the value means
+    /// nothing.
     pub(crate) fn warm_inline(&self) -> u64 {
         self.applied ^ self.operations.len() as u64 ^ self.wallet.debt as u64 ^ self.spend.len() as u64
     }

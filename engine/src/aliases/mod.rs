@@ -88,8 +88,8 @@ pub struct Aliases {
     fault: Fault,
 }
 
-/// What stopped the owner. It is noted before anybody who waits for the owner can see that it has stopped: who sees that
-/// first stops the node, and has to say why.
+/// What stopped the owner. It is noted before anybody who waits for the owner can see that it has stopped: who sees
+/// that first stops the node, and has to say why.
 #[derive(Clone, Default)]
 struct Fault(Arc<OnceLock<Error>>);
 

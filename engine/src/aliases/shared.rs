@@ -1,8 +1,9 @@
-//! Aliases that several nodes share, in CQL: the same decisions as [`super::table`], each of which takes effect at once.
+//! Aliases that several nodes share, in CQL: the same decisions as [`super::table`], each of which takes effect at
+//! once.
 //!
-//! A row is sealed under a key that the cluster's secrets give, with a nonce of its own. Deleting it makes it unreadable
-//! for everybody who asks the cluster; its nodes' files lose it when they are compacted, after the grace time of the
-//! tables.
+//! A row is sealed under a key that the cluster's secrets give, with a nonce of its own. Deleting it makes it
+//! unreadable for everybody who asks the cluster; its nodes' files lose it when they are compacted, after the grace
+//! time of the tables.
 
 use std::sync::Arc;
 

@@ -49,7 +49,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct CqlTasks(Arc<Shared>);
 
 impl CqlCommitter {
-    /// Of `shards` shards, none of which is here yet. At most `appends` are under way at once, shared evenly by the workers.
+    /// Of `shards` shards, none of which is here yet. At most `appends` are under way at once, shared evenly by the
+    /// workers.
     pub fn new(
         cql: &Arc<Cql>,
         shards: u16,

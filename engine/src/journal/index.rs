@@ -3,9 +3,9 @@
 //! a file beside it, which may be lost: it is made again by a scan.
 //!
 //! File, little-endian: magic (8 bytes) | format version u32 | shard count u16 | zero u16 | journal id u128 |
-//! incarnation u64 | segment number u64 | first batch u64 | end offset u64 | number of blocks u32 | per block its offset / 512
-//! u32 | per shard: number of entries u32, then per entry first sequence − base u32 and block u32 | CRC32C of
-//! all before it u32.
+//! incarnation u64 | segment number u64 | first batch u64 | end offset u64 | number of blocks u32 | per block its
+//! offset / 512 u32 | per shard: number of entries u32, then per entry first sequence − base u32 and block u32 | CRC32C
+//! of all before it u32.
 
 use std::path::Path;
 

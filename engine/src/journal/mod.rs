@@ -188,8 +188,9 @@ impl Records {
         }
     }
 
-    /// Records of an account, newest first, from the one at `from` on back, where they lie apart from the journal: some of
-    /// them, at most `limit`, of one kind if asked for. None where there is only the journal, or it is not there yet.
+    /// Records of an account, newest first, from the one at `from` on back, where they lie apart from the journal: some
+    /// of them, at most `limit`, of one kind if asked for. None where there is only the journal, or it is not there
+    /// yet.
     ///
     /// # Errors
     /// The node stops.

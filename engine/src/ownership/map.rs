@@ -79,7 +79,8 @@ pub struct Plan {
 /// What the node with this incarnation is to do, given a map and the nodes that lived when they were read after it.
 ///
 /// Shards are shared evenly by the nodes that do not drain. A node gives one shard at a time, and only to one that has
-/// begun all it was given, so that no more than one shard waits on the way. Where all nodes drain, each keeps what it has.
+/// begun all it was given, so that no more than one shard waits on the way. Where all nodes drain, each keeps what it
+/// has.
 pub fn plan(map: &OwnerMap, live: &[LiveNode], own: u128) -> Plan {
     let lives = |incarnation| live.iter().any(|node| node.member.incarnation == incarnation);
     let mut candidates: Vec<&LiveNode> = live.iter().filter(|node| !node.draining).collect();

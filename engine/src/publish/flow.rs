@@ -17,8 +17,8 @@ use crate::program::Programs;
 
 /// Messages that may wait for a confirmation.
 const WINDOW: usize = 65_536;
-/// Balances among them: their time begins when they are handed over, so that behind a slow broker the last of many would
-/// never come in it.
+/// Balances among them: their time begins when they are handed over, so that behind a slow broker the last of many
+/// would never come in it.
 const BALANCES_WINDOW: usize = 16_384;
 /// Records that are read before confirmations are looked at again.
 const READ_RECORDS_MAX: usize = 8_192;
@@ -46,8 +46,8 @@ pub(crate) trait Topics {
     /// The events confirmed since the last call, by their positions.
     fn take_confirmed(&self, into: &mut Vec<usize>);
 
-    /// How many balances were confirmed before the last call of [`Topics::take_confirmed`], since the last of this, and how
-    /// many did not come in time.
+    /// How many balances were confirmed before the last call of [`Topics::take_confirmed`], since the last of this, and
+    /// how many did not come in time.
     fn take_confirmed_balances(&self) -> (usize, usize);
 }
 
@@ -155,8 +155,8 @@ impl Flow {
         (self.confirmed.len(), confirmed)
     }
 
-    /// Reads on and hands over, as far as there is room, then balances: also where so many accounts wait for a flush that
-    /// nothing is read. `may_send` is asked before whatever others may have sent since.
+    /// Reads on and hands over, as far as there is room, then balances: also where so many accounts wait for a flush
+    /// that nothing is read. `may_send` is asked before whatever others may have sent since.
     ///
     /// # Errors
     /// The client is of no use any more, or the journal cannot be read; everything before that is handed over.
@@ -219,8 +219,9 @@ impl Flow {
         }
     }
 
-    /// Hands over balances of the flush that is under way, which may begin if `is_due`; returns whether one did. `may_send`
-    /// is asked before each: whoever slept in between would hand over what is older than what another owner has sent.
+    /// Hands over balances of the flush that is under way, which may begin if `is_due`; returns whether one did.
+    /// `may_send` is asked before each: whoever slept in between would hand over what is older than what another owner
+    /// has sent.
     fn flush_balances(
         &mut self,
         topics: &impl Topics,

@@ -1,13 +1,13 @@
 //! How far each shard's records are published, and into which topics: in the file `published` of a data folder, or in
 //! rows of a CQL keyspace, where whoever owns a shard next finds it.
 //!
-//! The file: two slots are written in turn, so that a crash in the middle of one leaves the other. A slot, little-endian:
-//! magic (8 bytes) | format version u32 | length of the body u32 | generation u64 | body | zeros | CRC32C of
-//! all before it u32. The body: journal id u128, then with varints per topic (events, balances)
+//! The file: two slots are written in turn, so that a crash in the middle of one leaves the other. A slot,
+//! little-endian: magic (8 bytes) | format version u32 | length of the body u32 | generation u64 | body | zeros |
+//! CRC32C of all before it u32. The body: journal id u128, then with varints per topic (events, balances)
 //! its name, its partitions, and per shard the sequence.
 //!
-//! An older mark than the true one only makes duplicates, in the file as in the rows. A damaged file is therefore not fatal: publishing
-//! begins again with the oldest record.
+//! An older mark than the true one only makes duplicates, in the file as in the rows. A damaged file is therefore not
+//! fatal: publishing begins again with the oldest record.
 
 use std::path::Path;
 

@@ -240,8 +240,8 @@ impl super::table::Live {
         self.account.encode(&mut blob);
         let due = self.account.next_due();
         let mut facts = Vec::new();
-        // Of a fact that was evicted more than once the last value counts: rows of one checkpoint have one timestamp, by
-        // which a store cannot tell them apart.
+        // Of a fact that was evicted more than once the last value counts: rows of one checkpoint have one timestamp,
+        // by which a store cannot tell them apart.
         let mut seen = HashSet::new();
         for spilled in self.account.overlay().iter().rev().filter(|s| s.at > self.writing_up_to) {
             if !seen.insert(spilled.fact) {

@@ -1,8 +1,8 @@
 //! The bound of memory: what leaves it, and what waits to come in.
 //!
-//! While memory is short the clock hand forgets clean accounts. Those that have changed cannot leave before a checkpoint
-//! has them: where they fill the bound, accounts that are not in memory wait until others have left, or requests on cold
-//! accounts would fill memory faster than the store takes them.
+//! While memory is short the clock hand forgets clean accounts. Those that have changed cannot leave before a
+//! checkpoint has them: where they fill the bound, accounts that are not in memory wait until others have left, or
+//! requests on cold accounts would fill memory faster than the store takes them.
 
 use std::collections::VecDeque;
 

@@ -159,7 +159,8 @@ impl Shard {
         }
     }
 
-    /// Reads ahead for the first [`table::WARM_MAX`] of these inputs, which are about to be handled. One alone has none to wait with.
+    /// Reads ahead for the first [`table::WARM_MAX`] of these inputs, which are about to be handled. One alone has none
+    /// to wait with.
     pub fn warm(&self, inputs: &[Input]) {
         if inputs.len() < 2 {
             return;

@@ -147,8 +147,9 @@ impl Table {
         std::hint::black_box((inline, beyond));
     }
 
-    /// An account with this hash that is what is looked for. Two accounts of a shard have the same one only by the chance
-    /// of 64 bits, but for as long as the store lives: who names an account by its hash alone must be right for either.
+    /// An account with this hash that is what is looked for. Two accounts of a shard have the same one only by the
+    /// chance of 64 bits, but for as long as the store lives: who names an account by its hash alone must be right for
+    /// either.
     pub fn by_hash(&mut self, hash: u64, is_wanted: impl Fn(&Resident) -> bool) -> Option<(&Identity, &mut Resident)> {
         let hasher = self.hasher;
         let is_found = |e: &Entry| hasher.hash(&e.identity) == hash && is_wanted(&e.resident);

@@ -203,8 +203,8 @@ fn open_files(folder: &Path, settings: &DatabaseSettings) -> Result<Database> {
 
 /// Values are small and mostly looked for in vain, so every level has its filters. Filters and indexes are cut into
 /// blocks of their own at every level: a table's whole filter has megabytes, and one that is larger than a part of the
-/// cache would be read from the disk for every row that is looked for. fjall would rotate a memtable by its own size; the
-/// owner of a database bounds their sum instead, so that limit is out of reach.
+/// cache would be read from the disk for every row that is looked for. fjall would rotate a memtable by its own size;
+/// the owner of a database bounds their sum instead, so that limit is out of reach.
 fn keyspace_options() -> KeyspaceCreateOptions {
     let filter = |false_positives| {
         FilterPolicyEntry::Bloom(fjall::config::BloomConstructionPolicy::FalsePositiveRate(false_positives))

@@ -1,5 +1,5 @@
-//! Room in memory for what is written to a database: memtables are sealed when they have half of the bound, and wait to be
-//! flushed in the other half. Sealing takes locks that fjall holds while it syncs, so a thread of its own does it.
+//! Room in memory for what is written to a database: memtables are sealed when they have half of the bound, and wait to
+//! be flushed in the other half. Sealing takes locks that fjall holds while it syncs, so a thread of its own does it.
 
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,8 +23,8 @@ struct State {
     /// Since when a write waits.
     waits_since: Option<Instant>,
     sealing: Option<JoinHandle<fjall::Result<()>>>,
-    /// Memtables that were sealed. fjall lets go of them when it seals others, under the lock that readers need; freeing
-    /// one takes 100 ms and more. So the last one who has them is here.
+    /// Memtables that were sealed. fjall lets go of them when it seals others, under the lock that readers need;
+    /// freeing one takes 100 ms and more. So the last one who has them is here.
     sealed: Vec<Arc<dyn Send + Sync>>,
 }
 

@@ -1,6 +1,6 @@
-//! The state store of the simulator and of tests: in memory, with a memory of what is on its medium. A batch is whole or not at
-//! all; what was written survives a kill; what was synced survives the loss of power, and of what came after it
-//! a prefix does. The store that nodes of a simulated cluster share is in `torture::nodes`.
+//! The state store of the simulator and of tests: in memory, with a memory of what is on its medium. A batch is whole
+//! or not at all; what was written survives a kill; what was synced survives the loss of power, and of what came after
+//! it a prefix does. The store that nodes of a simulated cluster share is in `torture::nodes`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

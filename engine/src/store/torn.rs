@@ -19,8 +19,8 @@ use crate::journal::is_zero;
 
 /// What a disk writes whole or not at all; larger units consist of these.
 const SECTOR_BYTES: usize = 512;
-/// Zeros at the end of a sector that count as a hole. A part of a sector is missing where the system wrote it out between
-/// two writes; rows have no runs of zeros of this length.
+/// Zeros at the end of a sector that count as a hole. A part of a sector is missing where the system wrote it out
+/// between two writes; rows have no runs of zeros of this length.
 const HOLE_BYTES_MIN: usize = 64;
 /// What is read at once. A file is read up to the first of these that is all zeros.
 const READ_BYTES: usize = 1 << 20;
@@ -189,9 +189,9 @@ fn skip_item(cursor: &mut Cursor<'_>) -> std::result::Result<(), Unreadable> {
     cursor.take((key_bytes + value_bytes) as usize).map(drop)
 }
 
-/// Whether a sector lacks what was written to it, of the batch at `offset` that could be read up to `read_to`. A hole makes
-/// lengths smaller, so whoever reads over one stops before the batch's end; a damaged length may lead beyond it, to where
-/// nothing was written.
+/// Whether a sector lacks what was written to it, of the batch at `offset` that could be read up to `read_to`. A hole
+/// makes lengths smaller, so whoever reads over one stops before the batch's end; a damaged length may lead beyond it,
+/// to where nothing was written.
 fn has_hole(bytes: &[u8], offset: usize, read_to: usize) -> bool {
     let batch = &bytes[offset..read_to];
     let end_found = batch.windows(END_MAGIC.len()).position(|window| window == END_MAGIC);

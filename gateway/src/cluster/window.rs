@@ -16,8 +16,8 @@ use crate::link;
 
 /// Answers to come from several owners. Whoever turns out not to be the owner, or breaks off, decided nothing, or
 /// something under a key; so what it was asked goes to whoever owns it then, as a single request would, and the order
-/// of those of one account is kept. That needs all of the window's answers, and no later window of the same caller under
-/// way.
+/// of those of one account is kept. That needs all of the window's answers, and no later window of the same caller
+/// under way.
 pub struct Window {
     cluster: Cluster,
     time: Time,

@@ -115,8 +115,8 @@ impl<'a> Desk<'a> {
         self.find_program().await?.ok_or_else(|| Problem::of(Kind::UnknownProgram))
     }
 
-    /// The currency by which amounts are read: the program's. Where there is no program a body is refused before it only
-    /// for what is wrong in any.
+    /// The currency by which amounts are read: the program's. Where there is no program a body is refused before it
+    /// only for what is wrong in any.
     pub(super) fn currency_of(found: Option<&Arc<Program>>) -> Currency {
         found.map_or(Currency::ANY, |program| program.newest().currency())
     }
@@ -147,8 +147,8 @@ impl<'a> Desk<'a> {
         self.secrets.hash_key(LAYER_BUSINESS, &bytes)
     }
 
-    /// The program of the request, and the id of the account that an identifier names. Every route that names an account
-    /// refuses in this order: a malformed identifier, an unknown program, an unknown alias.
+    /// The program of the request, and the id of the account that an identifier names. Every route that names an
+    /// account refuses in this order: a malformed identifier, an unknown program, an unknown alias.
     pub(super) async fn account<'t>(
         &self,
         identifier: &'t str,

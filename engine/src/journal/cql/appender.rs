@@ -44,9 +44,9 @@ impl ShardJournal {
         Ok(Self { cql, statements, extents, ownership, shard: claimed.shard, appender, next_bid })
     }
 
-    /// Appends `count` records whose frames these are, statement by statement when it is its turn among `appends`; durable
-    /// when it returns. While the outcome of a try is unknown it is asked for again, and the shard decides nothing new
-    /// meanwhile.
+    /// Appends `count` records whose frames these are, statement by statement when it is its turn among `appends`;
+    /// durable when it returns. While the outcome of a try is unknown it is asked for again, and the shard decides
+    /// nothing new meanwhile.
     ///
     /// # Errors
     /// Another owns the shard; damage; the node stops.

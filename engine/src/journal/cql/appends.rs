@@ -28,7 +28,8 @@ impl Appends {
         self.max.div_ceil(workers.max(1)) + self.paused.load(Ordering::Relaxed)
     }
 
-    /// Waits for a turn to ask one statement. It is never closed; without a turn there would be no limit, but an append.
+    /// Waits for a turn to ask one statement. It is never closed; without a turn there would be no limit, but an
+    /// append.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
     }

@@ -90,7 +90,8 @@ pub async fn claim_one(
         )?;
         let first_bucket = now.map_or(FIRST_BUCKET, |(first, _)| first);
         if claimed.bucket < first_bucket {
-            // This claimant slept while the chain went on, and one that slept longer has opened a bucket that was removed.
+            // This claimant slept while the chain went on, and one that slept longer has opened a bucket that was
+            // removed.
             continue;
         }
         let Some(tail) = tail else {

@@ -52,7 +52,8 @@ impl Extents {
 
     pub(super) fn set(&self, shard: u16, buckets: Vec<(u64, i64)>, last: u64, epoch: i64) {
         let extent = self.of(shard);
-        // Who reads looks at the epoch before and after: what was read in between of an extent that changes does not count.
+        // Who reads looks at the epoch before and after: what was read in between of an extent that changes does not
+        // count.
         extent.epoch.store(0, Ordering::Release);
         *extent.recent.lock().unwrap_or_else(PoisonError::into_inner) = Recent::default();
         *extent.buckets.write().unwrap_or_else(PoisonError::into_inner) = buckets;

@@ -6,8 +6,8 @@
 //! last bucket of the chain is open, all before it are sealed.
 //!
 //! - A claimant walks the chain from a hint, raises the epoch of every bucket that it meets, and stops in the one
-//!   that is open, or opens the next. What it read as open it raises only if that is not sealed by then. Whoever owned the shard before can then append nothing, seal nothing, and what
-//!   it tries to open is there already.
+//!   that is open, or opens the next. What it read as open it raises only if that is not sealed by then. Whoever owned
+//!   the shard before can then append nothing, seal nothing, and what it tries to open is there already.
 //! - The bucket after a sealed one could be opened by an owner that slept while the chain went on and was cleared away
 //!   behind it. So whoever opens a bucket then looks at the one before: unless that still has the opener's own epoch,
 //!   the chain has gone on without it. Whoever walks there later raises that epoch first and finds the new bucket.
@@ -254,8 +254,8 @@ pub struct Claim {
 
 impl Claim {
     /// Begins at `hint`: the first bucket of a shard that is new, else one that is not before the first that is kept.
-    /// Where the epoch of the owner before is thought to be known, it is outbid without a look first: that has an effect
-    /// only if it is so and the bucket is open.
+    /// Where the epoch of the owner before is thought to be known, it is outbid without a look first: that has an
+    /// effect only if it is so and the bucket is open.
     pub fn begin(hint: i64, exists: bool, known_epoch: Option<i64>) -> (Self, Ask) {
         let walk = Walk::Looking;
         let mut claim = Self { first: hint, exists, bucket: hint, before: None, highest: 0, walk, steps: 0 };

@@ -68,8 +68,8 @@ impl CqlAliases {
     }
 
     /// Gives an alias that nobody has. It is listed first, so that no alias is ever missing from its account's list;
-    /// what is listed and was not given is passed over. Once it is given it is listed anew: who took it at the same time
-    /// may unlist what was listed before. False when somebody has it: by [`CqlAliases::find`] it may be
+    /// what is listed and was not given is passed over. Once it is given it is listed anew: who took it at the same
+    /// time may unlist what was listed before. False when somebody has it: by [`CqlAliases::find`] it may be
     /// this account, by an earlier try whose answer was lost.
     ///
     /// # Errors
@@ -87,8 +87,8 @@ impl CqlAliases {
         })
     }
 
-    /// Takes an alias from its account. What is unlisted is what was listed before: an owner that sleeps after it took the
-    /// alias would else unlist it when another one has given it again.
+    /// Takes an alias from its account. What is unlisted is what was listed before: an owner that sleeps after it took
+    /// the alias would else unlist it when another one has given it again.
     ///
     /// # Errors
     /// The node stops.
