@@ -8,6 +8,7 @@ use super::{Operation, Shown, check_status, holds};
 use crate::account::Manual;
 use crate::account::session::{Session, Step, put_tier_due};
 use crate::account::tier::TierBasis;
+use crate::program::tier::ManualKind;
 
 pub(super) fn open(session: &mut Session<'_>) -> Shown {
     let version = session.program.version_at(session.now).number;
@@ -38,7 +39,7 @@ pub(super) fn set_tier(session: &mut Session<'_>, operation: &mut Operation<'_>)
     let earned = by_spend.level_at(newest, now);
     let manual = tier.as_ref().map(|name| Manual {
         name: name.clone(),
-        floor: newest.level_named(name).is_some_and(|level| level >= earned),
+        floor: newest.level_named(name).is_some_and(|level| ManualKind::of(level, earned) == ManualKind::Floor),
         from: now,
         until: until.unwrap_or(NEVER),
     });
