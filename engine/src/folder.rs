@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 
 const FILE: &str = "node.json";
 const FORMAT: u32 = 1;
+/// Shards of a folder or keyspace that is created, when nothing else is asked for.
+pub(crate) const SHARDS_DEFAULT: u16 = 16;
 
 /// What stands in `node.json`. Written once, when the folder is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +51,7 @@ impl FolderIdentity {
             let detail = format!("it has a journal but no {FILE}; restore that file from a copy");
             return Err(Error::Mismatch { path: folder.into(), detail });
         }
-        let shards = shards.unwrap_or(16);
+        let shards = shards.unwrap_or(SHARDS_DEFAULT);
         if shards == 0 || shards > SHARDS_MAX {
             return Err(Error::Setting(format!("shards is {shards}; it must be 1 to {SHARDS_MAX}")));
         }

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use meed_schemas::ids::check_id;
+use meed_schemas::program::BUILT_IN_NAME;
 use sha2::{Digest, Sha256};
 
 use crate::config::{CredentialSetting, SettingError};
@@ -15,7 +16,7 @@ use crate::route::{Access, Route, hexadecimal};
 use meed_schemas::http::problem::{Kind, Problem};
 
 /// The program of a request that names none.
-pub const PROGRAM_DEFAULT: &str = "default";
+pub const PROGRAM_DEFAULT: &str = BUILT_IN_NAME;
 /// The header that names the program.
 pub const PROGRAM_HEADER: HeaderName = HeaderName::from_static("program");
 const ANY_PROGRAM: &str = "*";

@@ -8,12 +8,11 @@ use meed_schemas::ids::{SHARD_HASH_NAME, SHARDS_MAX};
 use super::CqlConfig;
 use super::session::Cql;
 use crate::error::{Error, Result};
+use crate::folder::SHARDS_DEFAULT;
 use crate::secrets::{PAYLOAD_BYTES, Secrets};
 
 /// The row that says what the keyspace belongs to.
 const CLUSTER: &str = "meed";
-/// Shards of a keyspace that is created, when nothing else is asked for.
-const SHARDS_DEFAULT: u16 = 16;
 const NAME_BYTES_MAX: usize = 48;
 
 /// What a keyspace belongs to.
