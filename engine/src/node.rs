@@ -274,7 +274,8 @@ impl Node {
         self.settle_until.store(Millis::MIN, Ordering::Relaxed);
     }
 
-    /// Whether what fell due in a gap or leap of the clock is left alone until the operator says otherwise.
+    /// Whether everything that falls due is settled: no gap of the clock waits for a word of the operator, and the node
+    /// does not stop.
     pub fn settles_everything(&self) -> bool {
         self.settle_until() == Millis::MAX
     }

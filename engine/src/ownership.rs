@@ -17,7 +17,7 @@ use crate::planted::{Fault, planted};
 
 pub use map::{LiveNode, Member, OwnerMap, Plan, Seat, plan};
 
-/// Stands for no time.
+/// Stands for the time since which a shard comes, where it does not.
 const NOT_COMING: i64 = i64::MAX;
 
 /// Renewals in the time of one lease.

@@ -370,7 +370,7 @@ fn a_sale_redeems_and_awards_or_neither() {
     for key in 0..20 {
         w.keyed(earn_points(1), key).executed();
     }
-    assert!(w.account.has_spilled_keys().is_some());
+    assert!(w.account.spilled_keys_span().is_some());
     w.checkpoint();
     assert_eq!(w.ask(back(77, Portion::Rest)).executed().points, -40);
     w.ask(set_status(Status::Frozen)).executed();

@@ -27,8 +27,7 @@ impl Local {
         self.worker.node().owns(shard)
     }
 
-    /// Sends one request and waits for its answer, or the deadline.
-    /// At most `left` is waited for it.
+    /// Sends one request and waits for its answer, at most for `left`.
     pub(crate) async fn ask(
         &self,
         request: Request,

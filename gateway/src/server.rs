@@ -210,8 +210,8 @@ fn connections_within_file_limit(wanted: u32) -> u32 {
 
 /// Runs a node until it is told to stop; returns the exit code.
 ///
-/// The first SIGTERM or SIGINT drains; a second one ends the process at once with code 1, which loses
-/// nothing that was acknowledged.
+/// The first SIGTERM or SIGINT drains; a second one, or the first while the node starts, ends the process at once with
+/// code 1, which loses nothing that was acknowledged.
 pub fn run(loaded: Loaded) -> u8 {
     let settings = &loaded.settings;
     let started = logging::start(settings.log_format, &settings.log_level).map_err(Error::from);
@@ -397,7 +397,7 @@ impl Signals {
 }
 
 fn end_at_once() -> ! {
-    tracing::warn!("a second signal: ending at once");
+    tracing::warn!("a signal while the node starts or stops: ending at once");
     std::process::exit(i32::from(EXIT_FAILED));
 }
 

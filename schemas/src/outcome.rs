@@ -256,7 +256,7 @@ pub enum Reply {
     Holds(Vec<HoldView>),
     /// One hold.
     Hold(HoldView),
-    /// The account. `created` when this request opened it.
+    /// The account.
     Account(Box<AccountView>),
     /// A transaction and what was reversed of it.
     Transaction {

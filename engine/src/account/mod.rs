@@ -291,7 +291,7 @@ impl Account {
     }
 
     /// `recorded_at` of the first and last key ever evicted; `None` when every key is in the state.
-    pub fn has_spilled_keys(&self) -> Option<(Millis, Millis)> {
+    pub fn spilled_keys_span(&self) -> Option<(Millis, Millis)> {
         self.rare.as_ref().and_then(|rare| rare.spilled_keys)
     }
 

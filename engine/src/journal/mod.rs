@@ -17,43 +17,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub mod cql;
-
 mod memory;
-
 mod writer;
-
 mod recovery;
-
 mod reader;
-
 mod upkeep;
-
 mod shared;
-
 mod examine;
-
 mod rules;
-
 mod prepare;
-
 mod walk;
-
 mod index;
-
 mod mark;
-
 mod segment;
-
 mod file;
-
 mod packed;
-
 mod chain;
-
 mod batch;
-
 mod cache;
-
 pub mod frame;
 
 #[cfg(test)]

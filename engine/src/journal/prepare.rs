@@ -146,8 +146,9 @@ impl Preparer {
         Ok(())
     }
 
-    /// Runs steps until [`Preparer::stop`]. A fault is logged and tried again: it stops the node only when a
-    /// commit needs a segment and there is none.
+    /// Runs steps until [`Preparer::stop`]. A fault is logged, and the next segment is tried again: it stops the node
+    /// only when a commit needs a segment and there is none. The rest of a closed segment is not tried again: zeros
+    /// behind its end do no harm, and whoever misses its index makes it.
     pub(super) fn run(&self) {
         yield_to_commits();
         loop {

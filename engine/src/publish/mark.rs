@@ -38,7 +38,7 @@ pub struct TopicMark {
     pub published: Vec<u64>,
 }
 
-/// What the file says.
+/// How far the two topics are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The topic of events.

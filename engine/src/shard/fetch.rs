@@ -14,7 +14,7 @@ use crate::store::{FactQuery, KeyClass, KeyPlace, week_of};
 
 /// Tells the turn which of the request's keys were certainly never spilled.
 pub(super) fn absent_keys(filter: &KeyFilter, seed: u64, live: &Live, request: &Request, facts: &mut Facts) {
-    if live.account.has_spilled_keys().is_none() || request.keys == Keys::default() {
+    if live.account.spilled_keys_span().is_none() || request.keys == Keys::default() {
         return;
     }
     let scope = scope(&request.identity, seed);
@@ -69,7 +69,7 @@ fn query(key: &FactKey, scope: u128, account: &Account, now: Millis) -> FactQuer
                 true => (KeyClass::Business, BUSINESS_KEY_DAYS),
                 false => (KeyClass::Idempotency, IDEMPOTENCY_KEY_DAYS),
             };
-            let (first, last) = account.has_spilled_keys().unwrap_or((now, now));
+            let (first, last) = account.spilled_keys_span().unwrap_or((now, now));
             let from = first.max(now.saturating_sub(days * DAY_MS));
             FactQuery::Key { class, hash: hash ^ scope, weeks: week_of(from)..=week_of(last) }
         }

@@ -179,7 +179,7 @@ pub struct Output {
 /// What a shard is told of the world with every input.
 #[derive(Debug)]
 pub struct World {
-    /// Now; never going backwards within a shard after [`Shard::handle`] has clamped it.
+    /// Now, by the clock of the worker. A turn takes it as no earlier than the last record of its shard.
     pub now: Millis,
     /// Nothing that is due after this is settled.
     pub settle_until: Millis,

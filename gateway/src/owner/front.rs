@@ -140,7 +140,7 @@ impl Front {
         }
     }
 
-    /// Takes a question. `patience` is what is left of the time that a frame may wait for permits.
+    /// Takes a question. `patience` is what is left of the time that a frame may wait for permits and get none.
     async fn ask(
         self: &Rc<Self>,
         place: Place,

@@ -45,8 +45,8 @@ impl ShardJournal {
     }
 
     /// Appends `count` records whose frames these are, statement by statement when it is its turn among `appends`;
-    /// durable when it returns. While the outcome of a try is unknown it is asked for again, and the shard decides
-    /// nothing new meanwhile.
+    /// durable when it returns. While the outcome of a try is unknown it is asked for again, and the shard takes no
+    /// new command meanwhile.
     ///
     /// # Errors
     /// Another owns the shard; damage; the node stops.
