@@ -23,7 +23,7 @@ pub struct Context<'a> {
     pub programs: &'a Programs,
     /// The time; never before that of an earlier turn of the shard.
     pub now: Millis,
-    /// Nothing that is due after this is settled: see DESIGN on leaps of the clock. Not before `now` unless the clock
+    /// Nothing that is due after this is settled: see [`crate::clock::Clock`] on leaps. Not before `now` unless the clock
     /// is not trusted, or behind an earlier turn's.
     pub settle_until: Millis,
     /// The shard that owns the account.
