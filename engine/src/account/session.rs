@@ -23,8 +23,8 @@ pub struct Context<'a> {
     pub programs: &'a Programs,
     /// The time; never before that of an earlier turn of the shard.
     pub now: Millis,
-    /// Nothing that is due after this is settled: see [`crate::clock::Clock`] on leaps. Not before `now` unless the clock
-    /// is not trusted, or behind an earlier turn's.
+    /// Nothing that is due after this is settled: see [`crate::clock::Clock`] on leaps. Not before `now` unless the
+    /// clock is not trusted, or behind an earlier turn's.
     pub settle_until: Millis,
     /// The shard that owns the account.
     pub shard: u16,
