@@ -394,7 +394,7 @@ mod tests {
         }
     }
 
-    /// The endpoints of API.md, as it lists them.
+    /// The endpoints of the contract, written down here once more.
     #[test]
     fn the_contract_is_covered() {
         let contract = "GET points/a/balance,GET points/a/lots,POST points/a/earn,POST points/a/redeem,\

@@ -16,8 +16,10 @@ use crate::snapshots::{self, SnapshotSummary};
 use crate::store::snapshot::SnapshotRow;
 use crate::store::{ShardState, Store};
 
-/// Most stores and snapshots that are held against one replay.
+/// Most stores and snapshots that are held against one replay: a bit of [`Checked`] for each.
 const SOURCES_MAX: usize = 64;
+/// What stands for the path of the state store.
+const STORE: &str = "state";
 
 /// A state of an account that a store or snapshot has: of which record, and its hash.
 #[derive(Clone, Copy)]
@@ -27,7 +29,7 @@ pub(super) struct Claim {
     hash: u128,
 }
 
-/// Where claims come from. The first is the state store.
+/// Where claims come from.
 struct Source {
     path: PathBuf,
     /// Per shard, the sequence up to which every account is in it.
@@ -44,8 +46,21 @@ pub(super) struct Claims {
 impl Claims {
     /// A claim of this source is wrong.
     pub(super) fn wrong(&self, source: usize, detail: String) -> Error {
-        let file = self.sources.get(source).map_or_else(|| "state".into(), |source| source.path.clone());
+        let file = self.sources.get(source).map_or_else(|| STORE.into(), |source| source.path.clone());
         Error::Damaged { file, offset: 0, detail }
+    }
+
+    fn is_store(&self, source: usize) -> bool {
+        self.sources[source].path == Path::new(STORE)
+    }
+
+    /// What messages call a source.
+    fn name_of(&self, source: usize) -> String {
+        if self.is_store(source) {
+            "the state store".to_owned()
+        } else {
+            self.sources[source].path.display().to_string()
+        }
     }
 
     pub(super) fn count(&mut self, source: usize) {
@@ -54,7 +69,7 @@ impl Claims {
 
     /// The snapshots, and how many of their states were equal to the replay.
     pub(super) fn counted(&self) -> Vec<(PathBuf, u64)> {
-        let snapshots = self.sources.iter().filter(|source| source.path != Path::new("state"));
+        let snapshots = self.sources.iter().filter(|source| source.path != Path::new(STORE));
         snapshots.map(|source| (source.path.clone(), source.equal)).collect()
     }
 
@@ -96,13 +111,10 @@ impl Checked {
         self.account.encode(&mut replayed);
         let hash = xxh3_128(&replayed);
         for claim in self.claims.iter().filter(|claim| claim.at == at) {
-            let is_store = claims.sources[claim.source].path == Path::new("state");
             if claim.hash != hash {
-                let who = &claims.sources[claim.source].path;
-                let who = if is_store { "the state store".to_owned() } else { who.display().to_string() };
-                return Err(format!("{who} has another state at this record"));
+                return Err(format!("{} has another state at this record", claims.name_of(claim.source)));
             }
-            if is_store {
+            if claims.is_store(claim.source) {
                 of_store += 1;
             } else {
                 of_snapshots.push(claim.source);
@@ -117,10 +129,7 @@ impl ShardTotals {
     /// Holds the totals that are claimed at this sequence against the replay.
     pub(super) fn settle_claims(&mut self, at: u64, claims: &Claims) -> std::result::Result<(), String> {
         if let Some((source, ..)) = self.claims.iter().find(|(_, a, totals)| *a == at && *totals != self.replayed) {
-            let who = &claims.sources[*source].path;
-            let is_store = who == Path::new("state");
-            let who = if is_store { "the state store".to_owned() } else { who.display().to_string() };
-            return Err(format!("{who} has other totals at this record"));
+            return Err(format!("{} has other totals at this record", claims.name_of(*source)));
         }
         self.claims.retain(|(_, a, _)| *a != at);
         Ok(())
@@ -179,7 +188,7 @@ impl Verifier {
         for shard in (0u16..).take(last.len()) {
             up_to.push(store.shard_state(shard)?.map_or(0, |state| state.replay_start.saturating_sub(1)));
         }
-        self.claims.sources.push(Source { path: "state".into(), up_to, equal: 0 });
+        self.claims.sources.push(Source { path: STORE.into(), up_to, equal: 0 });
         let source = self.claims.sources.len() - 1;
         for shard in (0u16..).take(last.len()) {
             if let Some(state) = store.shard_state(shard)? {

@@ -13,7 +13,7 @@ pub const MEDIA_TYPE: &str = "application/problem+json";
 
 macro_rules! catalogue {
     ($($kind:ident $name:literal $status:literal $retryable:literal $retry_after:expr, $title:literal, $meaning:literal;)*) => {
-        /// Why a request was refused. API.md "Errors" is the list.
+        /// Why a request was refused. `openapi.yaml` lists the same.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind { $(#[doc = $meaning] $kind,)* }
 
