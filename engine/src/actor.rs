@@ -88,7 +88,7 @@ impl Actor for ShardActor {
         inbox.attach(myself);
         let place = shard.map_or(Place::Elsewhere, |shard| Place::Here(Box::new(shard)));
         let (programs_number, programs) = node.numbered_programs();
-        let world = World { now: 0, settle_until: 0, elapsed_ms: 0, programs };
+        let world = World { now: 0, settle_until: 0, elapsed_ms: 0, may_decide: false, programs };
         let (tenancy, inputs, reported_ms) = (Tenancy { id, place, limits }, Vec::new(), i64::MIN / 2);
         Ok(ShardState { tenancy, node, exchange, inbox, inputs, world, programs_number, reported_ms })
     }
@@ -116,12 +116,12 @@ impl ShardState {
         world.now = exchange.clock().now(node.times.wall_ms(), elapsed_ms);
         world.settle_until = node.settle_until();
         world.elapsed_ms = elapsed_ms;
+        world.may_decide = node.may_decide(tenancy.id);
         node.refresh_programs(programs_number, &mut world.programs);
         let mut out = Output::default();
         let mut housekeeping = false;
         {
             let mut lane = exchange.lane(tenancy.id);
-            let may_decide = node.may_decide(tenancy.id);
             let mut inputs = inputs.drain(..);
             let mut warm = 0;
             loop {
@@ -134,15 +134,17 @@ impl ShardState {
                 warm = warm.saturating_sub(1);
                 let Some(input) = inputs.next() else { break };
                 let Place::Here(shard) = &mut tenancy.place else {
-                    tenancy.away(node, input, may_decide, world, &mut lane, &mut out)?;
+                    tenancy.away(node, input, world, &mut lane, &mut out)?;
                     continue;
                 };
-                if !may_decide && let Input::Command(envelope) = &input {
+                if !world.may_decide
+                    && let Input::Command(envelope) = &input
+                {
                     out.ready.extend(refused(tenancy.id, envelope, Refusal::NotReady));
                     continue;
                 }
                 if let Input::Tenure(tenure) = input {
-                    tenancy.change(node, *tenure, may_decide, world, &mut lane, &mut out)?;
+                    tenancy.change(node, *tenure, world, &mut lane, &mut out)?;
                     continue;
                 }
                 housekeeping |= matches!(input, Input::Tick | Input::CheckpointAll | Input::CheckpointDone(_));
@@ -179,14 +181,13 @@ impl Tenancy {
         &mut self,
         node: &Node,
         input: Input,
-        may_decide: bool,
         world: &World,
         lane: &mut Lane<Held>,
         out: &mut Output,
     ) -> Result<()> {
         let version = node.map_version();
         match (&mut self.place, input) {
-            (_, Input::Tenure(tenure)) => self.change(node, *tenure, may_decide, world, lane, out)?,
+            (_, Input::Tenure(tenure)) => self.change(node, *tenure, world, lane, out)?,
             (Place::Here(shard), input) => shard.handle(input, world, lane, out)?,
             (Place::Elsewhere, Input::Command(envelope)) => {
                 out.ready.extend(refused(self.id, &envelope, Refusal::NotOwner { version }));
@@ -213,7 +214,6 @@ impl Tenancy {
         &mut self,
         node: &Node,
         tenure: Tenure,
-        may_decide: bool,
         world: &World,
         lane: &mut Lane<Held>,
         out: &mut Output,
@@ -238,7 +238,7 @@ impl Tenancy {
         for input in waiting {
             match (&mut self.place, input) {
                 // What the store has answered is never asked for again: it counts whatever the clock says.
-                (Place::Here(shard), input) if may_decide || !matches!(input, Input::Command(_)) => {
+                (Place::Here(shard), input) if world.may_decide || !matches!(input, Input::Command(_)) => {
                     shard.handle(input, world, lane, out)?;
                 }
                 (Place::Here(_), Input::Command(envelope)) => {
@@ -351,12 +351,12 @@ mod tests {
         let shard = Box::new(Shard::new(start, limits));
         let place = Place::Going { shard, waiting: Vec::new(), was_told: true };
         let mut tenancy = Tenancy { id: 0, place, limits };
-        let world = World { now: 0, settle_until: 0, elapsed_ms: 0, programs: Arc::default() };
+        let world = World { now: 0, settle_until: 0, elapsed_ms: 0, may_decide: true, programs: Arc::default() };
         let (mut lane, mut out) = (Lane::of_shard(0, 0, usize::MAX), Output::default());
         let piece = Input::SpilledKeys(vec![7], Some(KeyPlace::FIRST));
-        tenancy.away(&node, piece, true, &world, &mut lane, &mut out).unwrap();
+        tenancy.away(&node, piece, &world, &mut lane, &mut out).unwrap();
         assert!(out.jobs.is_empty(), "its rows are forgotten before this is asked");
-        tenancy.change(&node, Tenure::Resume, true, &world, &mut lane, &mut out).unwrap();
+        tenancy.change(&node, Tenure::Resume, &world, &mut lane, &mut out).unwrap();
         assert_eq!(out.jobs.len(), 1);
     }
 }

@@ -6,10 +6,14 @@
 use meed_schemas::ids::Position;
 use meed_schemas::record::{Detail, LotKey, Move, MoveOp, RecordKind, VoidReason};
 use meed_schemas::time::{Millis, NEVER};
+use smallvec::SmallVec;
 
 use super::session::{Session, Step};
 use super::wallet::{Moves, live};
 use crate::planted::{Fault, planted};
+
+/// (expiry, points) of a hold.
+pub(super) type Pins = SmallVec<[(Millis, i64); 1]>;
 
 /// Settles everything due at or before now.
 pub(super) fn settle(session: &mut Session<'_>) -> Step<()> {
@@ -31,7 +35,7 @@ pub(super) fn settle(session: &mut Session<'_>) -> Step<()> {
         if due == activation {
             activate(session, due);
         } else if due == hold {
-            end_hold(session, settled_to);
+            end_hold(session, settled_to)?;
         } else if due == expiry {
             let before = session.expired_before(&[due])?;
             let points = session.account.wallet.available_of(due);
@@ -59,14 +63,18 @@ fn activate(session: &mut Session<'_>, at: Millis) {
     commit(session, RecordKind::Activate, at, Detail::Activate { moved_points }, moves);
 }
 
-fn end_hold(session: &mut Session<'_>, at: Millis) {
+fn end_hold(session: &mut Session<'_>, at: Millis) -> Step<()> {
     let due = session.account.hold_due;
     let is_expired = |pin: &(Millis, i64)| pin.0 <= at && planted(Fault::ExpireHeldPoints);
     let is_due = |hold: &&super::Hold| hold.expires_at == due || hold.pins.iter().any(is_expired);
-    let Some(hold) = session.account.holds().iter().find(is_due) else { return };
+    let Some(hold) = session.account.holds().iter().find(is_due) else { return Ok(()) };
+    // What is past its expiry goes next, as of now. A load before that would end the turn behind this record, and the next
+    // one would not know up to when it is settled.
+    session.expired_before(&expiries(&expired_of(&hold.pins, at)))?;
     let moves = release(session, &hold.pins, at);
     let hold = Position::new(session.shard, hold.id);
     commit(session, RecordKind::Void, at, Detail::Void { hold, reason: VoidReason::Expired }, moves);
+    Ok(())
 }
 
 /// Plans to release pins. What is past its expiry expires next; the rest becomes available and pays debt.
@@ -75,6 +83,16 @@ pub(super) fn release(session: &Session<'_>, pins: &[(Millis, i64)], at: Millis)
     let available = pins.iter().copied().filter(|(expires_at, _)| *expires_at > at);
     session.account.wallet.pay_debt(available, &mut moves);
     moves
+}
+
+/// What is released though its expiry has passed.
+pub(super) fn expired_of(pins: &[(Millis, i64)], until: Millis) -> Pins {
+    pins.iter().copied().filter(|(expires_at, _)| *expires_at <= until).collect()
+}
+
+/// The expiries alone.
+pub(super) fn expiries(lots: &[(Millis, i64)]) -> SmallVec<[Millis; 4]> {
+    lots.iter().map(|(expires_at, _)| *expires_at).collect()
 }
 
 fn change_tier(session: &mut Session<'_>, at: Millis) {

@@ -221,9 +221,12 @@ impl Shard {
         let Some(Resident::Live(live)) = self.table.get_mut(hash, &envelope.request.identity) else {
             return Err(Error::Internal("a turn was taken for an account that is not in memory".into()));
         };
-        if world.elapsed_ms > envelope.deadline_ms {
-            out.expired += 1;
-            Self::hold_reply(self.id, &envelope, 0, Reply::Refused(Refusal::OutcomeUnknown), lane, out);
+        let is_late = world.elapsed_ms > envelope.deadline_ms;
+        // What a command has waited for may be what another node has made of the account since.
+        if is_late || !world.may_decide {
+            out.expired += u64::from(is_late);
+            let refusal = if is_late { Refusal::OutcomeUnknown } else { Refusal::NotReady };
+            Self::hold_reply(self.id, &envelope, 0, Reply::Refused(refusal), lane, out);
             self.forget_blank(hash, &envelope.request.identity);
             return Ok(());
         }
@@ -390,7 +393,10 @@ impl Shard {
             Some(blob) => {
                 let account = decode(self.id, &identity, blob)?;
                 if account.applied() >= self.next_sequence {
-                    return Err(damaged_blob(self.id, &identity, "is ahead of the journal"));
+                    return Err(match world.may_decide {
+                        true => damaged_blob(self.id, &identity, "is ahead of the journal"),
+                        false => Error::Stopped(format!("another node has decided for shard {}", self.id)),
+                    });
                 }
                 let due = account.next_due();
                 self.resident_accounts += u64::from(account.exists());

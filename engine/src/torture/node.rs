@@ -339,6 +339,7 @@ impl Node {
             now,
             settle_until: self.settle_until,
             elapsed_ms: times.elapsed_ms,
+            may_decide: true,
             programs: Arc::clone(&self.programs),
         };
         let mut out = Output::default();

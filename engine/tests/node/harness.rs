@@ -184,7 +184,8 @@ pub(crate) fn old_folder(data: &Path, last: Millis, accounts: &[(&str, i64, Mill
     let requests = requests.chain(accounts.iter().map(earned).map(|request| (request, last - 5_000)));
     for (request, now) in requests.chain([(request("m-0", earn(1), None), last)]) {
         let shard = usize::from(request.identity.shard(folder.shards));
-        let world = World { now, settle_until: Millis::MAX, elapsed_ms: 0, programs: Arc::clone(&programs) };
+        let world =
+            World { now, settle_until: Millis::MAX, elapsed_ms: 0, may_decide: true, programs: Arc::clone(&programs) };
         let envelope = Envelope { request, to: None, deadline_ms: i64::MAX, bytes: 1 };
         shards[shard].handle(Input::Command(envelope), &world, &mut lane, &mut Output::default()).unwrap();
     }

@@ -65,7 +65,13 @@ impl History {
         for (number, request) in (0..).zip(self.requests(&secrets)) {
             let shard = usize::from(request.identity.shard(SHARDS));
             let now = from + number * 1_000;
-            let world = World { now, settle_until: Millis::MAX, elapsed_ms: 0, programs: Arc::clone(&programs) };
+            let world = World {
+                now,
+                settle_until: Millis::MAX,
+                elapsed_ms: 0,
+                may_decide: true,
+                programs: Arc::clone(&programs),
+            };
             let envelope = Envelope { request, to: None, deadline_ms: i64::MAX, bytes: 1 };
             shards[shard].handle(Input::Command(envelope), &world, &mut lane, &mut Output::default()).unwrap();
             let (batch, buffer) = lane.submit().unwrap();

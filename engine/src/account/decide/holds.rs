@@ -4,20 +4,15 @@ use meed_schemas::command::Command;
 use meed_schemas::ids::Position;
 use meed_schemas::outcome::{Limit, Refusal};
 use meed_schemas::record::{Detail, MoveOp, RecordKind, VoidReason};
-use meed_schemas::time::Millis;
-use smallvec::SmallVec;
 
 use super::{Operation, Shown, check_status};
 use crate::account::facts::{ClosedHold, FactKey, Fetch};
 use crate::account::keys::Found;
 use crate::account::session::{Session, Step, Stop};
-use crate::account::settle::release;
+use crate::account::settle::{Pins, expired_of, expiries, release};
 use crate::account::wallet::{Moves, live};
 use crate::account::{OPEN_HOLDS_MAX, PINS_MAX};
 use crate::planted::{Fault, planted};
-
-/// (expiry, points) of a hold.
-pub(super) type Pins = SmallVec<[(Millis, i64); 1]>;
 
 pub(super) fn hold(session: &mut Session<'_>, operation: &mut Operation<'_>) -> Step<Shown> {
     let Command::Hold { points, ttl_seconds, .. } = *operation.command else { unreachable!("called for holds") };
@@ -58,16 +53,6 @@ fn find(session: &Session<'_>, hold: Position) -> Step<Result<Pins, ClosedHold>>
         Found::No => Err(Refusal::UnknownHold.into()),
         Found::Unknown => Err(Stop::load(Fetch::Fact(FactKey::ClosedHold(hold.sequence())))),
     }
-}
-
-/// What is released though its expiry has passed.
-fn expired_of(pins: &[(Millis, i64)], until: Millis) -> Pins {
-    pins.iter().copied().filter(|(expires_at, _)| *expires_at <= until).collect()
-}
-
-/// The expiries alone.
-pub(super) fn expiries(lots: &[(Millis, i64)]) -> SmallVec<[Millis; 4]> {
-    lots.iter().map(|(expires_at, _)| *expires_at).collect()
 }
 
 pub(super) fn capture(session: &mut Session<'_>, operation: &mut Operation<'_>) -> Step<Shown> {

@@ -14,6 +14,7 @@ use crate::account::apply::ExpiredBefore;
 use crate::account::facts::{FactKey, Fetch};
 use crate::account::keys::{Found, key_fact};
 use crate::account::session::{Session, Step, Stop, put_expired_before, reversed_so_far, transaction, worth_of};
+use crate::account::settle::expiries;
 use crate::account::wallet::{LOTS_MAX, Moves, live};
 use crate::planted::{Fault, planted};
 use crate::program::award::award;
@@ -215,7 +216,7 @@ fn give_back(session: &Session<'_>, original: &Record, given_before: i64, points
     if new > 0 && wallet.lots_count() + new > LOTS_MAX {
         return Err(Refusal::LimitExceeded { limit: Limit::Lots }.into());
     }
-    plan.before = session.expired_before(&super::holds::expiries(&plan.expired))?;
+    plan.before = session.expired_before(&expiries(&plan.expired))?;
     available.reverse();
     wallet.pay_debt(available, &mut plan.moves);
     Ok(plan)

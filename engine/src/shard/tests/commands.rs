@@ -199,6 +199,19 @@ fn a_command_is_not_decided_after_its_deadline_wherever_it_waited() {
 }
 
 #[test]
+fn what_waited_for_the_store_beyond_the_lease_is_not_decided() {
+    let mut b = evicted(&["m-1"]);
+    let (read, earned) = (b.send("m-1", Command::Balance), b.send("m-1", earn(1)));
+    b.world.may_decide = false;
+    b.settle_down();
+    assert_eq!([b.refused(read), b.refused(earned)], [Refusal::NotReady, Refusal::NotReady]);
+    b.world.may_decide = true;
+    let again = b.send("m-1", earn(1));
+    b.settle_down();
+    assert_eq!(b.executed(again).sequence, 2, "nothing was executed");
+}
+
+#[test]
 fn time_never_goes_backwards_within_a_shard() {
     let mut b = Bench::new(limits());
     let first = b.earned("m-1", 1).recorded_at;
@@ -217,6 +230,12 @@ fn a_blob_that_is_ahead_of_the_journal_or_damaged_is_a_fault() {
     b.shard.next_sequence = 1;
     let fault = b.try_input(Input::Loaded(identity.clone(), blob.clone())).unwrap_err();
     assert!(fault.to_string().contains("m-1 in shard 3 is ahead of the journal"), "{fault}");
+    // Beyond the lease another node may have written it.
+    let mut b = evicted(&["m-1"]);
+    b.send("m-1", Command::Balance);
+    (b.shard.next_sequence, b.world.may_decide) = (1, false);
+    let fault = b.try_input(Input::Loaded(identity.clone(), blob.clone())).unwrap_err();
+    assert!(matches!(fault, Error::Stopped(_)), "{fault}");
     let mut b = evicted(&["m-1"]);
     b.send("m-1", Command::Balance);
     let cut = blob.unwrap()[..10].to_vec();

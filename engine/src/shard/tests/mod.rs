@@ -131,7 +131,7 @@ impl Bench {
             shard: Shard::new(start, limits),
             lane: Lane::new(durable, usize::MAX),
             store,
-            world: World { now: START, settle_until: Millis::MAX, elapsed_ms: 0, programs },
+            world: World { now: START, settle_until: Millis::MAX, elapsed_ms: 0, may_decide: true, programs },
             journal,
             under_way: VecDeque::new(),
             jobs: VecDeque::new(),

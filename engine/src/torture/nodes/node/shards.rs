@@ -29,11 +29,12 @@ impl Node {
         self.now.boot_ms - self.began_ms
     }
 
-    fn world(&mut self) -> World {
+    fn world(&mut self, shard: u16) -> World {
         World {
             now: self.clock.now(self.now.wall_ms, self.now.boot_ms),
             settle_until: i64::MAX,
             elapsed_ms: self.elapsed_ms(),
+            may_decide: self.ownership.may_decide(shard, self.now.boot_ms),
             programs: Arc::clone(&self.desk.setup.programs),
         }
     }
@@ -71,7 +72,7 @@ impl Node {
 
     /// Lets a shard handle an input.
     pub(super) fn turn(&mut self, shard: u16, input: Input) -> Result<(), String> {
-        let world = self.world();
+        let world = self.world(shard);
         let Some(owner) = self.owner(shard) else { return Ok(()) };
         let done = owner.handle(input, &world);
         self.carry(shard, done)
@@ -79,7 +80,7 @@ impl Node {
 
     /// A shard is to go.
     pub(super) fn drain(&mut self, shard: u16) -> Result<(), String> {
-        let world = self.world();
+        let world = self.world(shard);
         let Some(owner) = self.owner(shard) else { return Ok(()) };
         let done = owner.drain(&world);
         self.carry(shard, done)
