@@ -24,6 +24,9 @@ pub const ENVIRONMENT_PREFIX: &str = "MEED_";
 /// Most credentials that a file may declare.
 pub const CREDENTIALS_MAX: usize = 10_000;
 
+/// The longest name of a topic that Kafka takes.
+const TOPIC_BYTES_MAX: usize = 249;
+
 /// Parts of the names of Kafka properties whose values are not shown.
 const SECRET_PROPERTIES: [&str; 5] = ["password", "secret", "sasl", "key", "oauth"];
 
@@ -396,6 +399,7 @@ fn check(settings: &Settings) -> Result<(), SettingError> {
         }
     }
     check_journal(settings)?;
+    check_topics(settings)?;
     check_fronts(settings)
 }
 
@@ -433,6 +437,25 @@ fn check_journal(settings: &Settings) -> Result<(), SettingError> {
             Err(SettingError("--cql-nodes has no effect without --journal cql; give both or none".into()))
         }
         _ => Ok(()),
+    }
+}
+
+/// A name that a broker refuses would be asked for again for ever.
+fn check_topics(settings: &Settings) -> Result<(), SettingError> {
+    let (events, balances) = (&settings.kafka_events_topic, &settings.kafka_balances_topic);
+    for (flag, topic) in [("--kafka-events-topic", events), ("--kafka-balances-topic", balances)] {
+        let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=TOPIC_BYTES_MAX).contains(&topic.len())
+            || !topic.bytes().all(is_known)
+            || [".", ".."].contains(&&**topic)
+        {
+            let detail = format!("1 to {TOPIC_BYTES_MAX} letters, digits, `.`, `_` and `-`");
+            return Err(SettingError(format!("{flag} must be {detail}, not `{topic}`")));
+        }
+    }
+    match events == balances {
+        true => Err(SettingError(format!("--kafka-events-topic and --kafka-balances-topic are both `{events}`"))),
+        false => Ok(()),
     }
 }
 

@@ -63,6 +63,9 @@ fn messages_name_what_is_wrong() {
     assert!(message(file("shards =")).contains("is not TOML"));
     assert!(message(load(None, [], &[flag("journal", "cql")])).contains("--cql-nodes HOST:PORT"));
     assert!(message(load(None, [], &[flag("cql_nodes", "a:1")])).contains("without --journal cql"));
+    assert!(message(load(None, [], &[flag("kafka_events_topic", "")])).contains("must be 1 to 249 letters"));
+    assert!(message(load(None, [], &[flag("kafka_balances_topic", "a b")])).contains("not `a b`"));
+    assert!(message(load(None, [], &[flag("kafka_balances_topic", EVENTS_TOPIC)])).contains("are both `loyalty"));
     assert!(message(load(None, [], &[flag("journal", "tape")])).contains("must be one of `embedded` `cql`"));
     assert!(message(load(None, [flag("MEED_LISTEN", "nowhere")], &[])).contains("MEED_LISTEN must be HOST:PORT"));
     assert!(message(file("[[credentials]]\nname = \"a\"\ntoken = \"b\"")).contains("token"));

@@ -22,7 +22,10 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), SettingError> {
     let level = if level.contains("ractor") { level.to_owned() } else { format!("{level},{ACTORS_QUIET}") };
     let filter = EnvFilter::try_new(&level)
         .map_err(|error| SettingError(format!("--log-level `{level}` cannot be used: {error}")))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    // A line that cannot be written is lost: told on the same standard error, that would panic, and end the thread that
+    // logs, were it the journal's.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false);
+    let builder = builder.with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
     let _ = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

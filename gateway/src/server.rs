@@ -18,7 +18,7 @@ use meed_engine::error::Error as EngineError;
 use meed_engine::node::Node;
 use meed_engine::start::Engine;
 
-use crate::config::{JournalKind, Loaded, Settings, Source};
+use crate::config::{JournalKind, Loaded, LogFormat, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
 use crate::error::Error;
@@ -210,15 +210,20 @@ fn connections_within_file_limit(wanted: u32) -> u32 {
 
 /// Runs a node until it is told to stop; returns the exit code.
 ///
-/// The first SIGTERM or SIGINT drains; a second one, or the first while the node starts, ends the process at once with
-/// code 1, which loses nothing that was acknowledged.
+/// The first SIGTERM or SIGINT drains; while the node starts there is nothing to drain, and it ends at once. A second one
+/// ends the process at once with code 1, which loses nothing that was acknowledged.
 pub fn run(loaded: Loaded) -> u8 {
     let settings = &loaded.settings;
     let started = logging::start(settings.log_format, &settings.log_level).map_err(Error::from);
+    let is_json = started.is_ok() && settings.log_format == LogFormat::Json;
     match started.and_then(|()| run_node(loaded)) {
         Ok(()) => EXIT_DONE,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error}");
+            if is_json {
+                tracing::error!(%error, "the node ends");
+            } else {
+                let _ = writeln!(io::stderr(), "error: {error}");
+            }
             error.exit_code()
         }
     }
@@ -258,7 +263,7 @@ fn run_node(loaded: Loaded) -> Result<(), Error> {
         };
         let opened = tokio::select! {
             opened = opening => opened,
-            () = signals.any() => end_at_once(),
+            () = signals.any() => end_at_once(EXIT_DONE),
         };
         let running = match opened {
             Ok(opened) => opened?,
@@ -284,7 +289,7 @@ fn run_node(loaded: Loaded) -> Result<(), Error> {
         };
         tokio::select! {
             stopped = stop => stopped?,
-            () = signals.any() => end_at_once(),
+            () = signals.any() => end_at_once(EXIT_FAILED),
         }
         // It logged what went wrong.
         let _ = operations.join();
@@ -310,7 +315,7 @@ async fn give_away(running: Running, shared: &Shared, until: Instant, signals: &
     });
     tokio::select! {
         left = leaving => left.map_err(|_| Error::Engine(EngineError::Stopped("a thread of the stop panicked".into()))),
-        () = signals.any() => end_at_once(),
+        () = signals.any() => end_at_once(EXIT_FAILED),
     }
 }
 
@@ -396,9 +401,9 @@ impl Signals {
     }
 }
 
-fn end_at_once() -> ! {
+fn end_at_once(code: u8) -> ! {
     tracing::warn!("a signal while the node starts or stops: ending at once");
-    std::process::exit(i32::from(EXIT_FAILED));
+    std::process::exit(i32::from(code));
 }
 
 /// Where the data of a node is, for people.

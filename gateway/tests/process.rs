@@ -30,9 +30,13 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
+        Self::logging(Stdio::piped(), arguments)
+    }
+
+    fn logging(log: Stdio, arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = meed(&["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
-        let mut child = command.args(arguments).current_dir(folder.path()).spawn().unwrap();
+        let mut child = command.args(arguments).stderr(log).current_dir(folder.path()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut lines = Vec::new();
         for line in output.lines() {
@@ -71,6 +75,21 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn a_log_that_takes_no_line_stops_nothing() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut node = Running::logging(full().into(), &["--access-log"]);
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(&node.address).unwrap();
+        write!(stream, "GET /livez HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
 }
 
 #[test]
