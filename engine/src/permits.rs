@@ -100,10 +100,10 @@ impl Permits {
         if self.lagging.load(Ordering::Relaxed) {
             return Err(NoPermit::CheckpointLag);
         }
-        let commands = self.node.commands.fetch_add(count, Ordering::AcqRel) + count;
+        let commands = self.node.commands.fetch_add(count, Ordering::SeqCst) + count;
         // Seen after the count: whoever drains sets the flag before the count is read, so that no command slips in
-        // between.
-        if self.draining.load(Ordering::Acquire) {
+        // between. Each side writes one and then reads the other, which only a total order of all four decides.
+        if self.draining.load(Ordering::SeqCst) {
             self.node.commands.fetch_sub(count, Ordering::AcqRel);
             return Err(NoPermit::Draining);
         }
@@ -128,7 +128,7 @@ impl Permits {
 
     /// Commands under way.
     pub fn under_way(&self) -> i64 {
-        self.node.commands.load(Ordering::Acquire)
+        self.node.commands.load(Ordering::SeqCst)
     }
 
     /// Commands under way in a shard.
@@ -143,7 +143,7 @@ impl Permits {
 
     /// From now on there are no permits.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.store(true, Ordering::SeqCst);
     }
 }
 

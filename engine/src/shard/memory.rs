@@ -49,8 +49,7 @@ impl Shard {
     /// Whether accounts that have changed take more than half of the bound. With what a checkpoint of them has under
     /// way there is just room for those that change meanwhile.
     pub(super) fn is_mostly_dirty(&self) -> bool {
-        let counted = self.hand.len().saturating_sub(self.held_loads());
-        let mean_bytes = self.resident_bytes / counted.max(1);
+        let mean_bytes = self.resident_bytes / self.hand.len().max(1);
         mean_bytes.saturating_mul(self.dirty.len()) > self.limits.resident_bytes / 2
     }
 

@@ -57,7 +57,7 @@ pub struct Shard {
     due: due::Sweep,
     /// Resident accounts whose due instant is near.
     near_due: BinaryHeap<Reverse<(Millis, u64)>>,
-    /// Every resident account once, in the order of the clock hand.
+    /// Every account in memory once, in the order of the clock hand; those that are asked for come when they are there.
     hand: VecDeque<u64>,
     resident_bytes: usize,
     memory: memory::Bound,
@@ -407,6 +407,7 @@ impl Shard {
         let live = Live::new(account, due);
         self.resident_bytes = (self.resident_bytes + live.counted_bytes).saturating_sub(memory::LOADING_BYTES);
         *resident = Resident::Live(live);
+        self.hand.push_back(hash);
         for envelope in queue {
             if blob.is_none() && self.table.get_mut(hash, &identity).is_none() {
                 // A command before this one was refused and left no trace: it is still known that there is none.
@@ -450,8 +451,10 @@ impl Shard {
             // Counted when the store is asked for it.
             Resident::Loading(_) => 0,
         };
+        if !matches!(resident, Resident::Loading(_)) {
+            self.hand.push_back(hash);
+        }
         self.table.insert(hash, identity, resident);
-        self.hand.push_back(hash);
     }
 
     fn unpack(&mut self, hash: u64, identity: Identity) -> Result<()> {

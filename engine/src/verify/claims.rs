@@ -145,8 +145,9 @@ impl Verifier {
         store: Option<&Store>,
         (removed, last): (&[u64], &[u64]),
     ) -> Result<()> {
-        let mut paths = snapshots::list(disk, data)?;
-        paths.extend(snapshot.map(Path::to_path_buf));
+        // The one that was named is among those that are looked at, however many the folder has.
+        let named = snapshot.map(Path::to_path_buf);
+        let paths: Vec<PathBuf> = named.into_iter().chain(snapshots::list(disk, data)?).collect();
         let mut usable: Vec<(PathBuf, SnapshotSummary)> = Vec::new();
         for path in paths.into_iter().take(SOURCES_MAX - 1) {
             let summary = snapshots::read(disk, &path, journal, &mut |_| Ok(()))?;

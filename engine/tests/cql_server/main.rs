@@ -13,7 +13,7 @@ use meed_engine::journal::cql::{
 use meed_engine::journal::frame;
 use meed_engine::metrics::UpkeepMetrics;
 use meed_engine::ownership::Ownership;
-use meed_engine::store::cql::PublishedRows;
+use meed_engine::store::cql::{AliasRow, CqlAliases, PublishedRows};
 use meed_engine::trim::{Trim, Trimming};
 use meed_schemas::codec;
 use meed_schemas::command::References;
@@ -396,5 +396,23 @@ fn the_partitions_of_a_topic_are_those_of_its_first_publication_for_ever() {
     assert_eq!(rows.pin("events", 9).unwrap(), pinned[0]);
     assert_eq!(rows.pin("balances", 9).unwrap(), 9, "every topic has its own");
     assert_eq!(rows.read("events", 2).unwrap(), (pinned[0], vec![0, 7]));
+    cql.close();
+}
+
+#[test]
+fn an_alias_is_listed_for_no_account_that_did_not_get_it() {
+    let config = config("aliases");
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let aliases = CqlAliases::open(&cql).unwrap();
+    let row = |account: &[u8]| AliasRow { account: account.to_vec(), sealed: b"sealed".to_vec() };
+    assert!(aliases.give(b"phone", &row(b"m-1"), b"text").unwrap());
+    assert!(!aliases.give(b"phone", &row(b"m-2"), b"text").unwrap(), "m-1 has it");
+    assert_eq!(aliases.listed(b"m-2").unwrap(), []);
+    assert!(!aliases.give(b"phone", &row(b"m-1"), b"text").unwrap(), "as when an answer was lost");
+    assert_eq!(aliases.listed(b"m-1").unwrap(), [(b"phone".to_vec(), b"text".to_vec())]);
+    aliases.take(b"phone", b"m-1").unwrap();
+    assert!(aliases.give(b"phone", &row(b"m-2"), b"text").unwrap());
+    assert_eq!((aliases.listed(b"m-1").unwrap().len(), aliases.listed(b"m-2").unwrap().len()), (0, 1));
     cql.close();
 }

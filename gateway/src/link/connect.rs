@@ -23,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pauses between tries to connect: the first, doubled up to the last.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Deadlines that may be those of answered questions, beside twice the most questions that were ever open at once.
+const DEADLINES_KEPT: usize = 1_024;
 /// Pace of deadlines and signs of life.
 const TICK: Duration = Duration::from_millis(50);
 /// Ticks between two signs of life.
@@ -117,6 +119,8 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<(Socket, Incoming), Error> {
+        // A try that failed may have learned the clock of an owner that is no more.
+        self.inner.clock.set(None);
         let late = |_| Error::Link(io::ErrorKind::TimedOut.into());
         timeout(CONNECT_TIMEOUT, async {
             let owner = &self.inner.owner;
@@ -338,6 +342,7 @@ impl Link {
             interval.tick().await;
             count = count.wrapping_add(1);
             self.give_up_late();
+            self.forget_answered();
             if inner.index == 0 {
                 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
                 inner.measures.in_flight.set(inner.owner.permits.under_way() as f64);
@@ -353,6 +358,18 @@ impl Link {
                 inner.outgoing.borrow_mut().push(put_keep_alive);
                 inner.to_write.notify_one();
             }
+        }
+    }
+
+    /// Deadlines of questions that have their answers leave before they have passed, when they are most of all: they
+    /// would be as many as are asked in the longest time that a question has.
+    fn forget_answered(&self) {
+        let places = self.inner.outstanding.borrow();
+        let mut deadlines = self.inner.deadlines.borrow_mut();
+        if deadlines.len() > 2 * places.len() + DEADLINES_KEPT {
+            deadlines.retain(|(_, slot, generation)| {
+                places[*slot as usize].as_ref().is_some_and(|outstanding| outstanding.generation == *generation)
+            });
         }
     }
 

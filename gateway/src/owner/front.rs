@@ -140,7 +140,7 @@ impl Front {
         }
     }
 
-    /// Takes a question. `patience` is what is left of the time that a frame may wait for permits and get none.
+    /// Takes a question. `patience` is what is left of the time that a frame may wait for permits.
     async fn ask(
         self: &Rc<Self>,
         place: Place,
@@ -178,9 +178,7 @@ impl Front {
         } else {
             let began = Instant::now();
             let admitted = self.local.worker.admit(&requests, bytes_each, *patience).await;
-            if admitted.is_err() {
-                *patience = patience.saturating_sub(began.elapsed());
-            }
+            *patience = patience.saturating_sub(began.elapsed());
             admitted
         };
         match admitted {

@@ -99,6 +99,12 @@ fn an_account_that_was_asked_for_in_vain_leaves_nothing() {
     let report = b.shard.report();
     assert_eq!((report.resident, report.resident_bytes), (1, before));
     assert_eq!(b.shard.hand.len(), 1);
+    // Nor where the store has to be asked, for several at once.
+    let mut b = evicted(&["m-1"]);
+    let slots = [1, 2, 3].map(|n| b.send(&format!("nobody-{n}"), Command::Balance));
+    b.settle_down();
+    assert!(slots.iter().all(|slot| b.refused(*slot) == Refusal::UnknownAccount));
+    assert!(b.shard.hand.is_empty());
 }
 
 #[test]

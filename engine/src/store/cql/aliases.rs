@@ -61,14 +61,31 @@ impl CqlAliases {
     /// # Errors
     /// The node stops.
     pub fn find(&self, alias: &[u8]) -> Result<Option<AliasRow>> {
-        self.cql.block_on(async {
-            let rows: Vec<(Vec<u8>, Vec<u8>)> = self.cql.read("read an alias", &self.find, (alias,)).await?;
-            Ok(rows.into_iter().next().map(|(account, sealed)| AliasRow { account, sealed }))
-        })
+        self.cql.block_on(self.row(alias))
+    }
+
+    async fn row(&self, alias: &[u8]) -> Result<Option<AliasRow>> {
+        let rows: Vec<(Vec<u8>, Vec<u8>)> = self.cql.read("read an alias", &self.find, (alias,)).await?;
+        Ok(rows.into_iter().next().map(|(account, sealed)| AliasRow { account, sealed }))
+    }
+
+    /// When an alias was listed last, if it is.
+    async fn listed_at(&self, account: &[u8], alias: &[u8]) -> Result<Option<i64>> {
+        let action = "read when an alias was listed";
+        let listed: Vec<(Option<i64>,)> = self.cql.read(action, &self.listed_at, (account, alias)).await?;
+        Ok(listed.first().and_then(|(at,)| *at))
+    }
+
+    /// Unlists what was listed at this instant or before.
+    async fn unlist(&self, listed_at: Option<i64>, account: &[u8], alias: &[u8]) -> Result<()> {
+        match listed_at {
+            Some(at) => self.cql.write("unlist an alias", &self.drop_listed, (at, account, alias)).await,
+            None => Ok(()),
+        }
     }
 
     /// Gives an alias that nobody has. It is listed first, so that no alias is ever missing from its account's list;
-    /// what is listed and was not given is passed over. Once it is given it is listed anew: who took it at the same
+    /// what is listed and was not given is passed over, and unlisted when another account has it. Once it is given it is listed anew: who took it at the same
     /// time may unlist what was listed before. False when somebody has it: by [`CqlAliases::find`] it may be
     /// this account, by an earlier try whose answer was lost.
     ///
@@ -79,9 +96,13 @@ impl CqlAliases {
         self.cql.block_on(async {
             self.cql.write("list an alias", &self.put_listed, (account, alias, listed)).await?;
             let values = (alias, account, row.sealed.as_slice());
+            let written_at = self.listed_at(account, alias).await?;
             let is_given = self.cql.conditional_resolved("give an alias", &self.give, values).await?.applied();
             if is_given {
                 self.cql.write("list an alias", &self.put_listed, (account, alias, listed)).await?;
+            } else if self.row(alias).await?.is_some_and(|taken| taken.account != account) {
+                // Whoever gives it to this account later lists it after this instant.
+                self.unlist(written_at, account, alias).await?;
             }
             Ok(is_given)
         })
@@ -94,14 +115,10 @@ impl CqlAliases {
     /// The node stops.
     pub fn take(&self, alias: &[u8], account: &[u8]) -> Result<()> {
         self.cql.block_on(async {
-            let action = "read when an alias was listed";
-            let listed: Vec<(Option<i64>,)> = self.cql.read(action, &self.listed_at, (account, alias)).await?;
+            let listed_at = self.listed_at(account, alias).await?;
             // Refused when an earlier try has taken it.
             self.cql.conditional_resolved("take an alias", &self.take, (alias, account)).await?;
-            match listed.first() {
-                Some((Some(at),)) => self.cql.write("unlist an alias", &self.drop_listed, (at, account, alias)).await,
-                _ => Ok(()),
-            }
+            self.unlist(listed_at, account, alias).await
         })
     }
 
