@@ -1,5 +1,5 @@
-//! While the clock is not trusted nothing is past by it: what falls due is left, whoever asks, and settled once it is
-//! trusted again.
+//! When what is due takes effect. While the clock is not trusted nothing is past by it: what falls due is left, whoever
+//! asks, and settled once it is trusted again.
 #![allow(clippy::unwrap_used)]
 
 #[allow(unreachable_pub)]
@@ -75,5 +75,28 @@ fn points_are_awarded_into_a_lot_that_seems_past_and_wait_for_an_activation_that
     w.settle_until = None;
     w.ask(Command::Settle);
     assert_eq!(kinds(&w.last), ["ACTIVATE", "EXPIRE"]);
+    w.check();
+}
+
+#[test]
+fn what_expires_with_a_hold_does_so_when_it_ends_although_its_memory_is_in_the_store() {
+    let mut w = World::new("{}");
+    let soon = w.now + DAY_MS;
+    w.ask(earn(Basis::Points(100), None, Some(soon), None)).executed();
+    w.ask(hold(30, Some(604_800))).executed();
+    let ends_at = w.now + 604_800_000;
+    // So many other lots expire that the account remembers no more what expired of the first.
+    for n in 1..=20 {
+        w.ask(earn(Basis::Points(1), None, Some(soon + n), None)).executed();
+    }
+    w.now = soon + 1_000;
+    w.ask(Command::Settle);
+    w.checkpoint();
+    let loads = w.loads;
+    w.now = ends_at + 1;
+    w.ask(Command::Settle);
+    assert_eq!(w.loads, loads + 1, "its memory has to be loaded");
+    assert_eq!(kinds(&w.last), ["VOID", "EXPIRE"]);
+    assert_eq!([w.last[0].occurred_at, w.last[1].occurred_at], [ends_at; 2]);
     w.check();
 }

@@ -267,29 +267,6 @@ fn reversals_never_take_held_points_but_count_what_expired() {
     w.check();
 }
 
-#[test]
-fn what_expires_with_a_hold_does_so_when_it_ends_although_its_memory_is_in_the_store() {
-    let mut w = World::new("{}");
-    let soon = w.now + DAY_MS;
-    w.ask(earn(Basis::Points(100), None, Some(soon), None)).executed();
-    w.ask(hold(30, Some(604_800))).executed();
-    let ends_at = w.now + 604_800_000;
-    // So many other lots expire that the account remembers no more what expired of the first.
-    for n in 1..=20 {
-        w.ask(earn(Basis::Points(1), None, Some(soon + n), None)).executed();
-    }
-    w.now = soon + 1_000;
-    w.ask(Command::Settle);
-    w.checkpoint();
-    let loads = w.loads;
-    w.now = ends_at + 1;
-    w.ask(Command::Settle);
-    assert_eq!(w.loads, loads + 1, "its memory has to be loaded");
-    assert_eq!(kinds(&w.last), ["VOID", "EXPIRE"]);
-    assert_eq!([w.last[0].occurred_at, w.last[1].occurred_at], [ends_at; 2]);
-    w.check();
-}
-
 fn hold_state(w: &mut World, hold: Position) -> HoldState {
     match w.ask(Command::HoldStatus { hold }) {
         Came::Reply(Reply::Hold(view)) => view.state,

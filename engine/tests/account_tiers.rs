@@ -111,6 +111,26 @@ fn an_instant_that_changes_nothing_is_not_due_twice() {
 }
 
 #[test]
+fn an_operation_under_a_new_version_moves_the_instant_of_the_next_change() {
+    let lifetime = TIERS.replace("rolling_12_months", "lifetime");
+    let mut w = World::with(document(&lifetime), at("2026-01-31T12:00:00Z"));
+    w.ask(earn_amount(10_000)).executed();
+    let expiry = w.account.next_due();
+    w.succeed(TIERS);
+    w.ask(redeem(1)).executed();
+    assert_eq!(kinds(&w.last), ["REDEEM", "KEY"]);
+    let change = at("2027-02-01T00:00:00Z");
+    assert_eq!(w.account.next_due(), Some(change));
+    w.ask(redeem(1)).executed();
+    assert_eq!(kinds(&w.last), ["REDEEM"], "once");
+    w.now = change + 5;
+    w.ask(Command::Settle);
+    assert_eq!((kinds(&w.last), w.last[0].occurred_at), (vec!["TIER"], change));
+    assert_eq!((w.tier_name(), w.account.next_due()), ("BASE".to_owned(), expiry));
+    w.check();
+}
+
+#[test]
 fn a_reversal_equals_never_having_happened() {
     for (portions, lots) in [(vec![Portion::Rest], 1), (vec![Portion::Amount(1_234), Portion::Rest], 1)] {
         let mut w = World::with(document(TIERS), at("2026-01-31T12:00:00Z"));

@@ -252,11 +252,8 @@ fn grammar() -> Clap {
         .after_help(AFTER_HELP)
 }
 
-/// Understands a command line. `environment` are the variables of the process; `read` gives the text of a
-/// file.
-///
-/// # Errors
-/// What to print instead: help or version, or what is wrong with the command line or a setting.
+/// Understands a command line. `environment` are the variables of the process; `read` gives the text of a file. An
+/// error is what to print instead: help or version, or what is wrong with the command line or a setting.
 pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (String, String)>,

@@ -211,6 +211,12 @@ impl<'a> Session<'a> {
         let level = self.account.level_at(self.newest, self.now);
         if !self.is_journaled(level) {
             self.journal_tier(level, self.now);
+        } else if self.account.tier_version != self.newest.number {
+            // When it changes next was computed with the levels of another version, which may have changed.
+            let due = self.account.tier_basis().next_change(self.newest, self.now);
+            if due != self.account.tier_due {
+                self.move_tier_due(level, due, self.now);
+            }
         }
         let balances = self.account.balances();
         for (index, record) in self.records.iter_mut().enumerate().skip(first) {
@@ -232,6 +238,18 @@ impl<'a> Session<'a> {
         let mut record = self.draft(RecordKind::Tier, at, version, detail);
         record.tier = level as u8;
         put_tier_due(&mut record, self.account.tier_basis().next_change(self.newest, at));
+        self.commit(record);
+    }
+
+    /// Writes a record without effect that moves the instant at which the tier changes next by itself.
+    pub(super) fn move_tier_due(&mut self, level: usize, due: Millis, at: Millis) {
+        let version = self.program.version_at(at).number;
+        let target = self.next_position();
+        let mut record = self.draft(RecordKind::Key, at, version, Detail::Key { target });
+        record.tier = level as u8;
+        // Also where it never changes by itself again: a record of this kind without the field leaves the instant as it
+        // is, which would stay due for ever.
+        record.extensions.push((extension::TIER_DUE, due.to_le_bytes().into()));
         self.commit(record);
     }
 

@@ -101,17 +101,9 @@ fn change_tier(session: &mut Session<'_>, at: Millis) {
         session.journal_tier(level, at);
         return;
     }
-    // The instant was computed with levels that a newer version of the program has changed: a record
-    // without effect moves it on.
-    let version = session.program.version_at(at).number;
-    let target = session.next_position();
-    let mut record = session.draft(RecordKind::Key, at, version, Detail::Key { target });
-    record.tier = level as u8;
+    // The instant was computed with levels that a newer version of the program has changed.
     let due = session.account.tier_basis().next_change(session.newest, at);
-    // Also where it never changes by itself again: a record of this kind without the field leaves the instant as it is,
-    // which would stay due for ever.
-    record.extensions.push((super::apply::extension::TIER_DUE, due.to_le_bytes().into()));
-    session.commit(record);
+    session.move_tier_due(level, due, at);
 }
 
 fn commit(session: &mut Session<'_>, kind: RecordKind, at: Millis, detail: Detail, moves: Moves) {

@@ -185,7 +185,8 @@ pub struct World {
     pub settle_until: Millis,
     /// The node's monotonic clock.
     pub elapsed_ms: i64,
-    /// Whether the node holds its lease, so that no other can have decided for the shard by now.
+    /// Whether the node holds its lease, so that no other can have decided for the shard by now. Else what a command has
+    /// waited for may be what another node has made of the account.
     pub may_decide: bool,
     /// The programs.
     pub programs: Arc<Programs>,

@@ -222,7 +222,6 @@ impl Shard {
             return Err(Error::Internal("a turn was taken for an account that is not in memory".into()));
         };
         let is_late = world.elapsed_ms > envelope.deadline_ms;
-        // What a command has waited for may be what another node has made of the account since.
         if is_late || !world.may_decide {
             out.expired += u64::from(is_late);
             let refusal = if is_late { Refusal::OutcomeUnknown } else { Refusal::NotReady };
