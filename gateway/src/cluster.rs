@@ -398,7 +398,7 @@ impl Cluster {
         patience: Duration,
     ) -> Result<Chunk, Unanswered> {
         match &self.inner.local {
-            Some(local) => feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::NotReady),
+            Some(local) => feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::Overloaded),
             None => self.any_link()?.next_events(wanted, &from, patience).await,
         }
     }

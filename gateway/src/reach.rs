@@ -244,7 +244,7 @@ impl Backend {
     ) -> Result<Chunk, Unanswered> {
         match self {
             Self::Local(local) => {
-                feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::NotReady)
+                feed::next(local.worker.node(), wanted, from, patience).await.ok_or(Unanswered::Overloaded)
             }
             Self::Owner(link) => link.next_events(wanted, &from, patience).await,
             Self::Cluster(cluster) => cluster.next_events(wanted, from, patience).await,

@@ -10,7 +10,7 @@ use meed_schemas::http::problem::{Kind, Problem};
 use meed_schemas::http::views::NDJSON_MEDIA_TYPE;
 use tokio::sync::mpsc::Receiver;
 
-use crate::stream::Body;
+use crate::stream::{Body, Piece};
 
 /// The header with which a request is named in logs and answers.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -53,8 +53,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// The body; empty for 204.
     pub body: Bytes,
-    /// Pieces that follow the body, until their sender ends.
-    pub pieces: Option<Receiver<Bytes>>,
+    /// Pieces that follow the body.
+    pub pieces: Option<Receiver<Piece>>,
     /// The type of the body.
     pub media: Media,
     /// Whether it is the stored answer of an earlier request: `Idempotent-Replayed: true`.

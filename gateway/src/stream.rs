@@ -1,41 +1,55 @@
 //! Bodies of answers: whole, or in pieces that another task sends.
 
-use std::convert::Infallible;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc::Receiver;
 
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Piece {
+    /// Bytes of it.
+    Bytes(Bytes),
+    /// Nothing more: the body is whole. A sender that goes without saying so has broken off, and the connection is cut,
+    /// so that the client does not take what it has for all.
+    End,
+}
+
 /// The body of an answer.
 #[derive(Debug)]
 pub struct Body {
     whole: Option<Bytes>,
-    pieces: Option<Receiver<Bytes>>,
+    pieces: Option<Receiver<Piece>>,
 }
 
 impl Body {
-    /// These bytes, then the pieces until their sender ends. A piece is taken only when the client has room
-    /// for it.
-    pub fn new(whole: Bytes, pieces: Option<Receiver<Bytes>>) -> Self {
+    /// These bytes, then the pieces. A piece is taken only when the client has room for it.
+    pub fn new(whole: Bytes, pieces: Option<Receiver<Piece>>) -> Self {
         Self { whole: Some(whole).filter(|whole| !whole.is_empty()), pieces }
     }
 }
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
         if let Some(whole) = this.whole.take() {
             return Poll::Ready(Some(Ok(Frame::data(whole))));
         }
-        match &mut this.pieces {
-            Some(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
-            None => Poll::Ready(None),
-        }
+        let Some(pieces) = &mut this.pieces else { return Poll::Ready(None) };
+        Poll::Ready(match ready!(pieces.poll_recv(cx)) {
+            Some(Piece::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Piece::End) => {
+                this.pieces = None;
+                None
+            }
+            None => Some(Err(io::Error::other("the stream broke off"))),
+        })
     }
 
     fn is_end_stream(&self) -> bool {

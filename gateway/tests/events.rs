@@ -8,9 +8,11 @@ mod node;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::Instant;
 
-use node::{Client, Node, PATIENCE};
+use node::{Answer, Client, Node, PATIENCE};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -21,6 +23,18 @@ fn earn(client: &mut Client, headers: &str, account: &str, reference: &str) {
     let body = format!("{{\"points\":10,\"reference_id\":\"{reference}\"}}");
     let path = format!("/api/v1/points/{account}/earn");
     assert_eq!(client.ask("POST", &path, &format!("{JSON}{headers}"), &body).status, 201);
+}
+
+/// Some 5 MB of events; six times that is more than the system buffers for a socket that nobody reads.
+fn fill(node: &Node, batch: u32) {
+    let description = "x".repeat(480);
+    let mut lines = Vec::new();
+    for number in 0..4_000 {
+        writeln!(lines, r#"{{"op":"earn","account":"m-{}","points":1,"reference_id":"{batch}-{number}","description":"{description}"}}"#, number % 50).unwrap();
+    }
+    let lines = String::from_utf8(lines).unwrap();
+    let answer = node.client().ask("POST", "/api/v1/batch", "Content-Type: application/x-ndjson\r\n", &lines);
+    assert_eq!(answer.status, 207);
 }
 
 /// Earns on some accounts, a redemption, a hold and its release, a refusal that is remembered.
@@ -260,19 +274,92 @@ fn a_reader_who_does_not_read_is_cut_and_others_go_on() {
     lazy.send("GET", "/api/v1/events?after=now", SERVER_SENT, "").unwrap();
     assert_eq!(lazy.receive_head().unwrap().status, 200);
     node.metrics_with(&["meed_event_readers 1".to_owned()]);
-    // More than the system buffers for a socket that nobody reads.
-    let description = "x".repeat(480);
     for batch in 0..6 {
-        let mut lines = Vec::new();
-        for number in 0..4_000 {
-            writeln!(lines, r#"{{"op":"earn","account":"m-{}","points":1,"reference_id":"{batch}-{number}","description":"{description}"}}"#, number % 50).unwrap();
-        }
-        let lines = String::from_utf8(lines).unwrap();
-        let answer = node.client().ask("POST", "/api/v1/batch", "Content-Type: application/x-ndjson\r\n", &lines);
-        assert_eq!(answer.status, 207);
+        fill(&node, batch);
     }
     node.metrics_with(&["meed_event_readers 0".to_owned()]);
     let (all, _) = events(&mut node.client(), "", "");
     assert_eq!(all.len(), 24_001);
+    node.stop();
+}
+
+#[test]
+fn a_read_that_a_stop_breaks_off_does_not_look_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(&folder.path().join("data"), &["--workers", "1"]);
+    for batch in 0..6 {
+        fill(&node, batch);
+    }
+    let mut reader = node.client();
+    reader.send("GET", "/api/v1/events", "", "").unwrap();
+    assert_eq!(reader.receive_head().unwrap().status, 200);
+    let mut follower = node.client();
+    follower.send("GET", "/api/v1/events?after=now", SERVER_SENT, "").unwrap();
+    assert_eq!(follower.receive_head().unwrap().status, 200);
+    node.signal(Signal::TERM);
+    while !follower.receive_chunk().expect("who follows comes again: an orderly end").is_empty() {}
+    while let Ok(chunk) = reader.receive_chunk() {
+        assert!(!chunk.is_empty(), "a part looks like all");
+    }
+    assert_eq!(node.end(), Some(0));
+}
+
+/// Changes one bit of the journal, in the record that has this text.
+fn flip(journal: &Path, text: &[u8]) {
+    for entry in std::fs::read_dir(journal).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+            bytes[at - 1] ^= 0x10;
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            return file.write_all_at(&bytes[at - 1..at], at as u64 - 1).unwrap();
+        }
+    }
+    panic!("no record has that text");
+}
+
+/// Reads from a cursor on until damage is refused; how many reads were cut before.
+fn cut_until_refused(node: &Node, query: &str, headers: &str) -> (u32, Answer) {
+    let (mut after, mut cuts) = (String::new(), 0);
+    loop {
+        let mut client = node.client();
+        client.send("GET", &format!("/api/v1/events?{query}{after}"), headers, "").unwrap();
+        let mut head = client.receive_head().unwrap();
+        if head.status != 200 {
+            let length: usize = head.header("content-length").unwrap().parse().unwrap();
+            head.body = client.receive_bytes(length).unwrap();
+            return (cuts, head);
+        }
+        let mut text = String::new();
+        while let Ok(chunk) = client.receive_chunk() {
+            assert!(!chunk.is_empty(), "a part looks like all");
+            text.push_str(&String::from_utf8(chunk).unwrap());
+        }
+        cuts += 1;
+        let sent = text.lines().rev().find_map(|line| {
+            let line = line.strip_prefix("id: ").or_else(|| line.strip_prefix("{\"cursor\":\""))?;
+            Some(line.trim_end_matches("\"}").to_owned())
+        });
+        after = format!("&after={}", sent.expect("a cut read got no further"));
+    }
+}
+
+#[test]
+fn a_read_that_meets_damage_is_cut_and_the_next_one_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let node = Node::start(&data, &["--pack-segments=false", "--segment-bytes", "1MiB"]);
+    fill(&node, 0);
+    earn(&mut node.client(), "", "the-victim", "the-victim");
+    fill(&node, 1);
+    let (all, _) = events(&mut node.client(), "", "");
+    flip(&data.join("journal"), b"the-victim");
+    for (query, headers) in [("follow=false", ""), ("follow=false", SERVER_SENT), ("follow=true", SERVER_SENT)] {
+        let (cuts, refused) = cut_until_refused(&node, query, headers);
+        assert!(cuts > 0 && refused.status == 503, "{cuts} {refused:?}");
+        assert_eq!(refused.json()["type"], "/problems/overloaded");
+    }
+    flip(&data.join("journal"), b"the-victim");
+    assert_eq!(events(&mut node.client(), "", "").0, all);
     node.stop();
 }

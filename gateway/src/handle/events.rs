@@ -17,11 +17,13 @@ use tokio::sync::mpsc;
 use super::desk::{Desk, status};
 use super::unanswered;
 use crate::context::{Context, Shared};
-use crate::feed::{Form, NoStart, Start, Wanted};
+use crate::feed::{Chunk, Form, NoStart, Start, Wanted};
+use crate::forward::Unanswered;
 use crate::metrics::EventMetrics;
 use crate::reach::Backend;
 use crate::reply::{Media, Reply};
 use crate::route::Query;
+use crate::stream::Piece;
 
 /// A follower that has nothing to tell says so after this, or half of the idle time or of a request's: only writing
 /// shows that a client has gone.
@@ -53,21 +55,29 @@ impl Desk<'_> {
         };
         let program = self.program().await?.name().to_owned();
         let wanted = Wanted { form, program, types, follow: is_followed, left };
-        let from = self.beginning(query.get("after")).await?;
         let seat = Seat::take(&context.shared).ok_or_else(|| {
             Problem::new(Kind::Overloaded, "Too many readers of events; the setting event_readers bounds them.")
         })?;
+        let first = self.first(&wanted, query.get("after")).await?;
         let (sender, pieces) = mpsc::channel(1);
         let settings = &context.shared.settings;
         let heartbeat_ms = settings.idle_timeout_ms.min(settings.request_deadline_ms) / 2;
         let heartbeat = HEARTBEAT.min(Duration::from_millis(heartbeat_ms));
         let backend = self.backend.clone();
         let shared = Arc::clone(&context.shared);
+        // Who follows server-sent events comes again after any end, so that a stop is an orderly one.
+        let comes_again = wanted.follow && form == Form::ServerSent;
         tokio::task::spawn_local(async move {
-            tokio::select! {
-                () = follow(&backend, wanted, from, &sender, heartbeat) => {}
-                () = sender.closed() => {}
-                () = shared.drained() => {}
+            let is_whole = tokio::select! {
+                followed = follow(&backend, wanted, first, &sender, heartbeat) => followed.is_ok(),
+                () = sender.closed() => return drop(seat),
+                () = shared.drained() => comes_again,
+            };
+            // Once there is room for the end, what came before it has been taken.
+            if let Ok(room) = sender.reserve().await
+                && is_whole
+            {
+                room.send(Piece::End);
             }
             drop(seat);
         });
@@ -80,6 +90,19 @@ impl Desk<'_> {
             value.to_str().is_ok_and(|text| text.to_ascii_lowercase().contains("text/event-stream"))
         };
         if self.call.headers.get_all(ACCEPT).iter().any(accepts) { Form::ServerSent } else { Form::Lines }
+    }
+
+    /// The first chunk, at once: as long as nothing is sent, what cannot be read can be refused.
+    async fn first(&self, wanted: &Wanted, after: Option<&str>) -> Result<Chunk, Problem> {
+        let from = self.beginning(after).await?;
+        let first = self.backend.next_events(wanted, from.clone(), Duration::ZERO).await;
+        let Err(why) = first else { return first.map_err(unanswered) };
+        // What is behind `from` may have been removed meanwhile: then this refuses, or has another beginning.
+        let again = self.beginning(after).await?;
+        if again == from {
+            return Err(unanswered(why));
+        }
+        self.backend.next_events(wanted, again, Duration::ZERO).await.map_err(unanswered)
     }
 
     /// The positions behind which the stream begins.
@@ -97,7 +120,7 @@ impl Desk<'_> {
             Err(NoStart::NoCursor) => "must be a cursor of this node's events, or `now`",
             Err(NoStart::Ahead) => "is ahead of this node's journal: it was restored from an older copy",
             Err(NoStart::Removed) => "is of events that are removed; begin again without it",
-            Err(NoStart::Unreadable) => return Err(Problem::of(Kind::NotReady)),
+            Err(NoStart::Unreadable) => return Err(Problem::of(Kind::Overloaded)),
         };
         Err(Problem::invalid(field, format!("`{field}` {detail}")))
     }
@@ -137,27 +160,27 @@ impl Drop for Seat {
     }
 }
 
-/// Sends chunks until the wanted events are sent, the journal's end is reached and not to be followed, or it cannot be
-/// read.
+/// Sends chunks until the wanted events are sent, or the journal's end is reached and not to be followed; who reads them
+/// may have gone.
+///
+/// # Errors
+/// The rest cannot be read. The client goes on with its last cursor.
 async fn follow(
     backend: &Backend,
     mut wanted: Wanted,
-    mut from: Vec<u64>,
-    sender: &mpsc::Sender<Bytes>,
+    first: Chunk,
+    sender: &mpsc::Sender<Piece>,
     heartbeat: Duration,
-) {
+) -> Result<(), Unanswered> {
     let metrics = EventMetrics::register();
+    let mut chunk = first;
     loop {
-        // The client goes on with its last cursor.
-        let Ok(chunk) = backend.next_events(&wanted, from, heartbeat).await else { return };
         metrics.sent.increment(chunk.events);
         wanted.left -= chunk.events.min(wanted.left);
-        from = chunk.from;
-        if !chunk.bytes.is_empty() && sender.send(Bytes::from(chunk.bytes)).await.is_err() {
-            return;
+        let piece = Piece::Bytes(Bytes::from(chunk.bytes));
+        if sender.send(piece).await.is_err() || chunk.ended {
+            return Ok(());
         }
-        if chunk.ended {
-            return;
-        }
+        chunk = backend.next_events(&wanted, chunk.from, heartbeat).await?;
     }
 }

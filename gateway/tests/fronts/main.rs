@@ -2,6 +2,7 @@
 //! what a stranger can send to the listener for fronts.
 #![allow(clippy::unwrap_used)]
 
+mod events;
 #[allow(dead_code)]
 #[path = "../support/node.rs"]
 mod node;

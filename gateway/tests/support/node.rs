@@ -189,6 +189,13 @@ impl Client {
         Ok(answer)
     }
 
+    /// So many bytes of a body.
+    pub(crate) fn receive_bytes(&mut self, length: usize) -> io::Result<String> {
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        String::from_utf8(body).map_err(|_| ErrorKind::InvalidData.into())
+    }
+
     /// The next chunk of an answer; empty behind the last one.
     pub(crate) fn receive_chunk(&mut self) -> io::Result<Vec<u8>> {
         let mut line = String::new();
