@@ -252,6 +252,7 @@ fn what_cannot_be_is_refused() {
     assert_eq!((foreign.status, foreign.json()["field"].as_str()), (400, Some("after")));
     let header = client.ask("GET", "/api/v1/events", "Last-Event-ID: now\r\n", "");
     assert_eq!((header.status, header.json()["field"].as_str()), (400, Some("Last-Event-ID")));
+    assert!(!header.body.contains("`now`"), "only `after` may be that: {header:?}");
     assert_eq!(client.ask("GET", "/api/v1/events", "Program: nowhere\r\n", "").status, 404);
     assert_eq!(client.ask("POST", "/api/v1/events", "", "").status, 405);
     let mut only = node.client();

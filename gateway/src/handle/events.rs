@@ -117,7 +117,8 @@ impl Desk<'_> {
         };
         let detail = match self.backend.begin_events(&start).await.map_err(unanswered)? {
             Ok(from) => return Ok(from),
-            Err(NoStart::NoCursor) => "must be a cursor of this node's events, or `now`",
+            Err(NoStart::NoCursor) if field == "after" => "must be a cursor of this node's events, or `now`",
+            Err(NoStart::NoCursor) => "must be a cursor of this node's events",
             Err(NoStart::Ahead) => "is ahead of this node's journal: it was restored from an older copy",
             Err(NoStart::Removed) => "is of events that are removed; begin again without it",
             Err(NoStart::Unreadable) => return Err(Problem::of(Kind::Overloaded)),
