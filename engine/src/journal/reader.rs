@@ -215,21 +215,23 @@ impl JournalReader {
         shards: &dyn Fn(u16) -> bool,
         visit: &mut dyn FnMut(Position, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let snapshot = Snapshot::of(&self.shared.live());
         let from = |shard: usize| from.get(shard).copied().unwrap_or(0);
+        let (snapshot, wanted, after) = loop {
+            let snapshot = Snapshot::of(&self.shared.live());
+            let is_wanted = |shard: &usize| snapshot.last_sequence[*shard] > from(*shard) && shards(*shard as u16);
+            let wanted: Vec<usize> = (0..snapshot.last_sequence.len()).filter(is_wanted).collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            match self.shared.partition(&snapshot, |header| wanted.iter().all(|&s| header.base[s] <= from(s))) {
+                // As in `read`.
+                Err(fault) if is_missing(&fault) && self.shared.oldest() != snapshot.closed.first().copied() => {}
+                after => break (snapshot, wanted, after?),
+            }
+        };
         // The next sequence of each shard that is wanted; others never match.
         let mut next: Vec<u64> = vec![u64::MAX; snapshot.last_sequence.len()];
-        let mut wanted = Vec::new();
-        for (shard, &last) in snapshot.last_sequence.iter().enumerate() {
-            if last > from(shard) && shards(shard as u16) {
-                next[shard] = from(shard) + 1;
-                wanted.push(shard);
-            }
-        }
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let after = self.shared.partition(&snapshot, |header| wanted.iter().all(|&s| header.base[s] <= from(s)))?;
+        wanted.iter().for_each(|&shard| next[shard] = from(shard) + 1);
         let first = after.saturating_sub(1);
         for segment in first..snapshot.segments() {
             let stretch = self.shared.stretch(&snapshot, segment)?;
