@@ -120,7 +120,7 @@ async fn ends(journal: &Records) -> Option<Vec<u64>> {
 }
 
 /// The next part behind `from`. A follower that has nothing to tell for so long gets its cursor alone. `None` when
-/// the journal cannot be read, which is logged.
+/// the journal cannot be read, or no longer there.
 pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, patience: Duration) -> Option<Chunk> {
     let journal = node.feed().journal();
     if from.len() != usize::from(journal.shards()) {
@@ -132,7 +132,7 @@ pub(crate) async fn next(node: &Arc<Node>, wanted: &Wanted, mut from: Vec<u64>, 
         // Before reading, so that what becomes durable meanwhile is looked for again.
         let batch = journal.progress();
         let (asked, reader) = (wanted.clone(), Arc::clone(node));
-        let (mut chunk, reached) = run(node, move |journal| read_chunk(journal, &reader, &asked, from)).await?;
+        let (mut chunk, reached) = run(node, move |journal| read_chunk(journal, &reader, &asked, from)).await??;
         chunk.ended = chunk.events >= wanted.left || (reached == Reached::End && !wanted.follow);
         let is_silent = began.elapsed() >= patience;
         if chunk.bytes.is_empty() && (is_silent || (chunk.ended && wanted.form == Form::Lines)) {
@@ -170,12 +170,35 @@ async fn run<T: Send + 'static>(
     receiver.await.ok().flatten()
 }
 
+/// The part behind `from`; `None` when records behind it are no longer kept, so that a part of them would be a gap.
 fn read_chunk(
     journal: &Records,
     node: &Arc<Node>,
     wanted: &Wanted,
+    from: Vec<u64>,
+) -> EngineResult<Option<(Chunk, Reached)>> {
+    let is_overtaken = || {
+        // What cannot be said of the oldest records is no fault of those that are wanted.
+        let removed = journal.removed_sequence().unwrap_or_default();
+        removed.iter().zip(&from).any(|(removed, from)| removed > from)
+    };
+    if is_overtaken() {
+        return Ok(None);
+    }
+    let read = render_chunk(journal, node, wanted, from.clone());
+    // Retention may have come meanwhile: one journal then lacks a record that is looked for, the other passes over it.
+    if (read.is_err() || matches!(journal, Records::Cql(_))) && is_overtaken() {
+        return Ok(None);
+    }
+    read.map(Some)
+}
+
+fn render_chunk(
+    journal: &Records,
+    node: &Arc<Node>,
+    wanted: &Wanted,
     mut from: Vec<u64>,
-) -> Result<(Chunk, Reached), Error> {
+) -> EngineResult<(Chunk, Reached)> {
     let id = journal.journal_id();
     let programs = || node.programs();
     let mut rendering = Rendering::new(id, &programs);
