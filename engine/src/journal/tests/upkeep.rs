@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
@@ -231,6 +232,36 @@ fn who_reads_a_segment_goes_on_reading_it_while_it_is_packed_and_removed() {
         done.store(true, Ordering::Relaxed);
     });
     check_after(&reader, &reader.removed_sequence().unwrap(), &last, "all removed that may be");
+}
+
+#[test]
+fn who_reads_behind_the_oldest_segment_does_not_notice_that_it_goes() {
+    for seed in 70..80 {
+        let (dir, _) = filled(seed, 60);
+        let (journal, reader, _) = open(dir.path()).unwrap();
+        let mut upkeep = journal.upkeep();
+        let (from, done) = (Mutex::new(reader.removed_sequence().unwrap()), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let (reader, from, done) = (reader.clone(), &from, &done);
+                scope.spawn(move || {
+                    while !done.load(Ordering::Relaxed) {
+                        let from = from.lock().unwrap().clone();
+                        let first = &mut |_, _: &[u8]| Err(Error::Stopped(String::new()));
+                        let Err(fault) = reader.scan(&from, &|_| true, first) else { continue };
+                        let removed = reader.removed_sequence().unwrap();
+                        let is_overtaken = removed.iter().zip(&from).any(|(removed, from)| removed > from);
+                        assert!(is_overtaken || matches!(fault, Error::Stopped(_)), "{fault}");
+                    }
+                });
+            }
+            while let Some(oldest) = upkeep.oldest().unwrap() {
+                from.lock().unwrap().clone_from(&oldest.up_to);
+                upkeep.remove(&oldest).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+    }
 }
 
 fn read_all(dir: &Path) -> Result<()> {
