@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use meed_engine::error::{Error, Result as EngineResult};
+use meed_engine::error::Result as EngineResult;
 use meed_engine::feed::{Next, Reached, Rendering, read_on};
 use meed_engine::journal::Records;
 use meed_engine::node::Node;

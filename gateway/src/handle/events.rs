@@ -161,8 +161,8 @@ impl Drop for Seat {
     }
 }
 
-/// Sends chunks until the wanted events are sent, or the journal's end is reached and not to be followed; who reads them
-/// may have gone.
+/// Sends chunks until the wanted events are sent, the journal's end is reached and not to be followed, or nobody takes
+/// them.
 ///
 /// # Errors
 /// The rest cannot be read. The client goes on with its last cursor.
