@@ -42,9 +42,9 @@ pub struct Balance {
     pub position: Position,
     /// Its account sequence.
     pub sequence: u64,
-    /// After it.
+    /// After the whole operation.
     pub balances: Balances,
-    /// Level of the tier after it, in `newest_version`.
+    /// Level of the tier after the operation, in `newest_version`.
     pub tier: u8,
     /// Newest version of the program when it was recorded.
     pub newest_version: u32,
