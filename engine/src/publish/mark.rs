@@ -4,7 +4,11 @@
 //! The file: two slots are written in turn, so that a crash in the middle of one leaves the other. A slot,
 //! little-endian: magic (8 bytes) | format version u32 | length of the body u32 | generation u64 | body | zeros |
 //! CRC32C of all before it u32. The body: journal id u128, then with varints per topic (events, balances)
-//! its name, its partitions, and per shard the sequence.
+//! its name, its partitions, and per shard the sequence; then per former topic, the oldest first, its name and its
+//! partitions, to the body's end. A body without former topics ends before them.
+//!
+//! The partitions of a topic stay pinned when the settings name another one, so former topics are remembered, as many
+//! as the slot has room for. How far they were is not: one that comes back is published into from the oldest record on.
 //!
 //! An older mark than the true one only makes duplicates, in the file as in the rows. A damaged file is therefore not
 //! fatal: publishing begins again with the oldest record.
@@ -81,15 +85,19 @@ impl Marks {
     /// The cluster, when the node stops.
     pub fn read(&self, events: &str, balances: &str, begin: &[u64]) -> Result<Mark> {
         let read = |name: &str, of: fn(&Mark) -> &TopicMark| -> Result<TopicMark> {
+            let mut former = 0;
             let found = match self {
-                Self::File(_, found) => found.as_ref().map(of).filter(|found| found.name == name).cloned(),
+                Self::File(file, found) => {
+                    former = file.pinned(found.as_ref(), name);
+                    found.as_ref().map(of).filter(|found| found.name == name).cloned()
+                }
                 Self::Cql(rows) if !name.is_empty() => {
                     let (partitions, published) = rows.read(name, begin.len() as u16)?;
                     Some(TopicMark { name: name.to_owned(), partitions, published })
                 }
                 Self::Cql(_) => None,
             };
-            let none = || TopicMark { name: name.to_owned(), partitions: 0, published: begin.to_owned() };
+            let none = || TopicMark { name: name.to_owned(), partitions: former, published: begin.to_owned() };
             let mut mark = found.unwrap_or_else(none);
             // Nothing is removed before it is published, unless there was nowhere to publish to.
             mark.published.iter_mut().zip(begin).for_each(|(published, begin)| *published = (*published).max(*begin));
@@ -105,7 +113,7 @@ impl Marks {
     pub fn save(&mut self, before: &Mark, mark: &Mark) -> Result<()> {
         match self {
             Self::File(file, found) => {
-                file.save(mark)?;
+                file.save_after(found.as_ref(), mark)?;
                 *found = Some(mark.clone());
                 Ok(())
             }
@@ -143,6 +151,17 @@ pub struct MarkFile {
     journal_id: u128,
     slot_bytes: usize,
     generation: u64,
+    /// Topics of before and their partitions, the oldest first.
+    former: Former,
+}
+
+type Former = Vec<(String, u32)>;
+
+/// What a slot says.
+struct Slot {
+    generation: u64,
+    mark: Mark,
+    former: Former,
 }
 
 impl MarkFile {
@@ -164,7 +183,7 @@ impl MarkFile {
             disk.sync_dir(folder)?;
         }
         let file = disk.open(&path)?;
-        let mut found: Option<(u64, Mark)> = None;
+        let mut found: Option<Slot> = None;
         for slot in 0..2 {
             let mut bytes = vec![0; slot_bytes];
             if file.read_at(&mut bytes, (slot * slot_bytes) as u64)? < slot_bytes {
@@ -175,13 +194,38 @@ impl MarkFile {
             }
             let read = decode(&bytes, journal_id, shards);
             found = match (found, read) {
-                (Some(older), Some(newer)) if newer.0 < older.0 => Some(older),
+                (Some(older), Some(newer)) if newer.generation < older.generation => Some(older),
                 (_, Some(newer)) => Some(newer),
                 (older, None) => older,
             };
         }
-        let generation = found.as_ref().map_or(0, |found| found.0);
-        Ok((Self { file, journal_id, slot_bytes, generation }, found.map(|found| found.1)))
+        let (generation, former, found) = match found {
+            Some(slot) => (slot.generation, slot.former, Some(slot.mark)),
+            None => (0, Former::new(), None),
+        };
+        Ok((Self { file, journal_id, slot_bytes, generation, former }, found))
+    }
+
+    /// The partitions of a topic when it was published into before, whichever of the two it was; 0 for none.
+    fn pinned(&self, found: Option<&Mark>, name: &str) -> u32 {
+        let present = found.into_iter().flat_map(|mark| [&mark.events, &mark.balances]);
+        let present = present.map(|topic| (topic.name.as_str(), topic.partitions));
+        let former = self.former.iter().map(|(name, partitions)| (name.as_str(), *partitions));
+        let mut all = former.chain(present).filter(|topic| !topic.0.is_empty());
+        all.find(|topic| topic.0 == name).map_or(0, |topic| topic.1)
+    }
+
+    /// As [`Self::save`]; topics that `before` has and `mark` has not become former ones.
+    fn save_after(&mut self, before: Option<&Mark>, mark: &Mark) -> Result<()> {
+        let now = [mark.events.name.as_str(), mark.balances.name.as_str()];
+        for topic in before.into_iter().flat_map(|before| [&before.events, &before.balances]) {
+            if topic.partitions > 0 && !topic.name.is_empty() && !now.contains(&topic.name.as_str()) {
+                self.former.retain(|(name, _)| *name != topic.name);
+                self.former.push((topic.name.clone(), topic.partitions));
+            }
+        }
+        self.former.retain(|(name, _)| !now.contains(&name.as_str()));
+        self.save(mark)
     }
 
     /// Saves a mark, durable when this returns.
@@ -197,9 +241,16 @@ impl MarkFile {
             put_varint(&mut body, topic.published.len() as u64);
             topic.published.iter().for_each(|sequence| put_varint(&mut body, *sequence));
         }
-        if HEAD_BYTES + body.len() + 4 > self.slot_bytes {
-            return Err(Error::Setting("the names of the topics are too long".into()));
-        }
+        let room = (self.slot_bytes - HEAD_BYTES - 4).checked_sub(body.len());
+        let mut room = room.ok_or_else(|| Error::Setting("the names of the topics are too long".into()))?;
+        // The newest ones that there is room for.
+        let fits = self.former.iter().rev().take_while(|topic| {
+            let bytes = former_bytes(topic).len();
+            room.checked_sub(bytes).map(|left| room = left).is_some()
+        });
+        let forgotten = self.former.len() - fits.count();
+        self.former.drain(..forgotten);
+        self.former.iter().for_each(|topic| body.extend_from_slice(&former_bytes(topic)));
         // Counted when it is saved: what failed half-way is written over, and never the slot that counts.
         let generation = self.generation + 1;
         let mut slot = Vec::with_capacity(self.slot_bytes);
@@ -222,8 +273,15 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
 }
 
-/// A slot's generation and mark; `None` when it is none of this journal.
-fn decode(slot: &[u8], journal_id: u128, shards: u16) -> Option<(u64, Mark)> {
+fn former_bytes((name, partitions): &(String, u32)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_bytes(&mut bytes, name.as_bytes());
+    put_varint(&mut bytes, u64::from(*partitions));
+    bytes
+}
+
+/// What a slot says; `None` when it is none of this journal.
+fn decode(slot: &[u8], journal_id: u128, shards: u16) -> Option<Slot> {
     let end = slot.len() - 4;
     if !slot.starts_with(&MAGIC) || u32_at(slot, end) != crc32c::crc32c(&slot[..end]) {
         return None;
@@ -242,7 +300,15 @@ fn decode(slot: &[u8], journal_id: u128, shards: u16) -> Option<(u64, Mark)> {
     };
     let mark = Mark { events: topic()?, balances: topic()? };
     let right = |topic: &TopicMark| topic.published.len() == usize::from(shards);
-    (right(&mark.events) && right(&mark.balances)).then_some((generation, mark))
+    if !right(&mark.events) || !right(&mark.balances) {
+        return None;
+    }
+    let mut former = Former::new();
+    while !body.is_empty() {
+        let name = body.text("former topic").ok()?.to_owned();
+        former.push((name, u32::try_from(body.varint("partitions").ok()?).ok()?));
+    }
+    Some(Slot { generation, mark, former })
 }
 
 #[cfg(test)]
@@ -301,6 +367,48 @@ mod tests {
         // The slot before.
         std::fs::write(&path, [&vec![0; fixture.len() / 2], &fixture[fixture.len() / 2..]].concat()).unwrap();
         assert_eq!(open().1, Some(mark(4, 5)));
+    }
+
+    /// The settings name other topics and then the first ones again: these have the partitions that they had.
+    #[test]
+    fn a_topic_that_comes_back_has_its_partitions() {
+        let (folder, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        let open = || Marks::in_folder(&disk, folder.path(), 0x6d65_6564, 4).unwrap();
+        let publish_into = |events: &str, balances: &str, partitions: u32| {
+            let mut marks = open();
+            let before = marks.read(events, balances, &[0; 4]).unwrap();
+            let mut pinned = before.clone();
+            for topic in [&mut pinned.events, &mut pinned.balances] {
+                if topic.partitions == 0 && !topic.name.is_empty() {
+                    topic.partitions = partitions;
+                }
+            }
+            pinned.events.published = vec![9; 4];
+            marks.save(&before, &pinned).unwrap();
+        };
+        let partitions = |events: &str, balances: &str| {
+            let mark = open().read(events, balances, &[1; 4]).unwrap();
+            (mark.events.partitions, mark.balances.partitions)
+        };
+        publish_into("first", "balances", 4);
+        assert_eq!(partitions("second", "balances"), (0, 4));
+        publish_into("second", "", 6);
+        let fixture =
+            test_fixture::whole("publish/published-former-v1", &std::fs::read(folder.path().join(FILE)).unwrap());
+        std::fs::write(folder.path().join(FILE), fixture).unwrap();
+        assert_eq!(partitions("first", "balances"), (4, 4));
+        assert_eq!(partitions("second", "first"), (6, 4), "a topic is the same as either of the two");
+        assert_eq!(partitions("third", ""), (0, 0));
+        assert_eq!(open().read("first", "", &[1; 4]).unwrap().events.published, [1; 4], "from the oldest record on");
+        publish_into("first", "balances", 5);
+        assert_eq!(partitions("first", "balances"), (4, 4));
+        assert_eq!(partitions("second", "balances"), (6, 4));
+        // Of more than there is room for, the newest ones are remembered.
+        let long = |number: u32| format!("{number:0>249}");
+        (0..40).for_each(|number| publish_into(&long(number), "balances", 7));
+        assert_eq!(partitions(&long(39), "balances"), (7, 4));
+        assert_eq!(partitions(&long(30), "balances"), (7, 4));
+        assert_eq!(partitions(&long(0), "first"), (0, 0));
     }
 
     #[test]

@@ -387,6 +387,10 @@ fn another_number_of_partitions_is_refused() {
     publisher.stop(PATIENCE);
     let whole = (1..=20).filter(|sequence| has_event(*sequence)).count() * usize::from(SHARDS);
     assert_eq!(stage.messages("events-2").len(), whole);
+    // The first one's number stays pinned meanwhile.
+    let publisher = stage.publisher();
+    publisher.stop(Duration::from_millis(300));
+    assert_eq!(stage.mark_file().1.unwrap().events.name, "events-2", "nothing was published");
 }
 
 fn publisher_of(options: KafkaOptions, stage: &Stage) -> Publisher {
