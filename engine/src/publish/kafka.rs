@@ -53,7 +53,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("reconnect.backoff.max.ms", "2000"),
     ("topic.metadata.propagation.max.ms", "5000"),
 ];
-/// Other names of what is fixed.
+/// Other names of what is fixed, and what is fixed by being left as it is: with one of these no message would be
+/// confirmed, or none be taken, or the newest be sent first.
 const FIXED_TOO: &[&str] = &[
     "bootstrap.servers",
     "metadata.broker.list",
@@ -64,7 +65,20 @@ const FIXED_TOO: &[&str] = &[
     "max.in.flight",
     "max.in.flight.requests.per.connection",
     "partitioner",
+    "delivery.report.only.error",
+    "transactional.id",
+    "queuing.strategy",
 ];
+/// Other names of properties, and those by which they are set here: of two names the client would take either one.
+const ALIASES: &[(&str, &str)] = &[
+    ("compression.codec", "compression.type"),
+    ("queue.buffering.max.ms", "linger.ms"),
+    ("sasl.mechanism", "sasl.mechanisms"),
+    ("sasl.oauthbearer.client.credentials.client.id", "sasl.oauthbearer.client.id"),
+    ("sasl.oauthbearer.client.credentials.client.secret", "sasl.oauthbearer.client.secret"),
+];
+/// Compressions that the client is built with; others would need libraries.
+const COMPRESSIONS: &[&str] = &["none", "snappy", "lz4"];
 
 /// Why nothing is published at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -281,30 +295,44 @@ fn taken(sent: Result<(), KafkaError>) -> Sent {
 
 fn client_config(options: &KafkaOptions) -> Result<ClientConfig, Trouble> {
     check_properties(&options.properties).map_err(Trouble::Setting)?;
-    let mut config = ClientConfig::new();
+    let mut config = with_properties(&options.properties);
     config.set("bootstrap.servers", &options.brokers);
-    let given = options.properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    Ok(config)
+}
+
+fn with_properties(properties: &[(String, String)]) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    let given = properties.iter().map(|(name, value)| (usual_name(name), value.as_str()));
     for (name, value) in DEFAULTS.iter().copied().chain(given).chain(FIXED.iter().copied()) {
         config.set(name, value);
     }
-    Ok(config)
+    config
+}
+
+/// The name by which a property is set here.
+fn usual_name(name: &str) -> &str {
+    ALIASES.iter().find(|alias| alias.0 == name).map_or(name, |alias| alias.1)
 }
 
 /// Whether the client may have these properties.
 ///
 /// # Errors
-/// One that is fixed, or given twice.
+/// One that is fixed, or given twice; one that the client does not know, or not with this value.
 pub(super) fn check_properties(properties: &[(String, String)]) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    for (name, _) in properties {
+    for (name, value) in properties {
         if FIXED.iter().any(|(fixed, _)| fixed == name) || FIXED_TOO.contains(&name.as_str()) {
             return Err(format!("the property {name} is fixed: the stream would not be what it promises"));
         }
-        if !seen.insert(name) {
+        if !seen.insert(usual_name(name)) {
             return Err(format!("the property {name} is given twice"));
         }
+        if usual_name(name) == "compression.type" && !COMPRESSIONS.contains(&value.as_str()) {
+            return Err(format!("the property {name}: this build of the client has {}", COMPRESSIONS.join(", ")));
+        }
     }
-    Ok(())
+    let refused = with_properties(properties).create_native_config().err();
+    refused.map_or(Ok(()), |error| Err(format!("the Kafka client cannot be set up: {}", without_value(&error))))
 }
 
 fn describe(producer: &BaseProducer<Context>, mark: &TopicMark) -> Result<Topic, Trouble> {
@@ -342,8 +370,46 @@ mod tests {
         for name in FIXED.iter().map(|f| f.0).chain(FIXED_TOO.iter().copied()) {
             assert!(given(name).unwrap_err().contains(name));
         }
-        assert_eq!(given("compression.type"), Ok(()));
-        let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
-        assert!(check_properties(&twice).is_err());
+        assert_eq!(given("batch.size"), Ok(()));
+        for (name, other) in [("batch.size", "batch.size")].iter().chain(ALIASES) {
+            let twice = [*name, *other].map(|name| (name.to_owned(), "none".to_owned()));
+            assert!(check_properties(&twice).unwrap_err().contains("twice"));
+        }
+    }
+
+    #[test]
+    fn a_property_by_another_name_takes_the_place_of_ours() {
+        for (name, usual, value) in
+            [("compression.codec", "compression.type", "snappy"), ("queue.buffering.max.ms", "linger.ms", "7")]
+        {
+            let given = [(name.to_owned(), value.to_owned())];
+            assert_eq!(check_properties(&given), Ok(()));
+            let config = with_properties(&given);
+            assert_eq!((config.get(name), config.get(usual)), (None, Some(value)));
+            // The client takes it for the same.
+            assert_eq!(config.create_native_config().unwrap().get(name).unwrap(), value);
+        }
+        // What we set by itself is under the usual name only.
+        let ours = DEFAULTS.iter().map(|default| default.0);
+        ours.for_each(|name| assert_eq!(usual_name(name), name));
+    }
+
+    /// Else the node would be ready and never publish.
+    #[test]
+    fn what_the_client_refuses_is_refused_at_start() {
+        let given = |name: &str, value: &str| check_properties(&[(name.to_owned(), value.to_owned())]);
+        for name in ["compression.type", "compression.codec"] {
+            for built in COMPRESSIONS {
+                assert_eq!(given(name, built), Ok(()));
+            }
+            for missing in ["gzip", "zstd", "best"] {
+                let refused = given(name, missing).unwrap_err();
+                assert!(refused.contains(name) && refused.contains("none, snappy, lz4"), "{refused}");
+            }
+        }
+        for (name, value) in [("no.such", "1"), ("linger.ms", "soon"), ("security.protocol", "ssl")] {
+            let refused = given(name, value).unwrap_err();
+            assert!(refused.contains(name), "{refused}");
+        }
     }
 }
