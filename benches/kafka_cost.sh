@@ -62,7 +62,7 @@ if [ $mode = gone ]; then
     echo "$lag records published $((($(date +%s%N) - began) / 1000000)) ms after it was started again"
     curl -s "$url/api/v1/events" >"$work/events"
     stop_node
-    target/release/consume --brokers 127.0.0.1:23092 --journal "$work/events"
+    target/release/consume --nodes stopped --brokers 127.0.0.1:23092 --journal "$work/events"
     exit
 fi
 for pair in $(seq "$pairs"); do

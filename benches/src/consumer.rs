@@ -3,7 +3,8 @@
 //! `schemas/events/COMPATIBILITY.md` promises.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -12,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Longest wait for a message that is there.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,6 +21,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The part of an event's data that is checked.
 #[derive(Deserialize)]
 struct Data<'a> {
+    #[serde(borrow)]
+    transaction_id: Cow<'a, str>,
     sequence: u64,
     /// A balance has none.
     #[serde(default)]
@@ -36,6 +39,14 @@ struct Data<'a> {
 impl Data<'_> {
     fn told(&self) -> [i64; 5] {
         [self.total_points, self.available_points, self.pending_points, self.held_points, self.debt_points]
+    }
+
+    /// Stands for whose they are, the sequence and the balances.
+    fn print(&self, key: &[u8]) -> u64 {
+        let mut bytes = [0; 6 * 8];
+        let numbers = std::iter::once(self.sequence as i64).chain(self.told());
+        bytes.chunks_exact_mut(8).zip(numbers).for_each(|(into, number)| into.copy_from_slice(&number.to_le_bytes()));
+        xxh3_64_with_seed(&bytes, xxh3_64(key))
     }
 }
 
@@ -60,6 +71,8 @@ struct Line<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Account {
     sequence: u64,
+    /// Its place among the journals.
+    journal: usize,
     /// Sum of all `points`.
     points: i64,
     live: i64,
@@ -115,6 +128,29 @@ impl Account {
 struct Print {
     value: u64,
     rest: u64,
+    /// Of the sequence and balances, which a message of the compacted topic repeats.
+    told: u64,
+}
+
+/// What the node does while the topics are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nodes {
+    /// It publishes: what is read first may end in the middle of an operation, balances may be behind the events, or
+    /// ahead of those that were read before them.
+    Running,
+    /// It published everything and ended: the topics say the same.
+    Stopped,
+}
+
+/// What is not the same in both topics because a node runs: so many accounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Apart {
+    /// Their balances are not flushed yet, or not since their newest event.
+    pub behind: usize,
+    /// Their balances are newer than the events that were read.
+    pub ahead: usize,
+    /// Their newest operation was read in part.
+    pub unfinished: usize,
 }
 
 /// A consumer's memory, and what it found.
@@ -123,6 +159,10 @@ pub struct Check {
     accounts: HashMap<Box<[u8]>, Account>,
     seen: HashMap<Box<[u8]>, Print>,
     balances: HashMap<Box<[u8]>, (u64, [i64; 5])>,
+    /// By journal and shard, whose event is the last one: only its operation can go on behind the end.
+    last_of_shards: HashMap<Box<[u8]>, Box<[u8]>>,
+    /// What ids of events begin with, before the position.
+    journals: Vec<Box<[u8]>>,
     /// Events that came for the first time.
     pub events: u64,
     /// Events that came again; they were the same.
@@ -148,14 +188,18 @@ impl Check {
     /// What is wrong with the stream, in words.
     pub fn event(&mut self, id: &[u8], key: &[u8], rest: &[u8], value: &[u8]) -> Result<(), String> {
         let name = || String::from_utf8_lossy(id).into_owned();
-        let print = Print { value: xxh3_64(value), rest: xxh3_64(rest) };
+        let (of_value, of_rest) = (xxh3_64(value), xxh3_64(rest));
         if let Some(before) = self.seen.get(id) {
             self.again += 1;
-            return if *before == print { Ok(()) } else { Err(format!("{} came again with other bytes", name())) };
+            let same = (before.value, before.rest) == (of_value, of_rest);
+            return if same { Ok(()) } else { Err(format!("{} came again with other bytes", name())) };
         }
-        self.seen.insert(id.into(), print);
-        self.events += 1;
         let data: Data<'_> = serde_json::from_slice(value).map_err(|error| format!("{}: {error}", name()))?;
+        self.seen.insert(id.into(), Print { value: of_value, rest: of_rest, told: data.print(key) });
+        self.events += 1;
+        let journal = self
+            .end_shard_with(id, key, &data.transaction_id)
+            .ok_or_else(|| format!("{} is not the id of an event of {}", name(), data.transaction_id))?;
         let account = match self.accounts.get_mut(key) {
             Some(account) => account,
             None => self.accounts.entry(key.into()).or_default(),
@@ -166,7 +210,7 @@ impl Check {
             let what = if data.sequence > expected { "a gap" } else { "out of order" };
             return Err(format!("{what}: {of} has sequence {} where {expected} belongs", data.sequence));
         }
-        account.sequence = data.sequence;
+        (account.sequence, account.journal) = (data.sequence, journal);
         account.points += data.points;
         for change in &data.lots {
             account.apply(change).map_err(|error| format!("{}: {error}", name()))?;
@@ -175,28 +219,58 @@ impl Check {
         Ok(())
     }
 
-    /// Takes a message of the compacted topic.
+    /// Takes note that this is the last event of its shard so far. Returns the journal's place; `None` if the id is none
+    /// of this transaction.
+    fn end_shard_with(&mut self, id: &[u8], key: &[u8], transaction_id: &str) -> Option<usize> {
+        let journal = id.strip_suffix(transaction_id.as_bytes())?;
+        let shard = &id[..id.len() - transaction_id.len() + transaction_id.find('-')?];
+        match self.last_of_shards.get_mut(shard) {
+            Some(last) if **last == *key => {}
+            Some(last) => *last = key.into(),
+            None => drop(self.last_of_shards.insert(shard.into(), key.into())),
+        }
+        Some(self.journals.iter().position(|known| **known == *journal).unwrap_or_else(|| {
+            self.journals.push(journal.into());
+            self.journals.len() - 1
+        }))
+    }
+
+    /// Takes a message of the compacted topic; those of events are all taken by then. What it says its event said, too,
+    /// if that was read.
     ///
     /// # Errors
-    /// A value that is none.
+    /// A value that is none, or says something else than the event.
     pub fn balance(&mut self, key: &[u8], value: &[u8]) -> Result<(), String> {
         let balance: Data<'_> = serde_json::from_slice(value).map_err(|error| format!("a balance: {error}"))?;
         self.balance_messages += 1;
+        if let Some(account) = self.accounts.get(key).filter(|account| balance.sequence <= account.sequence) {
+            let id = [&*self.journals[account.journal], balance.transaction_id.as_bytes()].concat();
+            if self.seen.get(id.as_slice()).is_none_or(|event| event.told != balance.print(key)) {
+                let (of, at, told) = (String::from_utf8_lossy(key), balance.sequence, balance.told());
+                return Err(format!("{of}: the compacted topic says {told:?} at {at}, its event does not"));
+            }
+        }
         // The topic keeps the last one of a key, so that is the one that counts.
         self.balances.insert(key.into(), (balance.sequence, balance.told()));
         Ok(())
     }
 
-    /// Whether what was rebuilt is what the newest event and the compacted topic say, for every account.
+    /// Whether what was rebuilt is what the newest event says, for every account, and the compacted topic's newest
+    /// balance is that of the newest event as far as `nodes` allow.
     ///
     /// # Errors
     /// The first account for which it is not.
-    pub fn finish(&self) -> Result<(), String> {
+    pub fn finish(&self, nodes: Nodes) -> Result<Apart, String> {
+        let mut apart = Apart::default();
+        let last: HashSet<&[u8]> = self.last_of_shards.values().map(|key| &**key).collect();
         for (key, account) in &self.accounts {
             let of = String::from_utf8_lossy(key);
             let rebuilt = account.rebuilt();
             if rebuilt != account.told {
-                return Err(format!("{of}: rebuilt {rebuilt:?}, told {:?}", account.told));
+                if nodes == Nodes::Stopped || !last.contains(&**key) {
+                    return Err(format!("{of}: rebuilt {rebuilt:?}, told {:?}", account.told));
+                }
+                apart.unfinished += 1;
             }
             if account.points != rebuilt[0] + rebuilt[2] {
                 return Err(format!("{of}: the points of its events are {}, not {rebuilt:?}", account.points));
@@ -204,28 +278,28 @@ impl Check {
         }
         for (key, (sequence, told)) in &self.balances {
             let of = String::from_utf8_lossy(key);
-            match self.accounts.get(key) {
-                Some(account) if (account.sequence, account.told) == (*sequence, *told) => {}
-                Some(account) => {
-                    let (at, is) = (account.sequence, account.told);
+            let account = self.accounts.get(key).copied().unwrap_or_default();
+            let (at, is) = (account.sequence, account.told);
+            match sequence.cmp(&at) {
+                // It is that event's, or it was found when it was taken.
+                Ordering::Equal => {}
+                Ordering::Less if nodes == Nodes::Running => apart.behind += 1,
+                Ordering::Greater if nodes == Nodes::Running => apart.ahead += 1,
+                _ if at == 0 => return Err(format!("{of} has a balance and no event")),
+                _ => {
                     return Err(format!(
                         "{of}: the compacted topic says {told:?} at {sequence}, its events {is:?} at {at}"
                     ));
                 }
-                None => return Err(format!("{of} has a balance and no event")),
             }
         }
-        Ok(())
+        Ok(apart)
     }
 
-    /// Whether there is a balance of every account but those of programs.
-    ///
-    /// # Errors
-    /// How many are missing.
-    pub fn balances_are_whole(&self) -> Result<(), String> {
+    /// Accounts that are not in the compacted topic, those of programs aside.
+    fn without_balance(&self) -> usize {
         let is_program = |key: &[u8]| key.windows(9).any(|part| part == b"/program/");
-        let missing = self.accounts.keys().filter(|key| !is_program(key) && !self.balances.contains_key(*key)).count();
-        if missing == 0 { Ok(()) } else { Err(format!("{missing} accounts are not in the compacted topic")) }
+        self.accounts.keys().filter(|key| !is_program(key) && !self.balances.contains_key(*key)).count()
     }
 
     /// Compares with a program's events as the node tells them over HTTP, NDJSON: each was consumed with the same
@@ -301,11 +375,17 @@ pub fn consume(
     Ok(count)
 }
 
-/// Consumes both topics to their ends and checks all that can be checked.
+/// Consumes both topics to their ends and checks all that can be checked. Where nodes are stopped, every account is in
+/// the compacted topic.
 ///
 /// # Errors
 /// What is wrong with the stream, in words.
-pub fn check_topics(brokers: &str, events: &str, balances: Option<&str>) -> Result<Check, String> {
+pub fn check_topics(
+    brokers: &str,
+    events: &str,
+    balances: Option<&str>,
+    nodes: Nodes,
+) -> Result<(Check, Apart), String> {
     let mut check = Check::default();
     let mut rest = Vec::new();
     consume(brokers, events, |message| {
@@ -328,8 +408,13 @@ pub fn check_topics(brokers: &str, events: &str, balances: Option<&str>) -> Resu
             check.balance(message.key().unwrap_or_default(), message.payload().unwrap_or_default())
         })?;
     }
-    check.finish()?;
-    Ok(check)
+    let mut apart = check.finish(nodes)?;
+    match (balances, check.without_balance()) {
+        (None, _) | (_, 0) => {}
+        (_, missing) if nodes == Nodes::Running => apart.behind += missing,
+        (_, missing) => return Err(format!("{missing} accounts are not in the compacted topic")),
+    }
+    Ok((check, apart))
 }
 
 #[cfg(test)]
@@ -339,41 +424,76 @@ mod tests {
 
     fn data(sequence: u64, points: i64, total: i64) -> Vec<u8> {
         format!(
-            "{{\"sequence\":{sequence},\"points\":{points},\"total_points\":{total},\"available_points\":{total},\
+            "{{\"transaction_id\":\"0-{sequence}\",\"sequence\":{sequence},\"points\":{points},\
+             \"total_points\":{total},\"available_points\":{total},\
              \"pending_points\":0,\"held_points\":0,\"debt_points\":0,\
              \"lots\":[{{\"change\":\"granted\",\"points\":{points}}}]}}"
         )
         .into_bytes()
     }
 
+    const KEY: &[u8] = b"p/member/m";
+
+    /// So many events of ten points each.
+    fn consumed(count: u64) -> Check {
+        let mut check = Check::default();
+        for sequence in 1..=count {
+            let id = format!("j-0-{sequence}");
+            check.event(id.as_bytes(), KEY, b"r", &data(sequence, 10, 10 * sequence as i64)).unwrap();
+        }
+        check
+    }
+
     /// A consumer that accepts everything would prove nothing.
     #[test]
     fn what_is_wrong_is_found() {
-        let mut good = Check::default();
-        for sequence in 1..=3 {
-            let id = format!("j-0-{sequence}");
-            let value = data(sequence, 10, 10 * sequence as i64);
-            good.event(id.as_bytes(), b"p/member/m", b"r", &value).unwrap();
-            good.event(id.as_bytes(), b"p/member/m", b"r", &value).unwrap();
-        }
-        good.balance(b"p/member/m", &data(3, 0, 30)).unwrap();
-        good.finish().unwrap();
-        good.balances_are_whole().unwrap();
-        assert_eq!((good.events, good.again, good.accounts()), (3, 3, 1));
-        assert!(good.event(b"j-0-3", b"p/member/m", b"s", &data(3, 10, 30)).unwrap_err().contains("other bytes"));
-        assert!(good.event(b"j-0-3", b"p/member/m", b"r", &data(3, 11, 31)).unwrap_err().contains("other bytes"));
-        assert!(good.event(b"j-0-5", b"p/member/m", b"r", &data(5, 10, 50)).unwrap_err().contains("a gap"));
-        let mut late = Check::default();
-        late.event(b"j-0-1", b"p/member/m", b"r", &data(1, 10, 10)).unwrap();
-        assert!(late.event(b"j-0-9", b"p/member/m", b"r", &data(1, 10, 10)).unwrap_err().contains("out of order"));
-        late.balance(b"p/member/m", &data(1, 0, 9)).unwrap();
-        assert!(late.finish().unwrap_err().contains("compacted topic"));
-        let mut wrong = Check::default();
-        wrong.event(b"j-0-1", b"p/member/m", b"r", &data(1, 10, 11)).unwrap();
-        assert!(wrong.finish().unwrap_err().contains("rebuilt"));
-        assert!(wrong.balances_are_whole().is_err());
+        let mut good = consumed(3);
+        good.event(b"j-0-2", KEY, b"r", &data(2, 10, 20)).unwrap();
+        good.balance(KEY, &data(2, 0, 20)).unwrap();
+        good.balance(KEY, &data(3, 0, 30)).unwrap();
+        assert_eq!((good.finish(Nodes::Stopped), good.without_balance()), (Ok(Apart::default()), 0));
+        assert_eq!((good.events, good.again, good.accounts()), (3, 1, 1));
+        assert!(good.event(b"j-0-3", KEY, b"s", &data(3, 10, 30)).unwrap_err().contains("other bytes"));
+        assert!(good.event(b"j-0-3", KEY, b"r", &data(3, 11, 31)).unwrap_err().contains("other bytes"));
+        assert!(good.event(b"j-0-5", KEY, b"r", &data(5, 10, 50)).unwrap_err().contains("a gap"));
+        assert!(good.event(b"j-0-9", KEY, b"r", &data(4, 10, 40)).unwrap_err().contains("not the id"));
+        let repeated = String::from_utf8(data(1, 10, 10)).unwrap().replace("0-1", "0-9");
+        assert!(good.event(b"j-0-9", KEY, b"r", repeated.as_bytes()).unwrap_err().contains("out of order"));
+        let late = consumed(1);
         let value = String::from_utf8(data(1, 10, 10)).unwrap();
         assert_eq!(late.compare(&format!("{{\"id\":\"j-0-1\",\"data\":{value}}}\n{{\"cursor\":\"x\"}}")), Ok(1));
         assert!(late.compare(&format!("{{\"id\":\"j-0-2\",\"data\":{value}}}")).unwrap_err().contains("not consumed"));
+    }
+
+    #[test]
+    fn the_topics_of_a_running_node_may_be_apart_and_those_of_a_stopped_one_may_not() {
+        let mut behind = consumed(3);
+        behind.balance(KEY, &data(2, 0, 20)).unwrap();
+        assert_eq!(behind.finish(Nodes::Running), Ok(Apart { behind: 1, ..Apart::default() }));
+        assert!(behind.finish(Nodes::Stopped).unwrap_err().contains("compacted topic"));
+        let mut ahead = consumed(3);
+        ahead.balance(KEY, &data(4, 0, 40)).unwrap();
+        ahead.balance(b"p/member/n", &data(1, 0, 10)).unwrap();
+        assert_eq!(ahead.finish(Nodes::Running), Ok(Apart { ahead: 2, ..Apart::default() }));
+        assert!(ahead.finish(Nodes::Stopped).is_err());
+        // What a balance says of an event that was read is compared all the same, be it the newest or not.
+        for sequence in 1..=3 {
+            let wrong = data(sequence, 0, 10 * sequence as i64 + 1);
+            assert!(consumed(3).balance(KEY, &wrong).unwrap_err().contains("compacted topic"));
+        }
+        assert_eq!(consumed(1).without_balance(), 1);
+    }
+
+    #[test]
+    fn only_a_shards_last_operation_may_go_on_behind_the_end() {
+        let mut cut = consumed(1);
+        cut.event(b"j-0-2", KEY, b"r", &data(2, 10, 25)).unwrap();
+        assert_eq!(cut.finish(Nodes::Running), Ok(Apart { unfinished: 1, ..Apart::default() }));
+        assert!(cut.finish(Nodes::Stopped).unwrap_err().contains("rebuilt"));
+        let other = String::from_utf8(data(1, 10, 10)).unwrap();
+        cut.event(b"j-1-3", b"p/member/n", b"r", other.replace("0-1", "1-3").as_bytes()).unwrap();
+        assert!(cut.finish(Nodes::Running).is_ok(), "another shard's");
+        cut.event(b"j-0-3", b"p/member/o", b"r", other.replace("0-1", "0-3").as_bytes()).unwrap();
+        assert!(cut.finish(Nodes::Running).unwrap_err().contains("rebuilt"));
     }
 }

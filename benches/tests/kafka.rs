@@ -10,7 +10,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use meed_benches::consumer::{check_topics, consume};
+use meed_benches::consumer::{Nodes, check_topics, consume};
 use rdkafka::message::{Headers, Message};
 use rustix::process::Signal;
 use support::acknowledged::Acknowledged;
@@ -144,7 +144,7 @@ fn topic_missing() {
     // What the journal of the stopped node gives once more is the same.
     let data = folder.path().join("data");
     replay(&broker, &data, "replayed", &[]);
-    let again = check_topics(&broker.address(), "replayed", None).unwrap();
+    let (again, _) = check_topics(&broker.address(), "replayed", None, Nodes::Stopped).unwrap();
     assert_eq!((again.events, again.again, again.accounts()), (check.events, 0, check.accounts()));
     // And so is a part of it: exactly the events between two instants that events have.
     let mut all = recorded_times(&broker, "replayed");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use meed_benches::consumer::check_topics;
+use meed_benches::consumer::{Apart, Nodes, check_topics};
 use meed_benches::flags::{self, Flags};
 use meed_schemas::event::{BALANCES_TOPIC, EVENTS_TOPIC};
 
@@ -14,6 +14,9 @@ consume: proves that no event is missing, out of order or changed, and rebuilds 
   --events TOPIC          the topic of events (loyalty.account.events.v1)
   --balances TOPIC|off    the compacted topic (loyalty.account.balances.v1)
   --journal FILE          compare with a program's events as `curl …/api/v1/events` wrote them
+  --nodes running|stopped what nodes do meanwhile (running). Stopped ones have published everything: the compacted
+                          topic must have the newest balance of every account. One that runs may not have flushed it
+                          yet, so that is only counted.
 ";
 
 fn run(mut flags: Flags) -> Result<(), String> {
@@ -21,10 +24,15 @@ fn run(mut flags: Flags) -> Result<(), String> {
     let events: String = flags.value("events", EVENTS_TOPIC.to_owned())?;
     let balances: String = flags.value("balances", BALANCES_TOPIC.to_owned())?;
     let journal: Option<String> = flags.optional("journal")?;
+    let nodes = match flags.value("nodes", "running".to_owned())?.as_str() {
+        "running" => Nodes::Running,
+        "stopped" => Nodes::Stopped,
+        other => return Err(format!("--nodes {other}: it is running or stopped")),
+    };
     flags.finish()?;
     let balances = Some(balances.as_str()).filter(|topic| *topic != "off");
     let began = Instant::now();
-    let check = check_topics(&brokers, &events, balances)?;
+    let (check, apart) = check_topics(&brokers, &events, balances, nodes)?;
     let took = began.elapsed();
     println!(
         "{} events of {} accounts, {} that came again, all the same; no gap; every balance rebuilt; {} messages of \
@@ -35,9 +43,18 @@ fn run(mut flags: Flags) -> Result<(), String> {
         check.balance_messages,
         took.as_millis()
     );
+    if apart != Apart::default() {
+        println!(
+            "{} accounts whose newest balance is not flushed yet, {} whose balance is newer than the events read, {} \
+             whose newest operation was read in part",
+            apart.behind, apart.ahead, apart.unfinished
+        );
+    }
     if let Some(file) = journal {
         let lines = std::fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
-        println!("{} events of the journal were consumed with the same bytes", check.compare(&lines)?);
+        let count = check.compare(&lines)?;
+        let further = check.events - count;
+        println!("{count} events of the journal were consumed with the same bytes, and {further} that are not in it");
     }
     Ok(())
 }
