@@ -370,6 +370,7 @@ mod tests {
         for name in FIXED.iter().map(|f| f.0).chain(FIXED_TOO.iter().copied()) {
             assert!(given(name).unwrap_err().contains(name));
         }
+        assert!(given("delivery.report.only.error").is_err(), "nothing would ever be confirmed");
         assert_eq!(given("batch.size"), Ok(()));
         for (name, other) in [("batch.size", "batch.size")].iter().chain(ALIASES) {
             let twice = [*name, *other].map(|name| (name.to_owned(), "none".to_owned()));

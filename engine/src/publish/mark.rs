@@ -64,7 +64,7 @@ impl Mark {
 #[derive(Debug)]
 pub enum Marks {
     /// In a folder: the file, and what it says.
-    File(MarkFile, Option<Mark>),
+    File(Box<MarkFile>, Option<Mark>),
     /// In a keyspace.
     Cql(Box<PublishedRows>),
 }
@@ -76,7 +76,7 @@ impl Marks {
     /// As [`MarkFile::open`].
     pub fn in_folder(disk: &Disk, folder: &Path, journal_id: u128, shards: u16) -> Result<Self> {
         let (file, found) = MarkFile::open(disk, folder, journal_id, shards)?;
-        Ok(Self::File(file, found))
+        Ok(Self::File(Box::new(file), found))
     }
 
     /// The mark of these topics; an empty name is that of none. Where a topic has no mark, it begins with `begin`.
