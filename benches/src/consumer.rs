@@ -219,8 +219,8 @@ impl Check {
         Ok(())
     }
 
-    /// Takes note that this is the last event of its shard so far. Returns the journal's place; `None` if the id is none
-    /// of this transaction.
+    /// Takes note that this is the last event of its shard so far. Returns the journal's place; `None` if the id is
+    /// none of this transaction.
     fn end_shard_with(&mut self, id: &[u8], key: &[u8], transaction_id: &str) -> Option<usize> {
         let journal = id.strip_suffix(transaction_id.as_bytes())?;
         let shard = &id[..id.len() - transaction_id.len() + transaction_id.find('-')?];
