@@ -30,7 +30,7 @@ use crate::body::{self, BodyFormat, Collected};
 use crate::context::Context;
 use crate::handle::{self, Call, Operating};
 use crate::identify::{self, TraceParent};
-use crate::metrics::{Refused, Shed};
+use crate::metrics::Refused;
 use crate::operations;
 use crate::reply::Reply;
 use crate::route::{self, Access, Endpoint, NoRoute, Payload};
@@ -323,7 +323,7 @@ async fn respond(
     };
     let mut is_overload = false;
     let mut reply = answered.unwrap_or_else(|problem| {
-        note_shed(context, problem.kind);
+        context.metrics.refused_with(problem.kind);
         is_overload = problem.kind == Kind::Overloaded;
         let reply = Reply::problem(&problem, request_id.to_str().unwrap_or_default());
         // The rest of such a body is not waited for.
@@ -358,17 +358,6 @@ async fn respond(
     let next = if is_long { Phase::Taking } else { Phase::Idle };
     state.enter(next, context.clock.now_ms());
     Ok(reply.into_response(headers, request_id))
-}
-
-fn note_shed(context: &Context, kind: Kind) {
-    let reason = match kind {
-        Kind::RateLimited => Shed::Rate,
-        Kind::Overloaded => Shed::Overload,
-        Kind::Draining => Shed::Draining,
-        Kind::NotReady => Shed::NotReady,
-        _ => return,
-    };
-    context.metrics.shed(reason);
 }
 
 /// What a request came to before anything of it is given back.

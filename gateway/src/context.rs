@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use meed_engine::node::Node;
 use tokio::sync::watch;
@@ -29,6 +29,8 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     /// Who may call.
     pub credentials: Credentials,
+    /// When the node started, since the Unix epoch. Taken once, so that it differs only after a restart.
+    pub started_at: Duration,
     /// The counters of each worker.
     pub metrics: Vec<Arc<WorkerMetrics>>,
     /// How many read the stream of events.
@@ -53,6 +55,7 @@ impl Shared {
         Ok(Arc::new(Self {
             gate: Gate::new(&settings),
             credentials: Credentials::new(&settings.credentials)?,
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             metrics: (0..workers).map(|_| Arc::default()).collect(),
             event_readers: AtomicU32::new(0),
             draining: watch::Sender::new(false),

@@ -15,7 +15,12 @@ use meed_engine::account::{Sums, Totals};
 use meed_engine::node::Node;
 use meed_engine::shard::ShardReport;
 
+use meed_schemas::http::problem::Kind;
+
 use crate::route::{ENDPOINTS, Endpoint};
+
+mod items;
+pub use items::ItemCounts;
 
 /// Upper bounds of the duration buckets in microseconds, with their labels in seconds.
 const BUCKETS: [(u64, &str); 16] = [
@@ -71,6 +76,19 @@ pub enum Shed {
 const SHED: [(Shed, &str); 4] =
     [(Shed::Rate, "rate"), (Shed::Overload, "overload"), (Shed::Draining, "draining"), (Shed::NotReady, "not_ready")];
 
+impl Shed {
+    /// Why a request with this problem was turned away; `None` for any other problem.
+    fn of(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::RateLimited => Some(Self::Rate),
+            Kind::Overloaded => Some(Self::Overload),
+            Kind::Draining => Some(Self::Draining),
+            Kind::NotReady => Some(Self::NotReady),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct EndpointCells {
     codes: [AtomicU64; CODES.len() + 1],
@@ -82,6 +100,7 @@ struct EndpointCells {
 #[derive(Debug)]
 pub struct WorkerMetrics {
     endpoints: Box<[EndpointCells]>,
+    items: [[AtomicU64; CODES.len() + 1]; items::BATCHES.len()],
     in_flight: AtomicU64,
     connections: AtomicU64,
     waiting: AtomicU64,
@@ -109,6 +128,7 @@ impl Default for WorkerMetrics {
     fn default() -> Self {
         Self {
             endpoints: ENDPOINTS.iter().map(|_| EndpointCells::default()).collect(),
+            items: Default::default(),
             in_flight: AtomicU64::default(),
             connections: AtomicU64::default(),
             waiting: AtomicU64::default(),
@@ -155,9 +175,11 @@ impl WorkerMetrics {
         add(&self.refused[reason as usize], 1);
     }
 
-    /// A request was turned away unexecuted.
-    pub fn shed(&self, reason: Shed) {
-        add(&self.shed[reason as usize], 1);
+    /// A request got this problem for its answer.
+    pub fn refused_with(&self, kind: Kind) {
+        if let Some(reason) = Shed::of(kind) {
+            add(&self.shed[reason as usize], 1);
+        }
     }
 }
 
@@ -222,9 +244,19 @@ fn head(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
+/// One of the cells of a worker.
+type CellOf<'a> = &'a dyn Fn(&WorkerMetrics) -> &AtomicU64;
+
+/// When the process started, as all programs tell Prometheus.
+pub fn render_start(out: &mut String, since_epoch: Duration) {
+    head(out, "process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.");
+    let (seconds, millis) = (since_epoch.as_secs(), since_epoch.subsec_millis());
+    let _ = writeln!(out, "process_start_time_seconds {seconds}.{millis:03}");
+}
+
 /// The metrics of the HTTP front end in the Prometheus text format.
 pub fn render(workers: &[Arc<WorkerMetrics>]) -> String {
-    let total = |cell: &dyn Fn(&WorkerMetrics) -> &AtomicU64| -> u64 {
+    let total = |cell: CellOf<'_>| -> u64 {
         workers.iter().fold(0, |sum, worker| sum.wrapping_add(cell(worker).load(Ordering::Relaxed)))
     };
     let mut out = String::with_capacity(16 << 10);
@@ -245,6 +277,7 @@ pub fn render(workers: &[Arc<WorkerMetrics>]) -> String {
             };
         }
     }
+    items::render(&mut out, &total);
     let name = "meed_http_request_duration_seconds";
     head(&mut out, name, "histogram", "Time in seconds from the head of a request to its answer.");
     for &endpoint in ENDPOINTS {
@@ -276,7 +309,7 @@ pub fn render(workers: &[Arc<WorkerMetrics>]) -> String {
         let count = total(&|worker| &worker.refused[reason as usize]);
         let _ = writeln!(out, "meed_connections_refused_total{{reason=\"{label}\"}} {count}");
     }
-    head(&mut out, "meed_shed_requests_total", "counter", "Requests turned away unexecuted.");
+    head(&mut out, "meed_shed_requests_total", "counter", "Requests and items of batches turned away unexecuted.");
     for (reason, label) in SHED {
         let count = total(&|worker| &worker.shed[reason as usize]);
         let _ = writeln!(out, "meed_shed_requests_total{{reason=\"{label}\"}} {count}");
@@ -373,7 +406,13 @@ mod tests {
         workers[0].answered(Endpoint::Earn, 201, Duration::from_micros(100));
         workers[1].answered(Endpoint::Earn, 201, Duration::from_micros(101));
         workers[1].answered(Endpoint::Earn, 418, Duration::from_secs(11));
-        workers[1].shed(Shed::NotReady);
+        workers[1].refused_with(Kind::NotReady);
+        workers[1].refused_with(Kind::NotFound);
+        let mut items = ItemCounts::default();
+        items.answered(201);
+        [Kind::Overloaded, Kind::Overloaded, Kind::OutcomeUnknown].iter().for_each(|kind| items.refused(*kind));
+        workers[0].batch(Endpoint::PosBatch, &items);
+        workers[1].batch(Endpoint::PosBatch, &items);
         workers[0].refused(Refused::Files);
         workers[0].connected();
         workers[1].connected();
@@ -382,6 +421,7 @@ mod tests {
         let page = render(&workers);
         drop(guard);
         let route = "route=\"/api/v1/points/{account}/earn\",method=\"POST\"";
+        let pos = "route=\"/api/v1/pos/batch\"";
         for line in [
             format!("meed_http_requests_total{{{route},code=\"201\"}} 2"),
             format!("meed_http_requests_total{{{route},code=\"other\"}} 1"),
@@ -394,6 +434,11 @@ mod tests {
             "meed_connections_open 1".to_owned(),
             "meed_connections_refused_total{reason=\"files\"} 1".to_owned(),
             "meed_shed_requests_total{reason=\"not_ready\"} 1".to_owned(),
+            "meed_shed_requests_total{reason=\"overload\"} 4".to_owned(),
+            format!("meed_batch_items_total{{{pos},code=\"201\"}} 2"),
+            format!("meed_batch_items_total{{{pos},code=\"503\"}} 4"),
+            format!("meed_batch_items_total{{{pos},code=\"504\"}} 2"),
+            "meed_batch_items_total{route=\"/api/v1/batch\",code=\"503\"} 0".to_owned(),
         ] {
             assert!(page.lines().any(|other| other == line), "{line}\n{page}");
         }

@@ -174,6 +174,7 @@ fn reply_to_scrape(shared: &Shared, request: &Request<Incoming>, request_id: &st
     match request.uri().path() {
         "/metrics" => {
             let mut page = metrics::render(&shared.metrics);
+            metrics::render_start(&mut page, shared.started_at);
             if let Some(node) = shared.engine() {
                 metrics::render_engine(&mut page, node);
             }

@@ -13,6 +13,7 @@ use super::desk::{Desk, Identifier, ProgramFacts, refused, status};
 use super::unanswered;
 use crate::body::BodyFormat;
 use crate::config::Settings;
+use crate::metrics::ItemCounts;
 use crate::reach::Window;
 use crate::reply::{Media, Reply};
 
@@ -85,10 +86,12 @@ impl Desk<'_> {
         let mut body = Vec::with_capacity(64 + items.len() * 512);
         let facts = self.facts(&program);
         let mut writer = BatchWriter::start(&mut body, format);
+        let mut counts = ItemCounts::default();
         for item in items {
-            self.write_item(&mut body, &mut writer, item, &facts);
+            self.write_item(&mut body, &mut writer, item, &facts, &mut counts);
         }
         writer.end(&mut body);
+        self.context.metrics.batch(self.call.route.endpoint(), &counts);
         let media = match format {
             BatchFormat::Json => Media::Json,
             BatchFormat::Ndjson => Media::NdJson,
@@ -133,13 +136,23 @@ impl Desk<'_> {
         }
     }
 
-    fn write_item(&self, body: &mut Vec<u8>, writer: &mut BatchWriter, item: Item, facts: &ProgramFacts<'_>) {
+    fn write_item(
+        &self,
+        body: &mut Vec<u8>,
+        writer: &mut BatchWriter,
+        item: Item,
+        facts: &ProgramFacts<'_>,
+        counts: &mut ItemCounts,
+    ) {
         let problem = match item {
             Item::Answered(Outcome::Executed { record, replayed }) => {
-                return writer.item(body, status_of(&record), replayed, |out| write_answer(out, &record, facts));
+                let code = status_of(&record);
+                counts.answered(code);
+                return writer.item(body, code, replayed, |out| write_answer(out, &record, facts));
             }
             Item::Answered(Outcome::RefusedBefore { refusal, request_id }) => {
                 let code = problem::refusal_status(&refusal);
+                counts.answered(code);
                 return writer.item(body, code, true, |out| problem::write_refusal(out, &refusal, &request_id, 0));
             }
             Item::Answered(Outcome::Refused(refusal)) => refused(&facts.program, &refusal),
@@ -147,6 +160,7 @@ impl Desk<'_> {
             // An answer of another kind, or none: what became of it is to be asked by its key.
             Item::Answered(_) | Item::Sent => Problem::of(Kind::OutcomeUnknown),
         };
+        counts.refused(problem.kind);
         writer.item(body, problem.kind.status(), false, |out| problem.write(out, self.call.request_id));
     }
 }

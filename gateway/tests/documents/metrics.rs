@@ -13,6 +13,9 @@ type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 /// Stands in every account, alias, key and reference of the traffic, and in no label.
 const MARKER: &str = "zq7x";
 
+/// How the names of metrics begin: the node's own, and those that all programs have.
+const NAMES: [&str; 2] = ["meed_", "process_"];
+
 fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ops").join(path)).unwrap()
 }
@@ -23,7 +26,9 @@ fn quoted(cell: &str) -> Vec<String> {
 
 fn documented() -> Metrics {
     let mut metrics = Metrics::new();
-    for line in read("METRICS.md").lines().filter(|line| line.starts_with("| `meed_")) {
+    for line in
+        read("METRICS.md").lines().filter(|line| NAMES.iter().any(|name| line.starts_with(&format!("| `{name}"))))
+    {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         let [name, kind, labels, meaning, _alert] = cells[..] else { panic!("{line}") };
         assert!(meaning.ends_with('.'), "{line}");
@@ -125,6 +130,11 @@ fn at(days: i64) -> String {
     (jiff::Timestamp::now() + day).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Seconds since the Unix epoch.
+fn since_epoch() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_secs()
+}
+
 /// The value of a metric without labels.
 fn value(page: &str, name: &str) -> f64 {
     let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -181,7 +191,7 @@ fn check_engine(page: &str, records: u64) {
 
 #[test]
 fn the_page_has_what_is_documented_and_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
+    let (folder, begun_at) = (tempfile::tempdir().unwrap(), since_epoch());
     let door = format!("unix:{}", folder.path().join("owner").display());
     // No checkpoint within this test but the first of shard 0, which has none of these accounts.
     let flags = ["--owner-listen", &door, "--checkpoint-interval-ms", "3600000"];
@@ -199,6 +209,8 @@ fn the_page_has_what_is_documented_and_nothing_else() {
     lines.push(format!("meed_checkpoint_lag_records {records}"));
     let page = node.metrics_with(&lines);
     check_engine(&page, records);
+    let start = value(&page, "process_start_time_seconds") as u64;
+    assert!((begun_at..=since_epoch()).contains(&start), "{start}");
     let of_front = front.metrics();
     let (documented, mut exposed) = (documented(), exposed(&page));
     for (name, measure) in self::exposed(&of_front) {
@@ -225,6 +237,40 @@ fn the_page_has_what_is_documented_and_nothing_else() {
     node.stop();
 }
 
+/// How many items of an NDJSON answer have this status.
+fn items_with(answer: &str, code: u16) -> u64 {
+    let status = |line: &str| serde_json::from_str::<Value>(line).unwrap()["status"].clone();
+    answer.lines().filter(|line| status(line) == code).count() as u64
+}
+
+/// The batches are answered with 207, so only their items tell that nearly all of them are turned away.
+#[test]
+fn items_that_are_turned_away_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    // With no time to wait for it, the second window has no permit while the first is under way.
+    let node = Node::start(&folder.path().join("data"), &["--admission-commands", "50", "--admission-wait-ms", "0"]);
+    let item = |number| format!("{{\"op\":\"earn\",\"account\":\"{MARKER}-{number}\",\"points\":1}}\n");
+    let body: String = (0..400).map(item).collect();
+    let mut client = node.client();
+    let (mut executed, mut shed) = (0, 0);
+    for _ in 0..5 {
+        let headers = "Content-Type: application/x-ndjson\r\nProgram: default\r\n";
+        let answer = client.ask("POST", "/api/v1/batch", headers, &body);
+        assert_eq!(answer.status, 207, "{answer:?}");
+        executed += items_with(&answer.body, 201);
+        shed += items_with(&answer.body, 503);
+    }
+    assert!(executed > 0 && shed > 0 && executed + shed == 2_000, "{executed} executed, {shed} turned away");
+    let items = |code, count| format!("meed_batch_items_total{{route=\"/api/v1/batch\",code=\"{code}\"}} {count}");
+    let page = node.metrics();
+    for line in
+        [items(201, executed), items(503, shed), format!("meed_shed_requests_total{{reason=\"overload\"}} {shed}")]
+    {
+        assert!(page.lines().any(|other| other == line), "{line} is not in {page}");
+    }
+    node.stop();
+}
+
 #[test]
 fn names_follow_the_rules() {
     for (name, (kind, _)) in documented() {
@@ -246,7 +292,8 @@ fn alerts_are_on_metrics_that_exist() {
     let documented = documented();
     let alerts = read("prometheus/alerts.yaml");
     let word = |character: char| character.is_ascii_alphanumeric() || character == '_';
-    let names: Vec<&str> = alerts.split(|c| !word(c)).filter(|name| name.starts_with("meed_")).collect();
+    let names: Vec<&str> =
+        alerts.split(|c| !word(c)).filter(|name| NAMES.iter().any(|own| name.starts_with(own))).collect();
     assert!(names.len() > 5, "{names:?}");
     for name in names {
         let metric = name.strip_suffix("_bucket").unwrap_or(name);
