@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::JournalReader;
+use crate::read_state::ReadState;
 use crate::recovery::read_account;
 use crate::secrets::Secrets;
 use crate::snapshots::{self, SnapshotSummary};
@@ -33,14 +34,14 @@ const UNFINISHED_STATE: &str = "state.restored";
 pub fn take(data: &Path, to: &Path, now: Millis) -> Result<SnapshotSummary> {
     let disk = Disk::default();
     let folder = FolderIdentity::read(&disk, data)?;
-    let _lock = disk.lock(data)?;
+    let _lock = disk.lock_to_read(data)?;
     if disk.exists(to)? {
         return Err(Error::Setting(format!("{} is there already; name another file", to.display())));
     }
     if !disk.exists(&data.join(STATE))? {
         return Err(Error::Setting(format!("{} has no state; start a node on it first", data.display())));
     }
-    let store = Store::open(&data.join(STATE), folder.journal_id.to_le_bytes(), &StoreOptions::default())?;
+    let ReadState { store, .. } = &ReadState::open(&data.join(STATE), folder.journal_id)?;
     let header = SnapshotHeader { journal_id: folder.journal_id.to_le_bytes(), shards: folder.shards, taken_at: now };
     match snapshots::write(&disk, to, &store.view()?, &header, &mut |_| true)? {
         Some(summary) => Ok(summary),

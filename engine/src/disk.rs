@@ -61,8 +61,14 @@ pub struct FolderLock {
 /// What holds a folder.
 #[derive(Debug)]
 enum Held {
-    Real { _file: File },
-    Simulated { _lock: simulated::SimulatedLock },
+    Real {
+        _file: File,
+    },
+    Simulated {
+        _lock: simulated::SimulatedLock,
+    },
+    /// A folder on a file system where nobody can write.
+    Unwritable,
 }
 
 impl Default for Disk {
@@ -178,19 +184,24 @@ impl Disk {
 
     /// Takes the folder for this process, through a file `lock` in it.
     pub fn lock(&self, folder: &Path) -> Result<FolderLock> {
+        self.lock_with(folder, |path| open_to_lock(path).map(Some))
+    }
+
+    /// Takes the folder for a process that only reads it, also where it may not be written to.
+    pub fn lock_to_read(&self, folder: &Path) -> Result<FolderLock> {
+        self.lock_with(folder, |path| or_to_read(open_to_lock(path), || File::open(path)))
+    }
+
+    fn lock_with(&self, folder: &Path, open: impl Fn(&Path) -> io::Result<Option<File>>) -> Result<FolderLock> {
         if let Self::Simulated(disk) = self {
             let lock = disk.lock(folder).map_err(|e| Error::io("lock", folder, e))?;
             let locked = || Error::Locked { path: folder.to_path_buf() };
             return Ok(FolderLock { _held: Held::Simulated { _lock: lock.ok_or_else(locked)? } });
         }
         let path = folder.join("lock");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, e))?;
+        let Some(file) = open(&path).map_err(|e| Error::io("open", &path, e))? else {
+            return Ok(FolderLock { _held: Held::Unwritable });
+        };
         match file.try_lock() {
             Ok(()) => Ok(FolderLock { _held: Held::Real { _file: file } }),
             Err(TryLockError::WouldBlock) => Err(Error::Locked { path: folder.to_path_buf() }),
@@ -219,6 +230,25 @@ impl Disk {
             #[cfg(test)]
             Self::Faulty(disk) => disk.before_change().map_err(|e| Error::io(_action, _path, e)),
         }
+    }
+}
+
+fn open_to_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// The file to lock for one who only reads, which takes no right to write to it. `None` where there is no such file and
+/// nobody can make one: then nobody can write what is read either.
+fn or_to_read(opened: io::Result<File>, to_read: impl FnOnce() -> io::Result<File>) -> io::Result<Option<File>> {
+    use io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let refused = match opened {
+        Err(e) if matches!(e.kind(), ReadOnlyFilesystem | PermissionDenied) => e,
+        opened => return opened.map(Some),
+    };
+    match to_read() {
+        Err(e) if e.kind() == NotFound && refused.kind() == ReadOnlyFilesystem => Ok(None),
+        Err(e) if e.kind() == NotFound => Err(refused),
+        opened => opened.map(Some),
     }
 }
 
@@ -329,5 +359,33 @@ impl RealFile {
             Err(rustix::io::Errno::OPNOTSUPP) => self.file.set_len(length),
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+
+    /// The system is not asked to refuse: it refuses nothing to a test that runs with all rights.
+    #[test]
+    fn who_only_reads_needs_no_right_to_write() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let after = |refusal: io::ErrorKind| or_to_read(Err(refusal.into()), || File::open(&path));
+        assert!(after(ReadOnlyFilesystem).unwrap().is_none(), "nobody can write there");
+        assert_eq!(after(PermissionDenied).unwrap_err().kind(), PermissionDenied, "another user may write there");
+        assert_eq!(after(StorageFull).unwrap_err().kind(), StorageFull);
+        std::fs::write(&path, "").unwrap();
+        let disk = Disk::default();
+        for refusal in [ReadOnlyFilesystem, PermissionDenied] {
+            let file = after(refusal).unwrap().unwrap();
+            file.try_lock().unwrap();
+            let second = [disk.lock(folder.path()), disk.lock_to_read(folder.path())];
+            assert!(second.iter().all(|held| matches!(held, Err(Error::Locked { .. }))), "{second:?}");
+        }
+        disk.lock_to_read(folder.path()).unwrap();
     }
 }

@@ -39,7 +39,7 @@ enum Ended {
 pub fn inspect(data: &Path, selection: &Selection, out: &mut impl Write) -> Result<u64> {
     let disk = Disk::default();
     FolderIdentity::read(&disk, data)?;
-    let _lock = disk.lock(data)?;
+    let _lock = disk.lock_to_read(data)?;
     let (reader, _) = JournalReader::open(disk, &data.join("journal"))?;
     let identities: Vec<Identity> = selection
         .account

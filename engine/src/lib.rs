@@ -48,6 +48,7 @@ pub mod account;
 pub mod aliases;
 pub mod program;
 pub mod snapshots;
+mod read_state;
 pub mod store;
 pub mod journal;
 pub mod ownership;

@@ -28,8 +28,9 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::folder::FolderIdentity;
 use crate::journal::{BatchView, JournalReader};
+use crate::read_state::ReadState;
 use crate::secrets::Secrets;
-use crate::store::{Store, StoreOptions};
+use crate::store::Store;
 
 /// What was checked.
 #[derive(Debug, Clone, Default)]
@@ -116,17 +117,18 @@ struct ShardTotals {
 pub fn verify(data: &Path, snapshot: Option<&Path>) -> Result<VerifyReport> {
     let disk = Disk::default();
     let folder = FolderIdentity::read(&disk, data)?;
-    let _lock = disk.lock(data)?;
+    let _lock = disk.lock_to_read(data)?;
     let (reader, recovered) = JournalReader::open(disk.clone(), &data.join("journal"))?;
     // Without them no key and no alias is found again.
     Secrets::load_beside(data, folder.journal_id, recovered.last_batch > 0)?;
     let cut = recovered.cut.as_ref().map(|cut| (cut.file.clone(), cut.offset));
     let state = data.join("state");
     let store = match state.exists() {
-        true => Some(Store::open(&state, folder.journal_id.to_le_bytes(), &StoreOptions::default())?),
+        true => Some(ReadState::open(&state, folder.journal_id)?),
         false => None,
     };
-    let report = check(&disk, data, &reader, store.as_ref(), snapshot, &recovered.last_sequence)?;
+    let report =
+        check(&disk, data, &reader, store.as_ref().map(|state| &state.store), snapshot, &recovered.last_sequence)?;
     Ok(VerifyReport { torn_tail: cut, ..report })
 }
 

@@ -88,7 +88,7 @@ impl JournalReader {
             let source = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(Error::io("open the journal in", dir, source));
         }
-        let lock = disk.lock(dir)?;
+        let lock = disk.lock_to_read(dir)?;
         let folder = Folder::of_names(disk.list(dir)?);
         let Some(mark) = MarkFile::open(&disk, dir, false)? else { return Err(MarkFile::missing(dir)) };
         let mark = mark.mark;
