@@ -46,6 +46,13 @@ impl JournalMetrics {
     }
 }
 
+/// Of the thread that prepares segments; registers with the installed recorder.
+pub fn prepare_failures() -> Counter {
+    let name = "meed_journal_prepare_failures_total";
+    describe_counter!(name, Unit::Count, "Attempts to prepare the next journal segment that failed; they are repeated");
+    counter!(name)
+}
+
 /// Of one worker's shards.
 #[derive(Debug, Clone)]
 pub struct ShardMetrics {

@@ -49,8 +49,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 const SWEEP_CONNECTIONS_MIN: usize = 4096;
 /// Pause when the system has no file descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time between two log lines about that.
-const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Time without another such fault after which it is over. At the limit each connection that closes makes room for one.
+const ACCEPT_QUIET: Duration = Duration::from_secs(10);
 /// Refused connections that are kept open for a moment, so that their client can read why.
 const REFUSED_LINGERING_MAX: usize = 256;
 
@@ -116,20 +116,42 @@ fn builder(head_bytes: usize) -> http1::Builder {
 }
 
 async fn accept(listener: &TcpListener, worker: &Rc<Worker>) {
-    let mut logged: Option<Instant> = None;
+    let mut faults = AcceptFaults::default();
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => open(stream, peer, worker),
+            Ok((stream, peer)) => {
+                if faults.is_over(Instant::now()) {
+                    tracing::info!("connections are accepted again");
+                }
+                open(stream, peer, worker);
+            }
             Err(error) if is_passing(&error) => {}
             Err(error) => {
                 worker.context.metrics.refused(Refused::Files);
-                if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_INTERVAL) {
-                    logged = Some(Instant::now());
+                if faults.begins(Instant::now()) {
                     tracing::error!(%error, "cannot accept connections; raise the file limit (ulimit -n)");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Tells the first of a row of faults, and the end of the row: with each of them the log would soon hold nothing else.
+#[derive(Debug, Default)]
+struct AcceptFaults {
+    last: Option<Instant>,
+}
+
+impl AcceptFaults {
+    /// Whether a fault is the first of a row.
+    fn begins(&mut self, now: Instant) -> bool {
+        self.last.replace(now).is_none_or(|last| now.saturating_duration_since(last) >= ACCEPT_QUIET)
+    }
+
+    /// Whether a row of faults is over.
+    fn is_over(&mut self, now: Instant) -> bool {
+        self.last.take_if(|last| now.saturating_duration_since(*last) >= ACCEPT_QUIET).is_some()
     }
 }
 

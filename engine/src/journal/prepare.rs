@@ -13,6 +13,7 @@ use super::segment::{SegmentHeader, segment_path, unfinished_path};
 use crate::background::yield_to_commits;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
+use crate::metrics::prepare_failures;
 
 /// How many zeros one step writes and syncs.
 const STEP_BYTES: usize = 256 * 1024;
@@ -146,20 +147,29 @@ impl Preparer {
         Ok(())
     }
 
-    /// Runs steps until [`Preparer::stop`]. A fault is logged, and the next segment is tried again: it stops the node
-    /// only when a commit needs a segment and there is none. The rest of a closed segment is not tried again: zeros
+    /// Runs steps until [`Preparer::stop`]. After a fault the next segment is tried again: it stops the node only when a
+    /// commit needs a segment and there is none. The rest of a closed segment is not tried again: zeros
     /// behind its end do no harm, and whoever misses its index makes it.
     pub(super) fn run(&self) {
         yield_to_commits();
+        let (failures, mut faults) = (prepare_failures(), Faults::default());
         loop {
             let begun = Instant::now();
             let pause = match self.step() {
                 // Without a pause as long as none is ready: the next commit that needs one would wait longer.
                 Ok(true) if lock(&self.queues).ready.is_empty() => Some(Duration::ZERO),
                 Ok(true) => Some(begun.elapsed().clamp(PAUSE_MIN, PAUSE_MAX)),
-                Ok(false) => None,
+                Ok(false) => {
+                    if faults.end() {
+                        tracing::info!("the next journal segments are prepared again");
+                    }
+                    None
+                }
                 Err(fault) => {
-                    tracing::warn!(%fault, "cannot prepare the next journal segment");
+                    failures.increment(1);
+                    if faults.is_new(&fault) {
+                        tracing::warn!(%fault, "cannot prepare the next journal segment; it is tried every second");
+                    }
                     Some(PAUSE_AFTER_FAULT)
                 }
             };
@@ -245,6 +255,28 @@ impl Preparer {
     }
 }
 
+/// Faults that come again with every attempt. They are told once: the log would soon hold nothing else.
+#[derive(Debug, Default)]
+struct Faults {
+    told: Option<String>,
+}
+
+impl Faults {
+    /// Whether a fault differs from the one before it, but for the name of the segment.
+    fn is_new(&mut self, fault: &Error) -> bool {
+        let text = match fault {
+            Error::Io { action, source, .. } => format!("{action}: {source}"),
+            fault => fault.to_string(),
+        };
+        self.told.replace(text.clone()) != Some(text)
+    }
+
+    /// Whether there were any. There are none any more.
+    fn end(&mut self) -> bool {
+        self.told.take().is_some()
+    }
+}
+
 fn explain_no_space(fault: Error, bytes: u64) -> Error {
     match fault {
         Error::Io { action, path, source } if source.kind() == io::ErrorKind::StorageFull => {
@@ -268,6 +300,19 @@ mod tests {
 
     use super::*;
     use crate::disk::simulated::{Fault, SimulatedDisk};
+
+    #[test]
+    fn a_fault_that_lasts_is_told_once_and_so_is_its_end() {
+        let fault = |kind: io::ErrorKind, path: &str| Error::io("allocate", path, kind.into());
+        let mut faults = Faults::default();
+        assert!(!faults.end());
+        assert!(faults.is_new(&fault(io::ErrorKind::StorageFull, "1")));
+        assert!(!faults.is_new(&fault(io::ErrorKind::StorageFull, "1")));
+        assert!(!faults.is_new(&fault(io::ErrorKind::StorageFull, "2")), "another segment, and the same fault");
+        assert!(faults.is_new(&fault(io::ErrorKind::PermissionDenied, "2")));
+        assert!(faults.end() && !faults.end());
+        assert!(faults.is_new(&fault(io::ErrorKind::PermissionDenied, "2")));
+    }
 
     /// Whatever fails while a segment is prepared: the one that is taken then has no blank one before it.
     #[test]

@@ -31,3 +31,16 @@ async fn a_client_that_closes_its_side_waits_for_its_answer() {
     assert!(answer.ends_with("\r\n\r\ndone"), "{answer}");
     served.unwrap();
 }
+
+#[test]
+fn a_row_of_accept_faults_is_told_once_and_so_is_its_end() {
+    let (mut faults, begin) = (AcceptFaults::default(), Instant::now());
+    let at = |seconds| begin + Duration::from_secs(seconds);
+    assert!(!faults.is_over(at(0)), "there was none");
+    let told = (0..60).filter(|second| faults.begins(at(*second)) || faults.is_over(at(*second))).count();
+    assert_eq!(told, 1, "connections that are accepted in between do not end it");
+    assert!(!faults.is_over(at(60)));
+    assert!(faults.is_over(at(69)) && !faults.is_over(at(70)));
+    assert!(faults.begins(at(71)));
+    assert!(faults.begins(at(200)), "nobody connected meanwhile, and it is another row");
+}
