@@ -18,7 +18,7 @@ use meed_engine::error::Error as EngineError;
 use meed_engine::node::Node;
 use meed_engine::start::Engine;
 
-use crate::config::{JournalKind, Loaded, LogFormat, Settings, Source};
+use crate::config::{JournalKind, Loaded, LogFormat, SettingError, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
 use crate::error::Error;
@@ -27,8 +27,13 @@ use crate::owner::Door;
 use crate::peer::Peer;
 use crate::{backend, front, logging, metrics, operations};
 
-/// File descriptors that connections may not take: journal, store, listeners, log.
+/// File descriptors that connections may not take: journal, tables of the store, listeners, links, log.
 const FILES_RESERVED: u64 = 512;
+/// Of a smaller limit connections take half, and leave at least so many: a node that has nothing to do has some 40, its
+/// scrapers take up to 64, and the rest is for segments and tables.
+const FILES_RESERVED_MIN: u64 = 192;
+/// Fewest file descriptors that a node starts with. With those that are reserved it would serve next to nobody.
+const FILES_MIN: u64 = 256;
 /// Time for the last checkpoint when clients have used up the time of the drain.
 const FLUSH_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// The readiness check that fails when a node is told to stop.
@@ -88,9 +93,9 @@ impl Front {
     /// Binds, and answers. `settings` say how many workers there are, at least one.
     ///
     /// # Errors
-    /// An address that cannot be bound, credentials that cannot be used.
+    /// An address that cannot be bound, credentials that cannot be used, too few files.
     pub fn open(mut settings: Settings) -> Result<Self, Error> {
-        settings.max_connections = connections_within_file_limit(settings.max_connections);
+        settings.max_connections = connections_within_file_limit(settings.max_connections)?;
         let workers = usize::from(settings.workers);
         let listeners = bind(&settings, workers)?;
         let address = listeners[0].local_addr().map_err(Error::system("read the address of", settings.listen.0))?;
@@ -192,20 +197,28 @@ fn start_operations(listener: Option<TcpListener>, shared: Arc<Shared>) -> Resul
 }
 
 /// Raises the soft file limit to the hard one, and bounds `wanted` by what it leaves.
-fn connections_within_file_limit(wanted: u32) -> u32 {
+fn connections_within_file_limit(wanted: u32) -> Result<u32, SettingError> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let files = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    let Some(files) = files else { return wanted };
-    // A small limit is shared: half of it.
-    let most = files.saturating_sub(FILES_RESERVED).max(files / 2).max(1);
-    match u32::try_from(most) {
-        Ok(most) if most < wanted => {
-            tracing::info!(max_connections = most, files, "the file limit bounds connections");
-            most
-        }
-        _ => wanted,
+    let Some(files) = files else { return Ok(wanted) };
+    let connections = connections_of_files(files, wanted)?;
+    if connections < wanted {
+        tracing::info!(max_connections = connections, files, "the file limit bounds connections");
     }
+    Ok(connections)
+}
+
+/// How many of the connections that are wanted a process serves that may open so many files.
+fn connections_of_files(files: u64, wanted: u32) -> Result<u32, SettingError> {
+    if files < FILES_MIN {
+        return Err(SettingError(format!(
+            "a node needs {FILES_MIN} open files at least, and this process may have {files}: raise the hard limit, \
+             with `ulimit -n` in a shell or LimitNOFILE= in the unit"
+        )));
+    }
+    let reserved = FILES_RESERVED.min(files / 2).max(FILES_RESERVED_MIN);
+    Ok(u32::try_from(files - reserved).unwrap_or(u32::MAX).min(wanted))
 }
 
 /// Runs a node until it is told to stop; returns the exit code.
@@ -434,4 +447,22 @@ fn announce(address: SocketAddr, metrics_address: Option<SocketAddr>, door: Opti
     // Whoever started the node may have closed its end; that does not stop it.
     let mut output = io::stdout().lock();
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn connections_leave_the_node_its_files() {
+        for (files, connections) in [(256, 64), (300, 108), (600, 300), (1_024, 512), (4_096, 3_584), (u64::MAX, 9_999)]
+        {
+            assert_eq!(connections_of_files(files, 9_999).unwrap(), connections, "{files}");
+        }
+        assert_eq!(connections_of_files(1 << 20, 10).unwrap(), 10);
+        let refused = connections_of_files(FILES_MIN - 1, 10).unwrap_err().to_string();
+        assert!(refused.contains("256") && refused.contains("255") && refused.contains("ulimit -n"), "{refused}");
+    }
 }

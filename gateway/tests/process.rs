@@ -172,6 +172,10 @@ fn exit_codes_and_streams() {
     let refused =
         output(&["--config", settings.to_str().unwrap(), "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
     assert_eq!(refused.status.code(), Some(2), "a setting that only the engine can refuse");
+    let limited = ["-c", "ulimit -n 255; exec \"$0\" --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_meed")];
+    let refused = Command::new("sh").args(limited).current_dir(folder.path()).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "too few files to serve anybody");
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("ulimit -n"));
     let taken = Running::start(&[]);
     let second = output(&["--listen", &taken.address, "--metrics-listen", "off"]);
     assert_eq!(second.status.code(), Some(1));
