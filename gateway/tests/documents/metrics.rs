@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::node::Node;
 
@@ -249,7 +249,11 @@ fn items_that_are_turned_away_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     // With no time to wait for it, the second window has no permit while the first is under way.
     let node = Node::start(&folder.path().join("data"), &["--admission-commands", "50", "--admission-wait-ms", "0"]);
-    let item = |number| format!("{{\"op\":\"earn\",\"account\":\"{MARKER}-{number}\",\"points\":1}}\n");
+    let item = |number| {
+        let members = json!({"op": "earn", "account": format!("{MARKER}-{number}"), "points": 1,
+                             "idempotency_key": format!("k-{number}")});
+        format!("{members}\n")
+    };
     let body: String = (0..400).map(item).collect();
     let mut client = node.client();
     let (mut executed, mut shed) = (0, 0);
