@@ -8,6 +8,7 @@ pub mod cli;
 pub mod torture;
 pub mod tools;
 pub mod server;
+mod files;
 pub mod backend;
 pub mod front;
 pub mod owner;

@@ -2,12 +2,12 @@
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::panic;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,22 +18,15 @@ use meed_engine::error::Error as EngineError;
 use meed_engine::node::Node;
 use meed_engine::start::Engine;
 
-use crate::config::{JournalKind, Loaded, LogFormat, SettingError, Settings, Source};
+use crate::config::{JournalKind, Loaded, LogFormat, Settings, Source};
 use crate::connection::serve_worker;
 use crate::context::{CHECK_STARTED, Context, Shared};
 use crate::error::Error;
 use crate::exit::{EXIT_DONE, EXIT_FAILED};
 use crate::owner::Door;
 use crate::peer::Peer;
-use crate::{backend, front, logging, metrics, operations};
+use crate::{backend, files, front, logging, metrics, operations};
 
-/// File descriptors that connections may not take: journal, tables of the store, listeners, links, log.
-const FILES_RESERVED: u64 = 512;
-/// Of a smaller limit connections take half, and leave at least so many: a node that has nothing to do has some 40, its
-/// scrapers take up to 64, and the rest is for segments and tables.
-const FILES_RESERVED_MIN: u64 = 192;
-/// Fewest file descriptors that a node starts with. With those that are reserved it would serve next to nobody.
-const FILES_MIN: u64 = 256;
 /// Time for the last checkpoint when clients have used up the time of the drain.
 const FLUSH_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 /// The readiness check that fails when a node is told to stop.
@@ -95,7 +88,7 @@ impl Front {
     /// # Errors
     /// An address that cannot be bound, credentials that cannot be used, too few files.
     pub fn open(mut settings: Settings) -> Result<Self, Error> {
-        settings.max_connections = connections_within_file_limit(settings.max_connections)?;
+        settings.max_connections = files::connections_within_limit(settings.max_connections)?;
         let workers = usize::from(settings.workers);
         let listeners = bind(&settings, workers)?;
         let address = listeners[0].local_addr().map_err(Error::system("read the address of", settings.listen.0))?;
@@ -196,31 +189,6 @@ fn start_operations(listener: Option<TcpListener>, shared: Arc<Shared>) -> Resul
         .map_err(Error::system("start", "the metrics thread"))
 }
 
-/// Raises the soft file limit to the hard one, and bounds `wanted` by what it leaves.
-fn connections_within_file_limit(wanted: u32) -> Result<u32, SettingError> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let files = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    let Some(files) = files else { return Ok(wanted) };
-    let connections = connections_of_files(files, wanted)?;
-    if connections < wanted {
-        tracing::info!(max_connections = connections, files, "the file limit bounds connections");
-    }
-    Ok(connections)
-}
-
-/// How many of the connections that are wanted a process serves that may open so many files.
-fn connections_of_files(files: u64, wanted: u32) -> Result<u32, SettingError> {
-    if files < FILES_MIN {
-        return Err(SettingError(format!(
-            "a node needs {FILES_MIN} open files at least, and this process may have {files}: raise the hard limit, \
-             with `ulimit -n` in a shell or LimitNOFILE= in the unit"
-        )));
-    }
-    let reserved = FILES_RESERVED.min(files / 2).max(FILES_RESERVED_MIN);
-    Ok(u32::try_from(files - reserved).unwrap_or(u32::MAX).min(wanted))
-}
-
 /// Runs a node until it is told to stop; returns the exit code.
 ///
 /// The first SIGTERM or SIGINT drains; while the node starts there is nothing to drain, and it ends at once. A second one
@@ -229,6 +197,7 @@ pub fn run(loaded: Loaded) -> u8 {
     let settings = &loaded.settings;
     let started = logging::start(settings.log_format, &settings.log_level).map_err(Error::from);
     let is_json = started.is_ok() && settings.log_format == LogFormat::Json;
+    end_when_a_thread_panics();
     match started.and_then(|()| run_node(loaded)) {
         Ok(()) => EXIT_DONE,
         Err(error) => {
@@ -240,6 +209,23 @@ pub fn run(loaded: Loaded) -> u8 {
             error.exit_code()
         }
     }
+}
+
+/// Threads whose panics are seen to where they are joined, or cost one connection.
+const THREADS_WATCHED: [&str; 4] = ["main", "worker-", "waiting-room", "operations"];
+
+/// A thread of the engine that has panicked does its work no more, and nobody waits for it before the stop: the process
+/// ends, as for any other fault, instead of looking well without it.
+fn end_when_a_thread_panics() {
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        tell(info);
+        let thread = thread::current();
+        let name = thread.name().unwrap_or_default();
+        if !THREADS_WATCHED.iter().any(|watched| name.starts_with(watched)) {
+            std::process::exit(i32::from(EXIT_FAILED));
+        }
+    }));
 }
 
 fn run_node(loaded: Loaded) -> Result<(), Error> {
@@ -455,14 +441,23 @@ mod tests {
 
     use super::*;
 
+    /// The variable that has a run of this test program panic, in a thread of this name.
+    const PANICKING: &str = "MEED_TEST_PANICKING";
+
     #[test]
-    fn connections_leave_the_node_its_files() {
-        for (files, connections) in [(256, 64), (300, 108), (600, 300), (1_024, 512), (4_096, 3_584), (u64::MAX, 9_999)]
-        {
-            assert_eq!(connections_of_files(files, 9_999).unwrap(), connections, "{files}");
+    fn a_panic_of_the_engine_ends_the_process() {
+        let name = "server::tests::a_panic_of_the_engine_ends_the_process";
+        if let Ok(thread) = std::env::var(PANICKING) {
+            end_when_a_thread_panics();
+            let panicked = thread::Builder::new().name(thread).spawn(|| panic!("as it was told")).unwrap().join();
+            assert!(panicked.is_err());
+            return;
         }
-        assert_eq!(connections_of_files(1 << 20, 10).unwrap(), 10);
-        let refused = connections_of_files(FILES_MIN - 1, 10).unwrap_err().to_string();
-        assert!(refused.contains("256") && refused.contains("255") && refused.contains("ulimit -n"), "{refused}");
+        for (thread, code) in [("journal", EXIT_FAILED), ("store", EXIT_FAILED), ("worker-1", EXIT_DONE)] {
+            let mut run = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = run.args(["--exact", name]).env(PANICKING, thread).output().unwrap();
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(i32::from(code)), "{thread}: {log}");
+        }
     }
 }

@@ -327,8 +327,12 @@ impl Auditor {
             let is_late = seen.elapsed_ms > *deadline_ms;
             let mut saw = 0;
             let in_ask = |found: String| format!("request {ask} of {identity:?}, {:?}: {found}", request.command);
-            if is_late || turn.versions.is_empty() {
-                let expected = if is_late { Refusal::OutcomeUnknown } else { Refusal::UnknownProgram };
+            if is_late || !seen.may_decide || turn.versions.is_empty() {
+                let expected = match (is_late, seen.may_decide) {
+                    (true, _) => Refusal::OutcomeUnknown,
+                    (false, false) => Refusal::NotReady,
+                    (false, true) => Refusal::UnknownProgram,
+                };
                 if !matches!(what, Decided::Reply(Reply::Refused(refusal)) if *refusal == expected) {
                     return Err(in_ask(format!("{expected:?} is expected, not {what:?}")));
                 }

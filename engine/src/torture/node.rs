@@ -355,6 +355,7 @@ impl Node {
                     shard,
                     now,
                     elapsed_ms: times.elapsed_ms,
+                    may_decide: true,
                     settle_until: self.settle_until,
                     versions: known,
                     records,

@@ -12,6 +12,8 @@ pub(super) struct Seen<'a> {
     pub(super) shard: u16,
     pub(super) now: Millis,
     pub(super) elapsed_ms: i64,
+    /// Whether the node held its lease.
+    pub(super) may_decide: bool,
     pub(super) settle_until: Millis,
     /// How many versions of the program the shard knows.
     pub(super) versions: usize,

@@ -196,6 +196,7 @@ impl Owner {
             shard: self.id,
             now: world.now,
             elapsed_ms: world.elapsed_ms,
+            may_decide: world.may_decide,
             settle_until: world.settle_until,
             versions: 1,
             records: auditor::decode(&self.lane.decided_since(before))?,
