@@ -148,8 +148,8 @@ impl Preparer {
     }
 
     /// Runs steps until [`Preparer::stop`]. After a fault the next segment is tried again: it stops the node only when a
-    /// commit needs a segment and there is none. The rest of a closed segment is not tried again: zeros
-    /// behind its end do no harm, and whoever misses its index makes it.
+    /// commit needs a segment and there is none. The rest of a closed segment is not tried again: zeros behind its end do
+    /// no harm, and whoever misses its index makes it.
     pub(super) fn run(&self) {
         yield_to_commits();
         let (failures, mut faults) = (prepare_failures(), Faults::default());

@@ -43,6 +43,14 @@ fn config(keyspace: &str) -> CqlConfig {
     }
 }
 
+/// A keyspace of two shards, made with its tables.
+fn opened(keyspace: &str) -> (CqlConfig, Arc<Cql>) {
+    let config = config(keyspace);
+    let cql = Cql::connect(&config).unwrap();
+    open_keyspace(&cql, &config, Some(2)).unwrap();
+    (config, cql)
+}
+
 /// One record after another, each a batch of its own.
 fn frames(shard: u16, sequence: u64, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -161,9 +169,7 @@ fn owners_follow_each_other_over_many_buckets() {
 /// An owner that ends between opening a bucket and noting it, or between making a shard and noting its first one.
 #[test]
 fn a_bucket_that_its_owner_did_not_note_is_noted_by_the_next() {
-    let config = config("unnoted");
-    let cql = Cql::connect(&config).unwrap();
-    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let (config, cql) = opened("unnoted");
     let mut owner = own(&cql, &config);
     for sequence in 1..=20 {
         owner.append(&cql, sequence, &format!("old {sequence}")).unwrap();
@@ -186,9 +192,7 @@ fn a_bucket_that_its_owner_did_not_note_is_noted_by_the_next() {
 
 #[test]
 fn old_buckets_go_up_to_the_last_that_is_sealed() {
-    let config = config("removed");
-    let cql = Cql::connect(&config).unwrap();
-    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let (config, cql) = opened("removed");
     let mut new = own(&cql, &config);
     for sequence in 1..=40 {
         new.append(&cql, sequence, &format!("new {sequence}")).unwrap();
@@ -232,9 +236,7 @@ fn old_buckets_go_up_to_the_last_that_is_sealed() {
 
 #[test]
 fn a_bucket_stays_as_long_as_somebody_needs_it() {
-    let config = config("trimmed");
-    let cql = Cql::connect(&config).unwrap();
-    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let (config, cql) = opened("trimmed");
     let mut owner = own(&cql, &config);
     for sequence in 1..=40 {
         owner.append_bytes(&cql, sequence, &encoded(&record(sequence, "m"))).unwrap();
@@ -285,9 +287,7 @@ fn a_bucket_stays_as_long_as_somebody_needs_it() {
 
 #[test]
 fn the_history_is_read_as_it_was_written() {
-    let config = config("rows");
-    let cql = Cql::connect(&config).unwrap();
-    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let (_, cql) = opened("rows");
     let history = History::prepare(&cql).unwrap();
     // Over the end of a part of an account's history.
     let sequences: Vec<u64> = (1_048_570..1_048_590).collect();
@@ -350,9 +350,7 @@ fn tables_of_another_form_are_refused_and_left_alone() {
 /// The same columns under another key are another table: rows would replace each other, or be read in another order.
 #[test]
 fn tables_with_another_key_and_keyspaces_of_a_newer_format_are_refused() {
-    let config = config("other_key");
-    let cql = Cql::connect(&config).unwrap();
-    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let (config, cql) = opened("other_key");
     let of = |text: &str| cql.block_on(cql.create(text)).unwrap();
     let key = |table: &str, key: &str| {
         let tables = meed_schemas::cql::tables();
@@ -379,9 +377,7 @@ fn tables_with_another_key_and_keyspaces_of_a_newer_format_are_refused() {
 
 #[test]
 fn the_partitions_of_a_topic_are_those_of_its_first_publication_for_ever() {
-    let config = config("pinned");
-    let cql = Cql::connect(&config).unwrap();
-    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let (_, cql) = opened("pinned");
     let rows = PublishedRows::open(&cql).unwrap();
     assert_eq!(rows.read("events", 2).unwrap(), (0, vec![0, 0]));
     // A shard's row may be there before.
@@ -401,9 +397,7 @@ fn the_partitions_of_a_topic_are_those_of_its_first_publication_for_ever() {
 
 #[test]
 fn an_alias_is_listed_for_no_account_that_did_not_get_it() {
-    let config = config("aliases");
-    let cql = Cql::connect(&config).unwrap();
-    open_keyspace(&cql, &config, Some(2)).unwrap();
+    let (_, cql) = opened("aliases");
     let aliases = CqlAliases::open(&cql).unwrap();
     let row = |account: &[u8]| AliasRow { account: account.to_vec(), sealed: b"sealed".to_vec() };
     assert!(aliases.give(b"phone", &row(b"m-1"), b"text").unwrap());
