@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use meed_schemas::http::LIST_OFFSET_MAX;
 use meed_schemas::ids::{Identity, Position};
@@ -52,6 +53,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Reader {
     shared: Arc<(Mutex<Shared>, Condvar)>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
     journal: Records,
 }
 
@@ -68,13 +70,14 @@ impl Reader {
         on_fault: Arc<dyn Fn(Error) + Send + Sync>,
     ) -> Result<Self> {
         let shared = Arc::new((Mutex::new(Shared::default()), Condvar::new()));
-        for index in 0..threads {
+        let spawn = |index| {
             let (shared, journal, on_fault) = (Arc::clone(&shared), journal.clone(), Arc::clone(&on_fault));
             let body = move || run(&shared, &journal, &*on_fault);
             let spawned = std::thread::Builder::new().name(format!("{name}-{index}")).spawn(body);
-            spawned.map_err(|error| Error::io("start a thread of", name, error))?;
-        }
-        Ok(Self { shared, journal })
+            spawned.map_err(|error| Error::io("start a thread of", name, error))
+        };
+        let threads = (0..threads).map(spawn).collect::<Result<_>>()?;
+        Ok(Self { shared, threads: Arc::new(Mutex::new(threads)), journal })
     }
 
     /// Queues reads of records. Their number is bounded by the permits of the commands that wait for them; one
@@ -110,10 +113,16 @@ impl Reader {
         &self.journal
     }
 
-    /// Ends the threads once the queue is empty.
+    /// Ends the threads, each after the read that it is at: nobody waits for the others any more. Afterwards what they
+    /// read from can be closed; a read that finds it closed would look like damage.
     pub fn stop(&self) {
         self.lock().stop = true;
         self.shared.1.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A panic there has been told.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -121,11 +130,13 @@ fn run(shared: &(Mutex<Shared>, Condvar), journal: &Records, on_fault: &(dyn Fn(
     loop {
         let mut guard = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         let job = loop {
+            if guard.stop {
+                // Who waits for a page is told that there is none.
+                guard.jobs.clear();
+                return;
+            }
             if let Some(job) = guard.jobs.pop_front() {
                 break job;
-            }
-            if guard.stop {
-                return;
             }
             guard = shared.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
         };

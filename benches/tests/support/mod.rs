@@ -26,7 +26,7 @@ pub(crate) const BALANCES: &str = "loyalty.account.balances.v1";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 const ACCOUNTS: u64 = 500;
 /// Lines of a node's log that a failed test shows.
-const SAID_LINES: usize = 40;
+const SAID_LINES: usize = 100;
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -226,7 +226,8 @@ impl Node {
     /// A stop that publishes what is left; what the next one is started with.
     pub(crate) fn stop(mut self) -> Start {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        let code = self.child.wait().unwrap().code();
+        assert_eq!(code, Some(0), "it said: {}", self.said());
         self.start_again()
     }
 }

@@ -10,9 +10,10 @@ use meed_engine::error::{Error, Result};
 use meed_engine::journal::cql::{
     Appends, Cql, CqlConfig, CqlReader, Effect, History, ShardJournal, Statements, Trimmer, claim, open_keyspace,
 };
-use meed_engine::journal::frame;
+use meed_engine::journal::{Records, frame};
 use meed_engine::metrics::UpkeepMetrics;
 use meed_engine::ownership::Ownership;
+use meed_engine::reader::{ReadJob, Reader};
 use meed_engine::store::cql::{AliasRow, CqlAliases, PublishedRows};
 use meed_engine::trim::{Trim, Trimming};
 use meed_schemas::codec;
@@ -409,4 +410,31 @@ fn an_alias_is_listed_for_no_account_that_did_not_get_it() {
     assert!(aliases.give(b"phone", &row(b"m-2"), b"text").unwrap());
     assert_eq!((aliases.listed(b"m-1").unwrap().len(), aliases.listed(b"m-2").unwrap().len()), (0, 1));
     cql.close();
+}
+
+#[test]
+fn the_connection_ends_when_no_reading_thread_uses_it_any_more() {
+    const READS: u64 = 2_000;
+    const UNDER_WAY: u64 = 50;
+    let (config, cql) = opened("reading");
+    let owner = own(&cql, &config);
+    let (told, began) = std::sync::mpsc::channel();
+    let done = Arc::new(AtomicU64::new(0));
+    let job = |_| {
+        let (told, done, cql) = (told.clone(), Arc::clone(&done), Arc::clone(&cql));
+        ReadJob::Feed(Box::new(move |_| {
+            // Nobody counts beyond the first ones.
+            let _ = told.send(());
+            noted(&cql);
+            done.fetch_add(1, Ordering::AcqRel);
+        }))
+    };
+    let fault = Arc::new(|error: Error| panic!("{error}"));
+    let reader = Reader::start(Records::Cql(owner.reader), "reader", 4, fault).unwrap();
+    reader.submit((0..READS).map(job).collect());
+    let began_by = |count| (0..count).for_each(|_| began.recv_timeout(Duration::from_secs(30)).unwrap());
+    began_by(UNDER_WAY);
+    reader.stop();
+    cql.close();
+    assert_eq!(began.try_iter().count() as u64 + UNDER_WAY, done.load(Ordering::Acquire), "a read was broken off");
 }

@@ -66,10 +66,19 @@ enum Outcome<T> {
     Unknown(String),
 }
 
+/// How Cassandra begins to refuse a statement because the servers with the permissions did not answer it in time. It
+/// has the code of a permission that is missing.
+const PERMISSIONS_UNKNOWN: &str = "Unable to perform authorization";
+
 fn outcome<T>(action: &'static str, result: std::result::Result<T, ExecutionError>) -> Outcome<T> {
     use DbError::{AlreadyExists, ConfigError, Invalid, SyntaxError, Unauthorized};
     match result {
         Ok(value) => Outcome::Done(value),
+        Err(ExecutionError::LastAttemptError(RequestAttemptError::DbError(Unauthorized, detail)))
+            if detail.starts_with(PERMISSIONS_UNKNOWN) =>
+        {
+            Outcome::Unknown(detail)
+        }
         Err(
             error @ (ExecutionError::BadQuery(_)
             | ExecutionError::LastAttemptError(RequestAttemptError::DbError(
@@ -410,5 +419,22 @@ impl Columns {
 
     fn u128(&self, name: &str) -> Option<u128> {
         self.blob(name).and_then(|bytes| bytes.try_into().ok()).map(u128::from_be_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permissions_that_cannot_be_read_now_are_no_refusal() {
+        let answered = |detail: &str| {
+            let error = RequestAttemptError::DbError(DbError::Unauthorized, detail.to_owned());
+            outcome::<()>("write", Err(ExecutionError::LastAttemptError(error)))
+        };
+        let late = "Unable to perform authorization of permissions: Operation timed out - received only 0 responses.";
+        assert!(matches!(answered(late), Outcome::Unknown(_)));
+        let missing = "User meed has no MODIFY permission on <table meed.journal> or any of its parents";
+        assert!(matches!(answered(missing), Outcome::Refused(_)));
     }
 }

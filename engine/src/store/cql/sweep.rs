@@ -33,10 +33,13 @@ impl Days {
         is_new
     }
 
-    /// Looks for at most `limit` accounts that are due at or before `up_to`, behind `after`.
+    /// Looks for at most `limit` accounts that are due at or before `up_to`, behind `after`. A node that stops while it
+    /// sweeps asks for what is due before everything, behind an account that is not.
     pub(crate) fn sweep(&self, up_to: Millis, after: Option<&(Millis, Identity)>, limit: usize) -> Sweep {
         let first = after.map_or(i32::MIN, |(at, _)| day_of(*at));
-        let days = self.0.range(first..=day_of(up_to)).filter(|(day, swept)| **swept < end_of(**day));
+        let last = day_of(up_to);
+        let days = (first <= last).then(|| self.0.range(first..=last)).into_iter().flatten();
+        let days = days.filter(|(day, swept)| **swept < end_of(**day));
         let pages = days.map(|(day, swept)| match after {
             Some((at, identity)) if day_of(*at) == *day => {
                 Page { day: *day, at: *at, identity: identity.as_bytes().to_vec(), begins_swept: at == swept }
@@ -159,6 +162,18 @@ mod tests {
         assert_eq!(days.finish(sweep), [(30, account("a"))]);
         let sweep = days.sweep(100, None, 10);
         assert_eq!(sweep.page().unwrap().at, 29, "the account is still due");
+    }
+
+    #[test]
+    fn behind_what_is_no_longer_asked_for_nothing_is_due() {
+        let mut days = Days::unswept([0, 1]);
+        let after = (DAY_MS + 5, account("a"));
+        for up_to in [Millis::MIN, DAY_MS - 1] {
+            let sweep = days.sweep(up_to, Some(&after), 10);
+            assert_eq!(sweep.page(), None);
+            assert!(days.finish(sweep).is_empty());
+        }
+        assert_eq!(days.sweep(DAY_MS + 5, None, 10).page().unwrap().at, Millis::MIN, "nothing was looked at");
     }
 
     #[test]
