@@ -13,8 +13,10 @@ use crate::traffic::Purchase;
 
 /// Files that a process needs beside its connections.
 const FILES_RESERVED: u64 = 64;
-/// The same of a server: its store, its journal, its listeners.
-const SERVER_FILES_RESERVED: u64 = 64;
+/// The same that a node keeps for its store, its journal and its listeners; where it may have few files, half of them.
+const SERVER_FILES_RESERVED: u64 = 512;
+/// What it keeps of however few.
+const SERVER_FILES_RESERVED_MIN: u64 = 192;
 /// Requests a second that one process is trusted with: two thirds of what one does on a core of its own, at 5.3 µs each.
 const RATE_PER_PROCESS: u64 = 125_000;
 /// Most source addresses that are taken without being asked.
@@ -47,7 +49,8 @@ pub(crate) fn processes(connections: u32, slopes: &[Slope], peak: Option<u64>, f
 /// # Errors
 /// They may not; with what to change.
 pub(crate) fn server_room(connections: u32, fronts: u32, files_max: u64) -> Result<(), Fault> {
-    let room = files_max.saturating_sub(SERVER_FILES_RESERVED);
+    let reserved = SERVER_FILES_RESERVED.min(files_max / 2).max(SERVER_FILES_RESERVED_MIN);
+    let room = files_max.saturating_sub(reserved);
     let of_one = u64::from(connections.div_ceil(fronts.max(1)));
     if of_one <= room {
         return Ok(());
@@ -56,7 +59,7 @@ pub(crate) fn server_room(connections: u32, fronts: u32, files_max: u64) -> Resu
     let more = if room > 0 { format!("--fronts {fronts}, or ") } else { String::new() };
     Err(Fault::Usage(format!(
         "the started server would get {of_one} connections, and a process may have {files_max} open files here, of which it \
-         needs {SERVER_FILES_RESERVED} for itself; {more}raise the limit: `ulimit -n`, LimitNOFILE= of the service, \
+         keeps {reserved} for itself; {more}raise the limit: `ulimit -n`, LimitNOFILE= of the service, \
          /etc/security/limits.conf"
     )))
 }
@@ -253,10 +256,12 @@ mod tests {
         };
         assert_eq!(refused(16_000, 0, 20_000), "");
         assert_eq!(refused(100_000, 6, 20_000), "");
+        assert_eq!(refused(19_488, 0, 20_000), "");
+        assert!(refused(19_489, 0, 20_000).contains("keeps 512 for itself; --fronts 2"));
         assert!(refused(100_000, 0, 20_000).contains("--fronts 6, or raise the limit: `ulimit -n`"));
-        let message = refused(500, 0, 100);
-        assert!(message.contains("500 connections") && message.contains("--fronts 14"), "{message}");
-        assert!(!refused(500, 0, 64).contains("--fronts"), "no number of them would do");
+        let message = refused(500, 0, 256);
+        assert!(message.contains("500 connections") && message.contains("--fronts 8"), "{message}");
+        assert!(!refused(500, 0, 192).contains("--fronts"), "no number of them would do");
     }
 
     #[test]
