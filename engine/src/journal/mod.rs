@@ -32,6 +32,7 @@ mod mark;
 mod segment;
 mod file;
 mod packed;
+mod lz4;
 mod chain;
 mod batch;
 mod cache;

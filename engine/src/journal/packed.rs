@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::batch::{BATCH_BYTES_MAX, BLOCK_BYTES};
 use super::frame::{u32_at, u64_at};
-use super::{SEGMENT_BYTES_MAX, shared};
+use super::{SEGMENT_BYTES_MAX, lz4, shared};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Error, Result};
 use crate::planted::{Fault, planted};
@@ -127,9 +127,9 @@ impl PackedFile {
             return Ok(());
         }
         unpacked.resize(wanted, 0);
-        match lz4_flex::block::decompress_into(&packed, unpacked) {
-            Ok(count) if count == wanted => Ok(()),
-            _ => Err(damaged("a block of a packed segment cannot be unpacked")),
+        match lz4::unpack(&packed, unpacked) {
+            true => Ok(()),
+            false => Err(damaged("a block of a packed segment cannot be unpacked")),
         }
     }
 }
@@ -160,21 +160,11 @@ impl PackedWriter {
         }
     }
 
-    /// Adds the next block: [`PACKED_BLOCK_BYTES`] of the segment, or what is left of it. It is unpacked again
-    /// and compared, because the segment file goes when this one is there.
+    /// Adds the next block: [`PACKED_BLOCK_BYTES`] of the segment, or what is left of it.
     pub(super) fn add(&mut self, block: &[u8]) -> Result<()> {
-        self.packed.resize(lz4_flex::block::get_maximum_output_size(block.len()), 0);
-        let wrong = |detail: String| Error::Stopped(format!("cannot pack {}: {detail}", self.file.path().display()));
-        let count = lz4_flex::block::compress_into(block, &mut self.packed).map_err(|e| wrong(e.to_string()))?;
-        let mut bytes: &[u8] = block;
-        if count < block.len() {
-            self.check.resize(block.len(), 0);
-            let unpacked = lz4_flex::block::decompress_into(&self.packed[..count], &mut self.check);
-            if unpacked.ok() != Some(block.len()) || self.check != block {
-                return Err(wrong("what was packed is not what it was".to_owned()));
-            }
-            bytes = &self.packed[..count];
-        }
+        let is_shorter = lz4::pack(block, &mut self.packed, &mut self.check)
+            .map_err(|detail| Error::Stopped(format!("cannot pack {}: {detail}", self.file.path().display())))?;
+        let bytes = if is_shorter { &self.packed[..] } else { block };
         self.table.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
         self.table.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
         self.file.write_at(bytes, self.at)?;

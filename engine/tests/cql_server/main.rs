@@ -18,6 +18,7 @@ use meed_engine::store::cql::{AliasRow, CqlAliases, PublishedRows};
 use meed_engine::trim::{Trim, Trimming};
 use meed_schemas::codec;
 use meed_schemas::command::References;
+use meed_schemas::cql::FORMAT;
 use meed_schemas::ids::{Identity, Position};
 use meed_schemas::record::{Detail, Record, RecordKind};
 
@@ -164,6 +165,38 @@ fn owners_follow_each_other_over_many_buckets() {
     assert!(all[20..].iter().all(|(sequence, text)| *text == format!("new {sequence}")));
     let third = own(&cql, &config);
     assert_eq!((third.last, third.all(0)), (40, all));
+    cql.close();
+}
+
+#[test]
+fn a_batch_that_is_shorter_packed_is_packed() {
+    let (config, cql) = opened("packed");
+    let config = CqlConfig { bucket_bytes: 1 << 20, ..config };
+    let mut owner = own(&cql, &config);
+    let texts = ["short".to_owned(), "one record like the other, ".repeat(200), "the last".to_owned()];
+    for (sequence, text) in (1..).zip(&texts) {
+        owner.append(&cql, sequence, text).unwrap();
+    }
+    type Row = (i64, i32, Vec<u8>);
+    let rows: Vec<Row> =
+        cql.block_on(cql.rows("SELECT seq, bytes, body FROM journal WHERE shard = 1 AND bucket = 1")).unwrap();
+    for ((sequence, bytes, body), text) in rows.iter().zip(&texts) {
+        let frames = frames(1, u64::try_from(*sequence).unwrap(), text.as_bytes());
+        assert_eq!(usize::try_from(*bytes).unwrap(), frames.len());
+        let is_packed = text.len() > 1_000;
+        assert!(if is_packed { body.len() < frames.len() / 10 } else { *body == frames }, "{} bytes", body.len());
+    }
+    // The next owner has nothing of it in memory.
+    let next = own(&cql, &config);
+    assert_eq!(next.all(0), (1..).zip(texts.clone()).collect::<Vec<_>>());
+    for (sequence, text) in (1..).zip(&texts) {
+        assert_eq!(next.reader.read(Position::new(1, sequence)).unwrap().unwrap(), text.as_bytes());
+    }
+    let text =
+        format!("UPDATE journal SET bytes = {} WHERE shard = 1 AND bucket = 1 AND seq = 2 IF EXISTS", rows[1].1 + 1);
+    cql.block_on(cql.create(&text)).unwrap();
+    let damaged = next.reader.read(Position::new(1, 2)).unwrap_err().to_string();
+    assert!(damaged.contains("shard 1, bucket 1"), "{damaged}");
     cql.close();
 }
 
@@ -343,7 +376,10 @@ fn tables_of_another_form_are_refused_and_left_alone() {
     for _ in 0..2 {
         let refused = open_keyspace(&cql, &config, None).unwrap_err().to_string();
         assert!(refused.contains("table old_form.journal") && refused.contains("it has [payload blob]"), "{refused}");
-        assert!(refused.contains("lacks [bid blob, body blob, count int, epoch bigint (static)"), "{refused}");
+        assert!(
+            refused.contains("lacks [bid blob, body blob, bytes int, count int, epoch bigint (static)"),
+            "{refused}"
+        );
     }
     cql.close();
 }
@@ -370,9 +406,15 @@ fn tables_with_another_key_and_keyspaces_of_a_newer_format_are_refused() {
     assert!(refused.contains("lacks [position bigint (clustering key 0, descending)]"), "{refused}");
     let with_order = "PRIMARY KEY ((program, kind, account, part), position)) WITH CLUSTERING ORDER BY (position DESC)";
     key("history", with_order).unwrap();
-    of("UPDATE cluster SET format = 2 WHERE id = 'meed' IF EXISTS");
-    let refused = open_keyspace(&cql, &config, None).unwrap_err();
-    assert!(matches!(refused, Error::NewerFormat { found: 2, known: 1, .. }), "{refused}");
+    let of_format = |format| {
+        of(&format!("UPDATE cluster SET format = {format} WHERE id = 'meed' IF EXISTS"));
+        open_keyspace(&cql, &config, None).unwrap_err()
+    };
+    let refused = of_format(FORMAT + 1);
+    assert!(matches!(refused, Error::NewerFormat { found: 3, known: 2, .. }), "{refused}");
+    // Its tables are those of now, what is in them need not be.
+    let refused = of_format(FORMAT - 1).to_string();
+    assert!(refused.contains("it is of version 1, and this is meed with version 2"), "{refused}");
     cql.close();
 }
 

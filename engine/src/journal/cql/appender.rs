@@ -10,6 +10,7 @@ use super::machine::{Appender, Ask, Step};
 use super::session::{Cql, Pause};
 use super::statements::{Batch, Statements};
 use crate::error::{Error, Result};
+use crate::journal::lz4;
 use crate::ownership::Ownership;
 
 /// The journal of one shard, for its owner.
@@ -52,9 +53,13 @@ impl ShardJournal {
     /// Another owns the shard; damage; the node stops.
     pub async fn append(&mut self, appends: &Appends, frames: &[u8], sequence: u64, count: usize) -> Result<()> {
         self.next_bid += 1;
-        let batch = Batch { sequence, bid: self.next_bid, count, frames };
+        let (mut packed, mut check) = (Vec::new(), Vec::new());
+        let is_shorter = lz4::pack(frames, &mut packed, &mut check)
+            .map_err(|detail| Error::Stopped(format!("cannot pack a batch of shard {}: {detail}", self.shard)))?;
+        let body = if is_shorter { &packed[..] } else { frames };
+        let batch = Batch { sequence, bid: self.next_bid, count, bytes: frames.len(), body };
         let number = i32::from(self.shard);
-        let mut ask = self.appender.begin(batch.bid, frames.len() as u64);
+        let mut ask = self.appender.begin(batch.bid, body.len() as u64);
         let mut pause = Pause::new();
         loop {
             let opened = matches!(ask, Ask::Append { bucket, .. } if !self.extents.has(self.shard, bucket));

@@ -15,7 +15,7 @@ use super::statements::{signed, unsigned};
 use crate::error::Result;
 
 /// Positions of one part of an account's history: a partition has at most as many rows. A constant of the tables'
-/// version 1.
+/// version.
 const PART_POSITIONS: u64 = 1 << 20;
 /// Rows that are written with one statement, and bytes as the server counts them: below what Cassandra warns of by
 /// itself, ten partitions and 5 KiB. Of a longer row that is alone it does not.

@@ -17,7 +17,7 @@ use crate::planted::{Fault, planted};
 /// Longest part of a chain that a claimant walks; more than that is damage.
 const WALK_MAX: u32 = 1_000_000;
 
-/// What a record in a bucket that another has written counts for.
+/// What a record in a bucket that another has written counts for; packed it is shorter.
 const RECORD_BYTES: u64 = 256;
 
 /// A statement.

@@ -178,7 +178,7 @@ impl CqlReader {
         let frames = match self.at(shard).recent_at(shard, sequence) {
             Some(frames) => Some(frames),
             None => {
-                let row = self.statements.row_at(&self.cql, i32::from(shard), bucket, sequence);
+                let row = self.statements.row_at(&self.cql, shard, bucket, sequence);
                 self.cql.block_on(row)?.map(|(_, frames)| frames.into())
             }
         };
@@ -248,17 +248,16 @@ impl CqlReader {
             batches.iter().try_for_each(|frames| visitor.take(0, frames))?;
             return Ok(visitor.is_through());
         }
-        let number = i32::from(shard);
         self.cql.block_on(async {
             for (index, bucket) in self.at(shard).after(shard, from - 1).into_iter().enumerate() {
                 let mut begin = visitor.next;
                 if index == 0 {
                     // The row may have begun before.
-                    let row = self.statements.row_at(&self.cql, number, bucket, begin).await?;
+                    let row = self.statements.row_at(&self.cql, shard, bucket, begin).await?;
                     begin = row.map_or(begin, |(sequence, _)| sequence);
                 }
                 let visit_row = &mut |_, frames: &[u8]| visitor.take(bucket, frames);
-                self.statements.rows_from(&self.cql, number, bucket, begin, visit_row).await?;
+                self.statements.rows_from(&self.cql, shard, bucket, begin, visit_row).await?;
                 if visitor.has_gap {
                     break;
                 }

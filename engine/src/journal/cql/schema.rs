@@ -216,6 +216,13 @@ async fn read(cql: &Cql, config: &CqlConfig) -> Result<Option<KeyspaceIdentity>>
             known: FORMAT.unsigned_abs(),
         });
     }
+    if format < FORMAT {
+        let detail = format!(
+            "it is of version {format}, and this is meed with version {FORMAT}; it is left as it is: start the meed that \
+             made it, or name another keyspace"
+        );
+        return Err(mismatch(config, detail));
+    }
     if shard_hash != SHARD_HASH_NAME {
         return Err(mismatch(config, format!("its accounts are mapped to shards by {shard_hash}")));
     }

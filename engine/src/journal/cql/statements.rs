@@ -2,9 +2,11 @@
 
 use scylla::statement::prepared::PreparedStatement;
 
+use super::claim::damaged;
 use super::machine::{Answer, Ask};
 use super::session::Cql;
 use crate::error::Result;
+use crate::journal::{BATCH_BYTES_MAX, lz4};
 
 /// A batch as it is appended.
 #[derive(Debug, Clone, Copy)]
@@ -12,7 +14,10 @@ pub(super) struct Batch<'a> {
     pub(super) sequence: u64,
     pub(super) bid: u128,
     pub(super) count: usize,
-    pub(super) frames: &'a [u8],
+    /// Length of its frames.
+    pub(super) bytes: usize,
+    /// The frames, or packed where that is shorter.
+    pub(super) body: &'a [u8],
 }
 
 /// Where something in the journal ends.
@@ -65,7 +70,7 @@ impl Statements {
         Ok(Self {
             append: cql
                 .prepare(
-                    "UPDATE journal SET bid = ?, count = ?, body = ? WHERE shard = ? AND bucket = ? AND seq = ? \
+                    "UPDATE journal SET bid = ?, count = ?, bytes = ?, body = ? WHERE shard = ? AND bucket = ? AND seq = ? \
                      IF epoch = ? AND sealed != true AND bid = null",
                 )
                 .await?,
@@ -99,12 +104,12 @@ impl Statements {
             buckets: cql.prepare("SELECT bucket, first_sequence FROM buckets WHERE shard = ?").await?,
             row_at: cql
                 .prepare(
-                    "SELECT seq, body FROM journal WHERE shard = ? AND bucket = ? AND seq <= ? \
+                    "SELECT seq, bytes, body FROM journal WHERE shard = ? AND bucket = ? AND seq <= ? \
                      ORDER BY seq DESC LIMIT 1",
                 )
                 .await?,
             rows_from: cql
-                .prepare_batches("SELECT seq, body FROM journal WHERE shard = ? AND bucket = ? AND seq >= ?")
+                .prepare_batches("SELECT seq, bytes, body FROM journal WHERE shard = ? AND bucket = ? AND seq >= ?")
                 .await?,
         })
     }
@@ -120,12 +125,13 @@ impl Statements {
     ) -> Result<(Answer, String)> {
         match ask {
             Ask::Append { bucket, epoch } => {
-                let Some(Batch { sequence, bid, count, frames }) = batch else {
+                let Some(Batch { sequence, bid, count, bytes, body }) = batch else {
                     return Ok((Answer::Unknown, "nothing to append".into()));
                 };
                 let bid = bid.to_be_bytes();
-                let count = i32::try_from(count).unwrap_or(i32::MAX);
-                let values = (&bid[..], count, frames, shard, bucket, signed(sequence), epoch);
+                let (count, bytes) =
+                    (i32::try_from(count).unwrap_or(i32::MAX), i32::try_from(bytes).unwrap_or(i32::MAX));
+                let values = (&bid[..], count, bytes, body, shard, bucket, signed(sequence), epoch);
                 cql.conditional("append to the journal", &self.append, values).await
             }
             Ask::Seal { bucket, epoch } => {
@@ -192,27 +198,74 @@ impl Statements {
     pub(super) async fn row_at(
         &self,
         cql: &Cql,
-        shard: i32,
+        shard: u16,
         bucket: i64,
         sequence: u64,
     ) -> Result<Option<(u64, Vec<u8>)>> {
-        let values = (shard, bucket, signed(sequence));
-        let rows: Vec<(i64, Vec<u8>)> = cql.read("read a row of the journal", &self.row_at, values).await?;
-        Ok(rows.into_iter().next().map(|(sequence, frames)| (unsigned(sequence), frames)))
+        let values = (i32::from(shard), bucket, signed(sequence));
+        let rows: Vec<(i64, i32, Vec<u8>)> = cql.read("read a row of the journal", &self.row_at, values).await?;
+        let Some((sequence, bytes, body)) = rows.into_iter().next() else { return Ok(None) };
+        Ok(Some((unsigned(sequence), unpacked(shard, bucket, bytes, body)?)))
     }
 
     /// All rows of a bucket from a first sequence on.
     pub(super) async fn rows_from(
         &self,
         cql: &Cql,
-        shard: i32,
+        shard: u16,
         bucket: i64,
         sequence: u64,
         visit: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let values = (shard, bucket, signed(sequence));
+        let values = (i32::from(shard), bucket, signed(sequence));
         let action = "read rows of the journal";
-        let visit_row = &mut |(sequence, frames): (i64, Vec<u8>)| visit(unsigned(sequence), &frames);
+        let visit_row = &mut |(sequence, bytes, body): (i64, i32, Vec<u8>)| {
+            visit(unsigned(sequence), &unpacked(shard, bucket, bytes, body)?)
+        };
         cql.read_paged(action, &self.rows_from, values, visit_row).await
+    }
+}
+
+/// The frames of a row, which are `bytes` long.
+fn unpacked(shard: u16, bucket: i64, bytes: i32, body: Vec<u8>) -> Result<Vec<u8>> {
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    if length == body.len() {
+        return Ok(body);
+    }
+    if length < body.len() || length > BATCH_BYTES_MAX {
+        return Err(damaged(shard, bucket, "the length of a row is impossible"));
+    }
+    let mut frames = vec![0; length];
+    match lz4::unpack(&body, &mut frames) {
+        true => Ok(frames),
+        false => Err(damaged(shard, bucket, "a row cannot be unpacked")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_row_is_unpacked_or_is_damage() {
+        let frames = b"a record like the one before, ".repeat(20);
+        let (mut packed, mut check) = (Vec::new(), Vec::new());
+        assert!(lz4::pack(&frames, &mut packed, &mut check).unwrap());
+        let length = i32::try_from(frames.len()).unwrap();
+        let of = |bytes, body: &[u8]| unpacked(3, 7, bytes, body.to_vec());
+        assert_eq!(of(length, &packed).unwrap(), frames);
+        assert_eq!(of(length, &frames).unwrap(), frames, "as it is");
+        assert_eq!(of(0, &[]).unwrap(), b"");
+        let is_damage = |bytes, body: &[u8]| {
+            let refused = of(bytes, body).unwrap_err().to_string();
+            assert!(refused.contains("shard 3, bucket 7"), "{refused}");
+        };
+        for bytes in [-1, 0, 1, length - 1, length + 1, i32::MIN, i32::MAX] {
+            is_damage(bytes, &packed);
+        }
+        for end in 0..packed.len() {
+            is_damage(length, &packed[..end]);
+        }
     }
 }
